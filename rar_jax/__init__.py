@@ -1,0 +1,1 @@
+"""Randomized Autoregressive visual generation (RAR) in JAX."""

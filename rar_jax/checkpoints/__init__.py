@@ -1,0 +1,1 @@
+"""Weights on disk: Orbax checkpoints of our own, and the published PyTorch files."""

@@ -1,0 +1,68 @@
+"""What the commands share: the config flag with readable errors, and exit codes.
+
+Exit codes: 0 when the work is complete, 2 for a user's mistake, 1 for anything else.
+"""
+
+import contextlib
+import logging
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+
+import absl.logging
+from absl import app, flags
+
+from rar_jax.config import field_paths, unknown_field
+
+USER_MISTAKE = 2
+
+
+def _fail(message: object) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(USER_MISTAKE)
+
+
+def _check_overrides(argv: Sequence[str]) -> None:
+    """Refuses `--config.` overrides of fields that the schema does not have, with the nearest names."""
+    known = set(field_paths())
+    for argument in argv[1:]:
+        if argument == "--":
+            break
+        match = re.match(r"--?(?:no)?config\.([^=]+)", argument)
+        if match and match.group(1) not in known:
+            _fail(unknown_field(match.group(1)))
+
+
+def _parse_flags(argv: Sequence[str]) -> list[str]:
+    """Parses flags; a mistake ends the program with one line instead of a traceback."""
+    _check_overrides(argv)
+    try:
+        rest = flags.FLAGS(argv)
+    # A config file is the user's Python, so that it can raise anything.
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        _fail(f"{lines[0]} {lines[-1]}" if len(lines) > 1 else lines[0])
+    if len(rest) > 1:
+        _fail(f"unexpected argument {rest[1]!r}: options are given as --name=value")
+    return rest
+
+
+@contextlib.contextmanager
+def user_errors() -> Iterator[None]:
+    """Within it, a `ValueError` is a user's mistake: it ends the program with one line. For set-up, not for work."""
+    try:
+        yield
+    except ValueError as error:
+        _fail(error)
+
+
+def run(main: Callable[[Sequence[str]], None]) -> None:
+    """Runs a command, with our log lines on stderr and only the warnings of the libraries."""
+    absl.logging.set_verbosity(absl.logging.WARNING)
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    log = logging.getLogger("rar_jax")
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    app.run(main, flags_parser=_parse_flags)

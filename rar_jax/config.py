@@ -1,0 +1,369 @@
+"""The schema of a run in one place: every field, its default, and what is checked before anything is compiled.
+
+A config file returns an `ml_collections.ConfigDict` made by a recipe below. At the edge it becomes the frozen
+dataclasses of this file, which is what the rest of the code sees.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Iterator
+from typing import Any
+
+import jax.numpy as jnp
+import ml_collections
+
+from rar_jax.models.rar import RAR, REMAT_POLICIES
+from rar_jax.orders import scan_order
+
+DATA_NAMES = ("records", "digits", "synthetic")
+TOKENIZERS = ("none", "digits")
+DTYPES = ("bfloat16", "float32")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The network; the fields of `models.rar.RAR` (Table 1 of the paper). The defaults are RAR-B."""
+
+    grid_side: int = 16
+    codebook_size: int = 1024
+    num_classes: int = 1000
+    width: int = 768
+    depth: int = 24
+    num_heads: int = 16
+    mlp_width: int = 3072
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    target_aware: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class PermutationConfig:
+    """The annealed random permutation (Section 3.2; Table 2 varies the window, Table 4 the scan order)."""
+
+    scan_order: str = "row_major"
+    anneal_start_epoch: int = 200
+    anneal_end_epoch: int = 300
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW and its schedule (Table 6)."""
+
+    learning_rate: float = 4e-4
+    end_learning_rate: float = 1e-5
+    warmup_epochs: int = 100
+    b1: float = 0.9
+    b2: float = 0.96
+    eps: float = 1e-8
+    weight_decay: float = 0.03
+    clip_norm: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """The run. Epochs count source images: an epoch has floor(data.num_images / batch_size) steps.
+
+    `batch_size` is global: over all devices, hosts and `accumulation` microbatches. `stop_step` ends the run early
+    without changing its schedules (0: at the end). `remat` says what the backward pass keeps of a block.
+    """
+
+    batch_size: int = 2048
+    epochs: int = 400
+    stop_step: int = 0
+    label_dropout: float = 0.1
+    accumulation: int = 1
+    dtype: str = "bfloat16"
+    remat: str = "none"
+    ema_decay: float = 0.0
+    log_every: int = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """Devices along each axis of the mesh; -1 takes the rest.
+
+    The batch is split over both axes; parameters and optimizer state are split over `fsdp`.
+    """
+
+    data: int = -1
+    fsdp: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Where the tokens come from.
+
+    `name` is records (token records at `path`, held-out ones at `eval_path`), digits (embedded; made on first use) or
+    synthetic (made-up tokens). `tokenizer` turns codes into pictures; none goes without. `downsampling` is the side in
+    pixels of the patch that one token stands for.
+    """
+
+    name: str = "records"
+    path: str = ""
+    eval_path: str = ""
+    num_images: int = 1_281_167
+    tokenizer: str = "none"
+    image_size: int = 256
+    downsampling: int = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleConfig:
+    """Sampling: pow-cosine guidance (`sampling.guidance`) and temperature. A guidance_scale of 1 is no guidance."""
+
+    guidance_scale: float = 16.0
+    guidance_power: float = 2.75
+    temperature: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalConfig:
+    """What is looked at along the way, every `every` steps and at the end.
+
+    `num_images` held-out images, and as many of the training set, give losses in the target order and in random
+    order (0: all held-out ones). `samples_per_class` images of up to ten classes make a grid. After the last step
+    `report_samples` images are scored against the real ones (the digits only; 0: none).
+    """
+
+    every: int = 5000
+    num_images: int = 10_000
+    samples_per_class: int = 4
+    report_samples: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+    """Saved every `every` steps and at the end; the newest `keep` stay."""
+
+    every: int = 5000
+    keep: int = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """One experiment."""
+
+    name: str = "rar_b"
+    seed: int = 0
+    model: ModelConfig = ModelConfig()
+    permutation: PermutationConfig = PermutationConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    train: TrainConfig = TrainConfig()
+    mesh: MeshConfig = MeshConfig()
+    data: DataConfig = DataConfig()
+    sample: SampleConfig = SampleConfig()
+    eval: EvalConfig = EvalConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.data.num_images // self.train.batch_size
+
+    @property
+    def total_steps(self) -> int:
+        """The steps that the schedules span."""
+        return self.train.epochs * self.steps_per_epoch
+
+    @property
+    def last_step(self) -> int:
+        """The step at which the run ends."""
+        return min(self.train.stop_step or self.total_steps, self.total_steps)
+
+    @property
+    def anneal_steps(self) -> tuple[int, int]:
+        """The steps between which r falls from 1 to 0."""
+        window = self.permutation
+        return window.anneal_start_epoch * self.steps_per_epoch, window.anneal_end_epoch * self.steps_per_epoch
+
+
+def imagenet() -> ml_collections.ConfigDict:
+    """The recipe of the paper for ImageNet at 256 x 256 (Table 6), sized as RAR-B."""
+    return to_config_dict(Config())
+
+
+def to_config_dict(config: Config) -> ml_collections.ConfigDict:
+    """The mutable form, for config files and overrides. Unknown fields cannot be added to it."""
+    return ml_collections.ConfigDict(dataclasses.asdict(config)).lock()
+
+
+def from_config_dict(fields: ml_collections.ConfigDict | dict[str, Any]) -> Config:
+    """The frozen form, checked.
+
+    Raises:
+      ValueError: a field is unknown, missing, of the wrong type, out of range or at odds with another; the message
+        names it, its value and the way out.
+    """
+    if isinstance(fields, ml_collections.ConfigDict):
+        fields = fields.to_dict()
+    config = _build(Config, fields, "")
+    check(config)
+    return config
+
+
+def make_model(config: Config, dtype: str | None = None) -> RAR:
+    """The network of a config, computing in `dtype` (by default the one it trains in)."""
+    fields = dataclasses.asdict(config.model)
+    return RAR(**fields, remat=config.train.remat, dtype=jnp.dtype(dtype or config.train.dtype))
+
+
+def field_paths(cls: type = Config, prefix: str = "") -> Iterator[str]:
+    """The dotted name of every field, sections included."""
+    for field in dataclasses.fields(cls):
+        yield prefix + field.name
+        if dataclasses.is_dataclass(field.type):
+            yield from field_paths(field.type, f"{prefix}{field.name}.")
+
+
+def unknown_field(path: str) -> str:
+    """What to say of a field that does not exist: the nearest names."""
+    leaf = path.rsplit(".", 1)[-1]
+    paths = list(field_paths())
+    near = difflib.get_close_matches(path, paths, n=3)
+    near += [p for p in paths if difflib.get_close_matches(leaf, [p.rsplit(".", 1)[-1]], n=1) and p not in near]
+    return f"config has no field {path!r}; " + (f"nearest: {', '.join(near[:3])}" if near else "see rar_jax/config.py")
+
+
+def _build(cls: type, values: Any, prefix: str) -> Any:
+    if not isinstance(values, dict):
+        raise ValueError(f"config.{prefix.rstrip('.')}={values!r} must be a section of fields")
+    names = {field.name for field in dataclasses.fields(cls)}
+    for name in values:
+        if name not in names:
+            raise ValueError(unknown_field(prefix + name))
+    built = {}
+    for field in dataclasses.fields(cls):
+        path = prefix + field.name
+        if field.name not in values:
+            raise ValueError(f"config.{path} is missing: start from a recipe in rar_jax/config.py")
+        value = values[field.name]
+        if dataclasses.is_dataclass(field.type):
+            value = _build(field.type, value, f"{path}.")
+        elif field.type is float and type(value) is int:
+            value = float(value)
+        elif type(value) is not field.type:
+            raise ValueError(f"config.{path}={value!r} must be of type {field.type.__name__}")
+        built[field.name] = value
+    return cls(**built)
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise ValueError(message)
+
+
+def _at_least(config: Config, minimum: float, *paths: str) -> None:
+    for path in paths:
+        section, name = path.split(".")
+        value = getattr(getattr(config, section), name)
+        _require(value >= minimum, f"config.{path}={value} must be at least {minimum}")
+
+
+def _one_of(path: str, value: str, choices) -> None:
+    _require(value in choices, f"config.{path}={value!r} must be one of {', '.join(choices)}")
+
+
+def check(config: Config) -> None:
+    """Checks everything that can be known without data or devices.
+
+    Raises:
+      ValueError: see `from_config_dict`.
+    """
+    model, train, data, window = config.model, config.train, config.data, config.permutation
+    _at_least(config, 1, "model.grid_side", "model.codebook_size", "model.num_classes", "model.width", "model.depth")
+    _at_least(config, 1, "model.num_heads", "model.mlp_width", "train.batch_size", "train.epochs", "train.accumulation")
+    _at_least(config, 1, "train.log_every", "data.num_images", "data.image_size", "data.downsampling")
+    _at_least(config, 1, "eval.every", "checkpoint.every", "checkpoint.keep")
+    _at_least(config, 0, "train.stop_step", "eval.num_images", "eval.samples_per_class", "eval.report_samples")
+    _at_least(config, 0, "optimizer.learning_rate", "optimizer.end_learning_rate", "optimizer.warmup_epochs")
+    _at_least(config, 0, "optimizer.weight_decay", "optimizer.eps", "sample.temperature", "sample.guidance_scale")
+    for path in ("model.dropout", "model.attention_dropout", "train.ema_decay", "optimizer.b1", "optimizer.b2"):
+        section, name = path.split(".")
+        value = getattr(getattr(config, section), name)
+        _require(0 <= value < 1, f"config.{path}={value} must be at least 0 and below 1")
+    _require(0 <= train.label_dropout <= 1, f"config.train.label_dropout={train.label_dropout} must be from 0 to 1")
+    _require(
+        config.optimizer.clip_norm > 0,
+        f"config.optimizer.clip_norm={config.optimizer.clip_norm} must be above 0; a large one never clips",
+    )
+    _require(
+        config.sample.guidance_power > 0,
+        f"config.sample.guidance_power={config.sample.guidance_power} must be above 0",
+    )
+    _one_of("train.dtype", train.dtype, DTYPES)
+    _one_of("train.remat", train.remat, REMAT_POLICIES)
+    _one_of("data.name", data.name, DATA_NAMES)
+    _one_of("data.tokenizer", data.tokenizer, TOKENIZERS)
+    _require(
+        model.width % model.num_heads == 0,
+        f"config.model.width={model.width} must be divisible by config.model.num_heads={model.num_heads}",
+    )
+    try:
+        scan_order(window.scan_order, model.grid_side)
+    except ValueError as error:
+        raise ValueError(f"config.permutation.scan_order: {error}") from None
+    _require(
+        0 <= window.anneal_start_epoch <= window.anneal_end_epoch,
+        f"config.permutation.anneal_start_epoch={window.anneal_start_epoch} must be from 0 to "
+        f"config.permutation.anneal_end_epoch={window.anneal_end_epoch}",
+    )
+    _require(
+        train.batch_size <= data.num_images,
+        f"config.train.batch_size={train.batch_size} is more than config.data.num_images={data.num_images}: "
+        "no epoch would have a step",
+    )
+    _require(
+        config.optimizer.warmup_epochs < train.epochs,
+        f"config.optimizer.warmup_epochs={config.optimizer.warmup_epochs} must be below "
+        f"config.train.epochs={train.epochs}",
+    )
+    _require(
+        train.batch_size % train.accumulation == 0,
+        f"config.train.batch_size={train.batch_size} must be divisible by "
+        f"config.train.accumulation={train.accumulation}",
+    )
+    _require(
+        data.image_size == model.grid_side * data.downsampling,
+        f"config.data.image_size={data.image_size} must be config.model.grid_side={model.grid_side} times "
+        f"config.data.downsampling={data.downsampling}, which is {model.grid_side * data.downsampling}",
+    )
+    _require(
+        data.name != "records" or bool(data.path),
+        "config.data.path is empty: name a folder of token records with --config.data.path=FOLDER, or try the real "
+        "size on made-up tokens with --config.data.name=synthetic",
+    )
+    _require(
+        not config.eval.report_samples or data.name == "digits",
+        f"config.eval.report_samples={config.eval.report_samples} scores samples of the digits: "
+        f"with config.data.name={data.name} it must be 0",
+    )
+
+
+def mesh_shape(config: Config, num_devices: int) -> tuple[int, int]:
+    """The sizes of the mesh's axes (data, fsdp) on so many devices.
+
+    Raises:
+      ValueError: the axes do not multiply to the devices, or the batch or the width do not divide over them.
+    """
+    data, fsdp = config.mesh.data, config.mesh.fsdp
+    given = f"config.mesh.data={data} and config.mesh.fsdp={fsdp}"
+    for size in (data, fsdp):
+        _require(size == -1 or size >= 1, f"{given}: an axis is -1 (the rest) or at least 1")
+    _require((data, fsdp) != (-1, -1), f"{given}: only one axis can be -1 (the rest)")
+    known = max(data, 1) * max(fsdp, 1)
+    _require(
+        num_devices % known == 0 and (-1 in (data, fsdp) or known == num_devices),
+        f"{given} do not multiply to the {num_devices} devices here",
+    )
+    rest = num_devices // known
+    data, fsdp = (rest if data == -1 else data), (rest if fsdp == -1 else fsdp)
+    microbatch = config.train.batch_size // config.train.accumulation
+    _require(
+        microbatch % num_devices == 0,
+        f"config.train.batch_size={config.train.batch_size} over config.train.accumulation={config.train.accumulation} "
+        f"is {microbatch} images a microbatch, which must be divisible by the {num_devices} devices",
+    )
+    _require(
+        config.model.width % fsdp == 0,
+        f"config.model.width={config.model.width} must be divisible by the fsdp axis of {fsdp} devices",
+    )
+    return data, fsdp

@@ -1,0 +1,1 @@
+"""The way of the data: images -> tokenizer -> token records -> loader -> batches."""

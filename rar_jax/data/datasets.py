@@ -1,0 +1,56 @@
+"""The data sets of a config, opened and compared with it."""
+
+from typing import NamedTuple
+
+from rar_jax.config import Config
+from rar_jax.data.digits import cache_folder, write_digits
+from rar_jax.data.records import Records, SyntheticRecords, TokenRecords
+
+
+class Datasets(NamedTuple):
+    """Training images, and held-out ones if there are any."""
+
+    train: Records
+    heldout: Records | None
+
+
+def open_datasets(config: Config) -> Datasets:
+    """Opens what `config.data` names.
+
+    Raises:
+      ValueError: it is not there, cannot be read, or is not what the config says; both values are given.
+    """
+    data, model = config.data, config.model
+    if data.name == "synthetic":
+
+        def synthetic(count):
+            return SyntheticRecords(count, model.grid_side**2, model.codebook_size, model.num_classes)
+
+        return Datasets(synthetic(data.num_images), synthetic(config.train.batch_size))
+    if data.name == "digits":
+        folders = write_digits(data.path or cache_folder())
+        train, heldout = folders["train"], folders["heldout"]
+    else:
+        train, heldout = data.path, data.eval_path
+    records = _open(config, train)
+    if len(records) != data.num_images:
+        raise ValueError(
+            f"config.data.num_images={data.num_images}, and {train} holds {len(records)} images: "
+            f"set --config.data.num_images={len(records)}"
+        )
+    return Datasets(records, _open(config, heldout) if heldout else None)
+
+
+def _open(config: Config, folder) -> TokenRecords:
+    records = TokenRecords(folder)
+    described = records.description
+    for field, ours, theirs in (
+        ("model.grid_side", config.model.grid_side, described.grid_side),
+        ("model.codebook_size", config.model.codebook_size, described.codebook_size),
+        ("model.num_classes", config.model.num_classes, len(described.class_names)),
+    ):
+        if ours != theirs:
+            raise ValueError(
+                f"config.{field}={ours}, and {folder} was made with {theirs}: set --config.{field}={theirs}"
+            )
+    return records

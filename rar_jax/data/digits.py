@@ -1,0 +1,94 @@
+"""The embedded data set: the UCI handwritten digits that scikit-learn ships.
+
+1,797 real images of 8x8 pixels in 17 grey levels and 10 classes.
+"""
+
+import functools
+import os
+import shutil
+import tempfile
+
+import numpy as np
+from etils import epath
+from sklearn.datasets import load_digits
+
+from rar_jax.data.records import DESCRIPTION, write_records
+
+CLASS_NAMES = tuple(str(digit) for digit in range(10))
+SPLITS = ("train", "heldout")
+
+
+class DigitsTokenizer:
+    """A grey level is a code: each pixel is a token."""
+
+    name = "digits"
+    grid_side = 8
+    codebook_size = 17
+    downsampling = 1
+
+    def encode(self, images: np.ndarray) -> np.ndarray:
+        """uint8 [B, 8, 8, 3] -> codes int32 [B, 64]; the 17 grey levels come back exactly from `decode`."""
+        grey = np.asarray(images, np.float32).mean(axis=-1)
+        return np.rint(grey * 16 / 255).astype(np.int32).reshape(len(images), -1)
+
+    def decode(self, tokens: np.ndarray) -> np.ndarray:
+        """Codes int [B, 64] -> uint8 [B, 8, 8, 3]."""
+        grey = np.rint(np.asarray(tokens) * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
+        return np.repeat(grey, 3, axis=-1)
+
+
+@functools.cache
+def digits_split(split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Images of a split and their labels.
+
+    Every fifth image of each digit is held out, so that the split is stratified and the same everywhere.
+
+    Args:
+      split: one of `SPLITS`.
+
+    Returns:
+      uint8 [N, 8, 8, 3] and int32 [N]; N is 1,442 for train and 355 for heldout.
+    """
+    levels, labels = load_digits(return_X_y=True)
+    heldout = np.zeros(len(labels), bool)
+    for digit in range(10):
+        heldout[np.flatnonzero(labels == digit)[4::5]] = True
+    chosen = heldout if split == "heldout" else ~heldout
+    return DigitsTokenizer().decode(levels[chosen]), labels[chosen].astype(np.int32)
+
+
+def cache_folder() -> epath.Path:
+    """Where the records are kept between runs: under XDG_CACHE_HOME, or ~/.cache."""
+    return epath.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "rar_jax" / "digits"
+
+
+def write_digits(folder: epath.PathLike) -> dict[str, epath.Path]:
+    """Writes the records of both splits under `folder`, unless they are there: split -> its folder.
+
+    Each is written aside and moved into place, so that runs started together do not disturb each other.
+    """
+    folder = epath.Path(folder)
+    tokenizer = DigitsTokenizer()
+    folders = {split: folder / split for split in SPLITS}
+    for split, target in folders.items():
+        if (target / DESCRIPTION).exists():
+            continue
+        folder.mkdir(parents=True, exist_ok=True)
+        images, labels = digits_split(split)
+        aside = tempfile.mkdtemp(dir=folder)
+        write_records(
+            aside,
+            zip(tokenizer.encode(images), labels, strict=True),
+            grid_side=tokenizer.grid_side,
+            codebook_size=tokenizer.codebook_size,
+            class_names=CLASS_NAMES,
+            tokenizer=tokenizer.name,
+            source=f"UCI handwritten digits, {split}",
+        )
+        try:
+            os.rename(aside, target)
+        except OSError:
+            shutil.rmtree(aside)
+            if not (target / DESCRIPTION).exists():
+                raise
+    return folders

@@ -1,0 +1,1 @@
+"""Scoring images: statistics of features, and what the digits allow besides."""

@@ -1,0 +1,121 @@
+"""The Python API: load a checkpoint, generate images, show them.
+
+from rar_jax.generate import load, show
+generator = load("runs/digits")
+show(generator.generate([0, 1, 2, 3], seed=1)).save("digits.png")
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from PIL import Image
+
+from rar_jax.checkpoints.store import CheckpointStore
+from rar_jax.config import Config, from_config_dict, make_model
+from rar_jax.data.tokenizers import Tokenizer, load_tokenizer
+from rar_jax.images.files import image_grid
+from rar_jax.models.rar import RAR
+from rar_jax.parallel.mesh import make_mesh
+from rar_jax.sampling.sampler import sample_tokens
+
+
+@dataclasses.dataclass(frozen=True)
+class Generator:
+    """A trained model, ready to sample.
+
+    Attributes:
+      config: of the run that trained it; `config.sample` has the options used when none are given.
+      step: of the checkpoint.
+      model, params: the network.
+      tokenizer: what turns its codes into images.
+    """
+
+    config: Config
+    step: int
+    model: RAR
+    params: dict[str, Any]
+    tokenizer: Tokenizer
+
+    def generate(
+        self,
+        classes: Sequence[int],
+        *,
+        seed: int = 0,
+        guidance_scale: float | None = None,
+        guidance_power: float | None = None,
+        temperature: float | None = None,
+        scan_order: str | None = None,
+        batch_size: int = 256,
+        on_batch: Callable[[int], None] = lambda images: None,
+    ) -> np.ndarray:
+        """Samples one image a class given; see `sampling.sampler.sample_tokens` for the options.
+
+        Returns:
+          uint8 [N, H, W, 3].
+
+        Raises:
+          ValueError: a class or an option is out of range.
+        """
+        default = self.config.sample
+
+        def given(value, otherwise):
+            return otherwise if value is None else value
+
+        tokens = sample_tokens(
+            self.model,
+            self.params,
+            classes,
+            make_mesh((jax.local_device_count(), 1), jax.local_devices()),
+            seed=seed,
+            order=given(scan_order, self.config.permutation.scan_order),
+            guidance_scale=given(guidance_scale, default.guidance_scale),
+            guidance_power=given(guidance_power, default.guidance_power),
+            temperature=given(temperature, default.temperature),
+            batch_size=batch_size,
+            on_batch=on_batch,
+        )
+        return self.tokenizer.decode(tokens)
+
+
+def load(checkpoint: epath.PathLike, step: int | None = None) -> Generator:
+    """Loads a run's folder.
+
+    Args:
+      checkpoint: the folder that training wrote.
+      step: of the checkpoint; the newest by default.
+
+    Raises:
+      ValueError: there is no run or no such checkpoint, it cannot be read, or the run has no tokenizer for images.
+    """
+    folder = epath.Path(checkpoint)
+    config_file = folder / "config.json"
+    if not config_file.exists():
+        raise ValueError(f"no run in {str(folder)!r}: it has no config.json")
+    try:
+        config = from_config_dict(json.loads(config_file.read_text()))
+    except ValueError as error:
+        raise ValueError(f"{config_file}: {error}") from None
+    tokenizer = load_tokenizer(config.data)
+    if tokenizer is None:
+        raise ValueError(f"{config_file}: config.data.tokenizer='none' has no images to show for its codes")
+    store = CheckpointStore(folder)
+    if not store.steps:
+        raise ValueError(f"no checkpoint in {str(folder)!r}")
+    step = store.steps[-1] if step is None else step
+    if step not in store.steps:
+        raise ValueError(f"no checkpoint of step {step} in {str(folder)!r}: there are {store.steps}")
+    params = store.restore_sampling_params(step)
+    store.close()
+    # bfloat16 pays on accelerators; on a CPU its products are many times slower than float32's.
+    dtype = "float32" if jax.default_backend() == "cpu" else config.train.dtype
+    return Generator(config=config, step=step, model=make_model(config, dtype), params=params, tokenizer=tokenizer)
+
+
+def show(images: np.ndarray, columns: int = 8) -> Image.Image:
+    """A grid of images, uint8 [N, H, W, 3], as a picture that a notebook displays."""
+    return Image.fromarray(image_grid(images, columns))

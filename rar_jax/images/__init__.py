@@ -1,0 +1,1 @@
+"""Pictures: grids, the ADM .npz format, and plots."""

@@ -1,0 +1,300 @@
+"""The RAR transformer: a causal transformer over image tokens in any order, told which position comes next.
+
+Dimension letters: B batch, T image tokens, S sequence places, D width, H heads, K width of a head, V codes, C classes,
+L blocks. Sections and equations are those of "Randomized Autoregressive Visual Generation" (Yu et al., 2024).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+# Every image is preceded by two tokens: cls, and the embedding of its class.
+PREFIX = 2
+# Published tables have more rows than a sequence uses. We keep them, so that the weights interchange.
+SPARE_POSITION_ROWS = 1024
+SPARE_STEP_ROWS = 100
+
+LAYER_NORM_EPSILON = 1e-6
+
+# Takes q, k, v [B, S, H, K]; gives the attended values [B, S, H, K] and whatever it keeps (a KV cache, or None).
+Attend = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, Any]]
+
+_normal = nn.initializers.normal(0.02)
+
+REMAT_POLICIES = {
+    "none": None,
+    "block": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+def attention_weights(q: jax.Array, k: jax.Array, mask: jax.Array) -> jax.Array:
+    """softmax(q k / sqrt(K)) in float32.
+
+    Args:
+      q: [B, Sq, H, K].
+      k: [B, Sk, H, K].
+      mask: bool, broadcastable to [B, H, Sq, Sk]; False where a query may not look.
+
+    Returns:
+      [B, H, Sq, Sk] in q's dtype.
+    """
+    scores = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.float32)
+    scores = jnp.where(mask, scores * q.shape[-1] ** -0.5, jnp.finfo(jnp.float32).min)
+    return jax.nn.softmax(scores).astype(q.dtype)
+
+
+def weighted_values(weights: jax.Array, v: jax.Array) -> jax.Array:
+    """Mixes values [B, Sk, H, K] by weights [B, H, Sq, Sk]: [B, Sq, H, K]."""
+    return jnp.einsum("bhqk,bkhd->bqhd", weights, v)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with a fused qkv projection and LayerNorm on each head's queries and keys."""
+
+    width: int
+    num_heads: int
+    dropout: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array, attend: Attend, train: bool) -> tuple[jax.Array, Any]:
+        """x [B, S, D] -> ([B, S, D], what `attend` keeps)."""
+        batch, length, _ = x.shape
+        qkv = nn.Dense(3 * self.width, dtype=self.dtype, kernel_init=_normal, name="qkv")(x)
+        qkv = qkv.reshape(batch, length, 3, self.num_heads, self.width // self.num_heads)
+        q, k, v = jnp.moveaxis(qkv, 2, 0)
+        q = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=self.dtype, name="q_norm")(q)
+        k = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=self.dtype, name="k_norm")(k)
+        out, kept = attend(q, k, v)
+        out = out.reshape(batch, length, self.width)
+        out = nn.Dense(self.width, dtype=self.dtype, kernel_init=_normal, name="proj")(out)
+        return nn.Dropout(self.dropout, deterministic=not train)(out), kept
+
+
+class MLP(nn.Module):
+    """Two linear layers with an exact GELU between."""
+
+    width: int
+    mlp_width: int
+    dropout: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """x [B, S, D] -> [B, S, D]."""
+        x = nn.Dense(self.mlp_width, dtype=self.dtype, kernel_init=_normal, name="fc1")(x)
+        x = nn.gelu(x, approximate=False)
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        x = nn.Dense(self.width, dtype=self.dtype, kernel_init=_normal, name="fc2")(x)
+        return nn.Dropout(self.dropout, deterministic=not train)(x)
+
+
+class Block(nn.Module):
+    """A transformer block conditioned by adaLN-zero.
+
+    Training and decoding share it: they differ in where the modulation comes from and in how attention is done.
+    """
+
+    width: int
+    mlp_width: int
+    num_heads: int
+    dropout: float
+    attention_dropout: float
+    dtype: jnp.dtype
+
+    def setup(self):
+        zeros = nn.initializers.zeros
+        self.modulation = nn.Dense(6 * self.width, dtype=self.dtype, kernel_init=zeros)
+        self.norm1 = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=self.dtype)
+        self.attention = Attention(self.width, self.num_heads, self.dropout, self.dtype)
+        self.norm2 = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=self.dtype)
+        self.mlp = MLP(self.width, self.mlp_width, self.dropout, self.dtype)
+        self.weight_dropout = nn.Dropout(self.attention_dropout)
+
+    def modulate(self, condition: jax.Array) -> jax.Array:
+        """SiLU(c) [B, S, D] -> [B, S, 6D]: shift, scale and gate for attention, then the same for the MLP."""
+        return self.modulation(condition)
+
+    def __call__(
+        self, x: jax.Array, modulation: jax.Array, attend: Attend, train: bool = False
+    ) -> tuple[jax.Array, Any]:
+        """x [B, S, D], modulation [B, S, 6D] (or [B, 1, 6D]) -> ([B, S, D], what `attend` keeps)."""
+        shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(modulation, 6, axis=-1)
+        attended, kept = self.attention(self.norm1(x) * (1 + scale1) + shift1, attend, train)
+        x = x + gate1 * attended
+        x = x + gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2, train)
+        return x, kept
+
+    def causal(self, x: jax.Array, condition: jax.Array, train: bool) -> jax.Array:
+        """The block over a whole sequence under a causal mask: x, SiLU(c) [B, S, D] -> [B, S, D]."""
+
+        def attend(q, k, v):
+            mask = jnp.tril(jnp.ones((x.shape[1], x.shape[1]), bool))
+            weights = self.weight_dropout(attention_weights(q, k, mask), deterministic=not train)
+            return weighted_values(weights, v), None
+
+        return self(x, self.modulate(condition), attend, train)[0]
+
+
+class RAR(nn.Module):
+    """Predicts the image tokens of a class, one after another, in any given order.
+
+    Attributes:
+      grid_side: side of the token grid; T = grid_side ** 2 image tokens.
+      codebook_size: V.
+      num_classes: C; class C is the null class, which stands for "no class given".
+      width: D. depth: L. num_heads: H. mlp_width: hidden width of the MLP.
+      dropout: rate after the attention projection, after GELU and after the MLP.
+      attention_dropout: rate on the attention probabilities.
+      target_aware: add target-aware positional embeddings (Section 3.3); False is the ablation of Table 3.
+      dtype: of the computation; parameters are float32.
+      remat: what the backward pass keeps of a block, a name of `REMAT_POLICIES`.
+    """
+
+    grid_side: int = 16
+    codebook_size: int = 1024
+    num_classes: int = 1000
+    width: int = 768
+    depth: int = 24
+    num_heads: int = 16
+    mlp_width: int = 3072
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    target_aware: bool = True
+    dtype: jnp.dtype = jnp.float32
+    remat: str = "none"
+
+    @property
+    def num_tokens(self) -> int:
+        """T."""
+        return self.grid_side**2
+
+    @property
+    def null_class(self) -> int:
+        """The label that stands for "no class given"."""
+        return self.num_classes
+
+    def block(self) -> Block:
+        """One block, to be applied on its own with one layer's parameters."""
+        return Block(
+            width=self.width,
+            mlp_width=self.mlp_width,
+            num_heads=self.num_heads,
+            dropout=self.dropout,
+            attention_dropout=self.attention_dropout,
+            dtype=self.dtype,
+            parent=None,
+        )
+
+    def setup(self):
+        position_rows = self.num_tokens + SPARE_POSITION_ROWS
+        # Image codes, a mask token that RAR does not use, the classes, the null class.
+        rows = self.codebook_size + 1 + self.num_classes + 1
+        self.embeddings = nn.Embed(rows, self.width, dtype=self.dtype, embedding_init=_normal)
+        self.cls_token = self.param("cls_token", nn.initializers.zeros, (1, self.width))
+        self.position_embedding = self.param("position_embedding", _normal, (position_rows, self.width))
+        if self.target_aware:
+            self.target_aware_embedding = self.param("target_aware_embedding", _normal, (position_rows, self.width))
+        self.step_embedding = self.param("step_embedding", _normal, (self.num_tokens + SPARE_STEP_ROWS, self.width))
+        self.blocks = self.block().clone(name="blocks")
+        self.head_norm = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, use_scale=False, use_bias=False, dtype=self.dtype)
+        self.head_modulation = nn.Dense(2 * self.width, dtype=self.dtype, kernel_init=nn.initializers.zeros)
+        self.lm_head = nn.Dense(self.codebook_size, dtype=self.dtype, kernel_init=_normal)
+
+    def embed_class(self, labels: jax.Array) -> jax.Array:
+        """labels int32 [B] in 0..C -> [B, D]."""
+        return self.embeddings(self.codebook_size + 1 + labels)
+
+    def _aim(self, x: jax.Array, targets: jax.Array) -> jax.Array:
+        """Adds to tokens x [B, N, D] the embedding of the position that each one's output predicts (Equation 8).
+
+        targets is int32 [B, M]; the tokens after the first M predict nothing.
+        """
+        if not self.target_aware:
+            return x
+        aims = jnp.take(self.target_aware_embedding, PREFIX + targets, axis=0).astype(self.dtype)
+        return x + jnp.pad(aims, ((0, 0), (0, x.shape[1] - targets.shape[1]), (0, 0)))
+
+    def embed_prefix(self, labels: jax.Array, targets: jax.Array) -> jax.Array:
+        """The cls and the class token.
+
+        Args:
+          labels: int32 [B], 0..C.
+          targets: int32 [B, 1], the grid position that the class token predicts.
+
+        Returns:
+          [B, 2, D].
+        """
+        positions = self.position_embedding[:PREFIX].astype(self.dtype)
+        cls = jnp.broadcast_to(self.cls_token.astype(self.dtype) + positions[0], (labels.shape[0], 1, self.width))
+        return jnp.concatenate([cls, self._aim((self.embed_class(labels) + positions[1])[:, None], targets)], axis=1)
+
+    def embed_tokens(self, tokens: jax.Array, positions: jax.Array, targets: jax.Array) -> jax.Array:
+        """Image tokens, with the positions they stand at and the positions they predict.
+
+        Args:
+          tokens: int32 [B, N], codes 0..V-1.
+          positions: int32 [B, N], the grid position of each.
+          targets: int32 [B, M], M <= N, the grid position that each one's output predicts.
+
+        Returns:
+          [B, N, D].
+        """
+        at = jnp.take(self.position_embedding, PREFIX + positions, axis=0).astype(self.dtype)
+        return self._aim(self.embeddings(tokens) + at, targets)
+
+    def condition(self, labels: jax.Array, places: jax.Array) -> jax.Array:
+        """SiLU(c), c = class embedding + step embedding: what modulates each block, at given places of the sequence.
+
+        Args:
+          labels: int32 [B], 0..C.
+          places: int32 [S], 0 for the cls token; not permuted with the tokens.
+
+        Returns:
+          [B, S, D].
+        """
+        steps = jnp.take(self.step_embedding, places, axis=0).astype(self.dtype)
+        return nn.silu(self.embed_class(labels)[:, None] + steps)
+
+    def head(self, x: jax.Array, condition: jax.Array) -> jax.Array:
+        """x, SiLU(c) [B, S, D] -> logits float32 [B, S, V]."""
+        scale, shift = jnp.split(self.head_modulation(condition), 2, axis=-1)
+        return self.lm_head(self.head_norm(x) * (1 + scale) + shift).astype(jnp.float32)
+
+    def __call__(self, tokens: jax.Array, labels: jax.Array, orders: jax.Array, train: bool = False) -> jax.Array:
+        """Logits for the tokens of each order, every token seen by the ones after it (Equation 6).
+
+        Args:
+          tokens: int32 [B, N], N <= T, the first N image tokens in the order visited: x_pi(1) .. x_pi(N).
+          labels: int32 [B], 0..C.
+          orders: int32 [B, T], entry k-1 is pi(k).
+          train: dropout on; needs the "dropout" rng.
+
+        Returns:
+          float32 [B, N+1, V]: entry k predicts x_pi(k+1); at N = T the last one predicts nothing.
+        """
+        length = tokens.shape[1]
+        prefix = self.embed_prefix(labels, orders[:, :1])
+        image = self.embed_tokens(tokens, orders[:, :length], orders[:, 1 : length + 1])
+        x = jnp.concatenate([prefix, image], axis=1)
+        condition = self.condition(labels, jnp.arange(PREFIX + length))
+
+        def layer(block, x, condition):
+            return block.causal(x, condition, train), None
+
+        policy = REMAT_POLICIES[self.remat]
+        if policy is not None:
+            layer = nn.remat(layer, policy=policy, prevent_cse=False)
+        layers = nn.scan(
+            layer,
+            variable_axes={"params": 0},
+            split_rngs={"params": True, "dropout": True},
+            in_axes=nn.broadcast,
+            length=self.depth,
+        )
+        x, _ = layers(self.blocks, x, condition)
+        return self.head(x[:, 1:], condition[:, 1:])

@@ -1,0 +1,118 @@
+"""Scan orders: fixed sequences in which the positions of an n x n grid are visited (Figure 6 of the paper)."""
+
+import functools
+from collections.abc import Callable
+
+import numpy as np
+
+
+def _row_major(n: int) -> np.ndarray:
+    return np.arange(n * n)
+
+
+def _alternate(n: int) -> np.ndarray:
+    """Boustrophedon: odd rows run right to left."""
+    grid = np.arange(n * n).reshape(n, n)
+    grid[1::2] = grid[1::2, ::-1]
+    return grid.ravel()
+
+
+def _bits(values: np.ndarray, n: int) -> list[np.ndarray]:
+    """The log2(n) bits of each value, least significant first."""
+    return [(values >> k) & 1 for k in range(n.bit_length() - 1)]
+
+
+def _interleave(n: int, *, coarse_first: bool) -> np.ndarray:
+    """Visits positions by the code whose bit pairs (row bit above column bit) are taken from coarse to fine or back."""
+    row, column = np.divmod(np.arange(n * n), n)
+    pairs = [2 * r + c for r, c in zip(_bits(row, n), _bits(column, n), strict=True)]
+    code = np.zeros(n * n, np.int64)
+    for pair in reversed(pairs) if coarse_first else pairs:
+        code = 4 * code + pair
+    return np.argsort(code)
+
+
+def _z_curve(n: int) -> np.ndarray:
+    """Morton order: one quadrant is finished before the next begins."""
+    return _interleave(n, coarse_first=True)
+
+
+def _subsample(n: int) -> np.ndarray:
+    """Recursive 2x2 subsampling: even/even, even/odd, odd/even, odd/odd positions, then within each.
+
+    This is the Morton code with its bit pairs reversed: the finest pair decides first.
+    """
+    return _interleave(n, coarse_first=False)
+
+
+def _spiral_out(n: int) -> np.ndarray:
+    """From (n/2, n/2 - 1): one up, one right, two down, two left, three up, ... until the grid is full."""
+    row, column = n // 2, n // 2 - 1
+    visited = [row * n + column]
+    directions = ((-1, 0), (0, 1), (1, 0), (0, -1))
+    leg = 0
+    while len(visited) < n * n:
+        down, right = directions[leg % 4]
+        for _ in range(min(leg // 2 + 1, n * n - len(visited))):
+            row, column = row + down, column + right
+            visited.append(row * n + column)
+        leg += 1
+    return np.array(visited)
+
+
+def _spiral_in(n: int) -> np.ndarray:
+    return _spiral_out(n)[::-1]
+
+
+def _any_side(n: int) -> str | None:
+    return None
+
+
+def _power_of_two(n: int) -> str | None:
+    return None if n & (n - 1) == 0 else "a side that is a power of two"
+
+
+def _even(n: int) -> str | None:
+    return None if n % 2 == 0 else "an even side"
+
+
+# name -> (positions of a side, what the side must be or None when it is fine)
+_ORDERS: dict[str, tuple[Callable[[int], np.ndarray], Callable[[int], str | None]]] = {
+    "row_major": (_row_major, _any_side),
+    "spiral_in": (_spiral_in, _even),
+    "spiral_out": (_spiral_out, _even),
+    "z_curve": (_z_curve, _power_of_two),
+    "subsample": (_subsample, _power_of_two),
+    "alternate": (_alternate, _any_side),
+}
+
+SCAN_ORDERS = tuple(_ORDERS)
+
+
+@functools.cache
+def scan_order(name: str, side: int) -> np.ndarray:
+    """The positions of a side x side grid in the order visited.
+
+    Args:
+      name: one of `SCAN_ORDERS`, the names of the VQGAN code (Figure 6 of the RAR paper).
+      side: grid side n, at least 1.
+
+    Returns:
+      int32 [n * n], read-only; entry k is the row-major position visited at step k.
+
+    Raises:
+      ValueError: unknown name, or a side the order is not defined for.
+    """
+    if name not in _ORDERS:
+        raise ValueError(f"unknown scan order {name!r}: choose one of {', '.join(SCAN_ORDERS)}")
+    if side < 1:
+        raise ValueError(f"grid side {side} must be at least 1")
+    positions, requirement = _ORDERS[name]
+    if needs := requirement(side):
+        raise ValueError(
+            f"scan order {name!r} needs {needs}, and the grid side is {side}: choose row_major or alternate, "
+            f"which have no such limit, or another grid"
+        )
+    order = positions(side).astype(np.int32)
+    order.setflags(write=False)
+    return order

@@ -1,0 +1,47 @@
+"""Progress of long work: a bar on a terminal, a line every few seconds in a log."""
+
+import logging
+import sys
+import time
+
+import tqdm
+
+_log = logging.getLogger(__name__)
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+class Progress:
+    """Counts units of work and shows how many are done, the rate and the time left."""
+
+    def __init__(self, label: str, total: int, done: int = 0, unit: str = "step"):
+        """Begins; `done` of `total` units were done before, and do not count for the rate."""
+        self._label, self._total, self._unit = label, total, unit
+        self._initial = self._done = done
+        self._began = self._last_line = time.monotonic()
+        terminal = sys.stderr.isatty()
+        self._bar = tqdm.tqdm(desc=label, total=total, initial=done, unit=unit) if terminal else None
+
+    def update(self, units: int = 1, note: str = "") -> None:
+        """So many more are done; `note` is shown beside."""
+        self._done += units
+        if self._bar is not None:
+            if note:
+                self._bar.set_postfix_str(note, refresh=False)
+            self._bar.update(units)
+            return
+        now = time.monotonic()
+        if now - self._last_line >= _SECONDS_BETWEEN_LINES or self._done == self._total:
+            self._last_line = now
+            rate = (self._done - self._initial) / max(now - self._began, 1e-9)
+            left = (self._total - self._done) / max(rate, 1e-9)
+            _log.info(
+                "%s %d/%d, %.3g %s/s, %s left%s",
+                self._label, self._done, self._total, rate, self._unit,
+                tqdm.tqdm.format_interval(left), f", {note}" if note else "",
+            )  # fmt: skip
+
+    def close(self) -> None:
+        """Ends the bar."""
+        if self._bar is not None:
+            self._bar.close()

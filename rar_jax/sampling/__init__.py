@@ -1,0 +1,1 @@
+"""Sampling: guidance, choosing a token from logits, and the decode loop."""

@@ -1,0 +1,1 @@
+"""Training: the step, its state and optimizer, and the loop around them."""

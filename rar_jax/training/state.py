@@ -1,0 +1,46 @@
+"""What training carries from step to step."""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from rar_jax.models.rar import RAR
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything that a step changes. Random keys are not here: they are derived from (seed, step).
+
+    Attributes:
+      step: int32 [], updates done.
+      params: the parameters, float32.
+      opt_state: of the optimizer.
+      ema: the exponential moving average of params, or None when it is off.
+    """
+
+    step: jax.Array
+    params: dict[str, Any]
+    opt_state: optax.OptState
+    ema: dict[str, Any] | None
+
+    @property
+    def sampling_params(self) -> dict[str, Any]:
+        """The parameters to evaluate and sample with: the moving average where there is one."""
+        return self.params if self.ema is None else self.ema
+
+
+def init_state(model: RAR, optimizer: optax.GradientTransformation, seed: int, with_ema: bool) -> TrainState:
+    """The state before the first step. Pure, so that it can be jitted with the shardings of the mesh."""
+    # Only shapes matter here, so the shortest sequence does.
+    tokens = jnp.zeros((1, 1), jnp.int32)
+    orders = jnp.zeros((1, model.num_tokens), jnp.int32)
+    params = model.init(jax.random.key(seed), tokens, tokens[0], orders)["params"]
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=optimizer.init(params),
+        ema=jax.tree.map(jnp.copy, params) if with_ema else None,
+    )

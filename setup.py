@@ -1,0 +1,37 @@
+"""Installs rar_jax: pip install -e ".[cpu]", or with cuda or tpu for the JAX of that platform."""
+
+from setuptools import find_packages, setup
+
+setup(
+    name="rar_jax",
+    version="0.1.0",
+    description="Randomized Autoregressive visual generation (RAR) in JAX/Flax",
+    license="Apache-2.0",
+    packages=find_packages(include=["rar_jax", "rar_jax.*"]),
+    python_requires=">=3.11",
+    install_requires=[
+        "absl-py",
+        "array_record",
+        "clu",
+        "etils[epath]",
+        "flax",
+        "grain",
+        "jax>=0.10",
+        "matplotlib",
+        "ml-collections",
+        "numpy",
+        "optax",
+        "orbax-checkpoint",
+        "pillow",
+        "scikit-learn",
+        "scipy",
+        "tensorboardX",
+        "tqdm",
+    ],
+    extras_require={
+        "cpu": ["jax"],
+        "cuda": ["jax[cuda12]"],
+        "tpu": ["jax[tpu]"],
+        "test": ["pytest", "pytest-xdist", "ruff"],
+    },
+)
