@@ -7,12 +7,12 @@ def get_config():
     config = imagenet()
     config.name = "digits"
     config.model.update(grid_side=8, codebook_size=17, num_classes=10)
-    config.model.update(width=64, depth=3, num_heads=4, mlp_width=256, dropout=0.0, attention_dropout=0.0)
-    config.data.update(name="digits", tokenizer="digits", num_images=1442, image_size=8, downsampling=1)
-    config.train.update(batch_size=32, epochs=20, dtype="float32", log_every=20)
-    config.permutation.update(anneal_start_epoch=4, anneal_end_epoch=10)
-    config.optimizer.update(learning_rate=2e-3, warmup_epochs=2)
-    config.sample.update(guidance_scale=2.0, guidance_power=2.0)
-    config.eval.update(every=100, num_images=0, samples_per_class=10, report_samples=1000)
-    config.checkpoint.every = 300
+    config.model.update(width=64, depth=3, num_heads=2, mlp_width=256, dropout=0.0, attention_dropout=0.0)
+    config.data.update(name="digits", tokenizer="digits", num_images=1437, image_size=8, downsampling=1)
+    config.train.update(batch_size=16, epochs=15, dtype="float32", remat="block", log_every=20)
+    config.permutation.update(anneal_start_epoch=3, anneal_end_epoch=8)
+    config.optimizer.update(learning_rate=4e-3, warmup_epochs=2, b2=0.99)
+    config.sample.update(guidance_scale=3.0, guidance_power=2.0)
+    config.eval.update(every=267, num_images=0, samples_per_class=10, report_samples=1000)
+    config.checkpoint.every = 400
     return config

@@ -15,4 +15,4 @@ done
 launch/install.sh "$platform" test
 .venv/bin/ruff format --check .
 .venv/bin/ruff check .
-.venv/bin/python -m pytest -n 2 --durations=10 -m "$marker"
+.venv/bin/python -m pytest -n 2 --dist loadfile --durations=10 -m "$marker"

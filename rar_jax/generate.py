@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 from etils import epath
+from jax.sharding import Mesh
 from PIL import Image
 
 from rar_jax.checkpoints.store import CheckpointStore
@@ -20,7 +21,7 @@ from rar_jax.config import Config, from_config_dict, make_model
 from rar_jax.data.tokenizers import Tokenizer, load_tokenizer
 from rar_jax.images.files import image_grid
 from rar_jax.models.rar import RAR
-from rar_jax.parallel.mesh import make_mesh
+from rar_jax.parallel.mesh import make_mesh, replicated
 from rar_jax.sampling.sampler import sample_tokens
 
 
@@ -32,6 +33,7 @@ class Generator:
       config: of the run that trained it; `config.sample` has the options used when none are given.
       step: of the checkpoint.
       model, params: the network.
+      mesh: the devices it runs on, each with all the weights.
       tokenizer: what turns its codes into images.
     """
 
@@ -39,6 +41,7 @@ class Generator:
     step: int
     model: RAR
     params: dict[str, Any]
+    mesh: Mesh
     tokenizer: Tokenizer
 
     def generate(
@@ -70,7 +73,7 @@ class Generator:
             self.model,
             self.params,
             classes,
-            make_mesh((jax.local_device_count(), 1), jax.local_devices()),
+            self.mesh,
             seed=seed,
             order=given(scan_order, self.config.permutation.scan_order),
             guidance_scale=given(guidance_scale, default.guidance_scale),
@@ -109,11 +112,13 @@ def load(checkpoint: epath.PathLike, step: int | None = None) -> Generator:
     step = store.steps[-1] if step is None else step
     if step not in store.steps:
         raise ValueError(f"no checkpoint of step {step} in {str(folder)!r}: there are {store.steps}")
-    params = store.restore_sampling_params(step)
+    mesh = make_mesh((jax.local_device_count(), 1), jax.local_devices())
+    params = store.restore_sampling_params(step, replicated(mesh))
     store.close()
     # bfloat16 pays on accelerators; on a CPU its products are many times slower than float32's.
     dtype = "float32" if jax.default_backend() == "cpu" else config.train.dtype
-    return Generator(config=config, step=step, model=make_model(config, dtype), params=params, tokenizer=tokenizer)
+    model = make_model(config, dtype)
+    return Generator(config=config, step=step, model=model, params=params, mesh=mesh, tokenizer=tokenizer)
 
 
 def show(images: np.ndarray, columns: int = 8) -> Image.Image:

@@ -17,6 +17,9 @@ def main(argv):
     with cli.user_errors():
         if _CONFIG.value is None:
             raise ValueError("name an experiment with --config=configs/NAME.py")
+        file = config_flags.get_config_filename(flags.FLAGS["config"])
+        if not epath.Path(file).exists():
+            raise ValueError(f"--config={file}: there is no such file")
         config = from_config_dict(_CONFIG.value)
         run = loop.prepare(config, epath.Path(_WORKDIR.value or f"runs/{config.name}"))
     loop.train(run)

@@ -1,20 +1,32 @@
 """What the tests share: the golden numbers of the published code, and the small models they are for."""
 
+import functools
 import json
 import os
 import pathlib
+import runpy
 
-# Every test process simulates eight devices; a test that wants one takes jax.devices()[:1].
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+# Every test process simulates eight devices; a test that wants one takes jax.devices()[:1]. The suite spends its time
+# compiling small programs that run once, so the compiler is told not to optimise them.
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_force_host_platform_device_count=8",
+        "--xla_backend_optimization_level=0",
+        "--xla_llvm_disable_expensive_passes=true",
+    ]
+)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import numpy as np
 import pytest
 
 from rar_jax.checkpoints.pytorch import rar_from_pytorch
+from rar_jax.config import from_config_dict
 from rar_jax.models.rar import RAR
 
 DATA = pathlib.Path(__file__).parent / "data"
+ROOT = pathlib.Path(__file__).parent.parent
 
 
 class Golden:
@@ -36,7 +48,7 @@ class Golden:
         """Class labels, the null class where the golden run dropped the label."""
         return np.where(self["label_dropped"], self.config["classes"], self["class_labels"])
 
-    @property
+    @functools.cached_property
     def params(self):
         return rar_from_pytorch(self.tensors("params/"))
 
@@ -66,3 +78,27 @@ def golden_model(golden):
 def golden_json():
     """Reads one of the golden JSON files by name."""
     return lambda name: json.loads((DATA / name).read_text())
+
+
+@pytest.fixture(scope="session")
+def small_config():
+    """A run of seconds on the digits, over eight devices: a mapping from `config.Config` with changes by section."""
+
+    def make(**sections):
+        fields = runpy.run_path(str(ROOT / "configs" / "digits.py"))["get_config"]()
+        fields.model.update(width=16, depth=2, num_heads=2, mlp_width=32)
+        fields.train.update(epochs=3, log_every=5)
+        fields.permutation.update(anneal_start_epoch=1, anneal_end_epoch=2)
+        fields.optimizer.warmup_epochs = 1
+        fields.eval.update(every=1000, num_images=32, samples_per_class=0, report_samples=0)
+        for section, values in sections.items():
+            fields[section].update(values)
+        return from_config_dict(fields)
+
+    return make
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """Keeps the digits' records out of the user's cache."""
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))

@@ -1,5 +1,7 @@
 """A run's checkpoints: saved by Orbax in the background, with the data iterator's state inside."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -9,6 +11,10 @@ from etils import epath
 from rar_jax.training.state import TrainState
 
 FOLDER = "checkpoints"
+
+
+def _wanted(like: Any, **options: Any) -> ocp.args.PyTreeRestore:
+    return ocp.args.PyTreeRestore(like, restore_args=ocp.checkpoint_utils.construct_restore_args(like), **options)
 
 
 class CheckpointStore:
@@ -25,7 +31,8 @@ class CheckpointStore:
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep, enable_async_checkpointing=True, cleanup_tmp_directories=keep is not None
         )
-        self._manager = ocp.CheckpointManager(self._folder.resolve(), options=options)
+        handlers = {"state": ocp.PyTreeCheckpointHandler(), "data": ocp.JsonCheckpointHandler()}
+        self._manager = ocp.CheckpointManager(self._folder.resolve(), options=options, item_handlers=handlers)
 
     @property
     def steps(self) -> list[int]:
@@ -36,7 +43,7 @@ class CheckpointStore:
         """Begins to save; the state may be donated as soon as this returns."""
         self._manager.save(
             int(state.step),
-            args=ocp.args.Composite(state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data_state)),
+            args=ocp.args.Composite(state=ocp.args.PyTreeSave(state), data=ocp.args.JsonSave(data_state)),
         )
 
     def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
@@ -49,40 +56,33 @@ class CheckpointStore:
         Raises:
           ValueError: the checkpoint cannot be read.
         """
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(like), data=ocp.args.JsonRestore())
-        restored = self._read(step, args)
+        restored = self._read(step, state=_wanted(like), data=ocp.args.JsonRestore())
         return restored.state, restored.data
 
-    def restore_sampling_params(self, step: int) -> dict[str, Any]:
-        """The parameters to sample with (the moving average where there is one), on the first device.
+    def restore_sampling_params(self, step: int, sharding: jax.sharding.Sharding) -> dict[str, Any]:
+        """The parameters to sample with (the moving average where there is one), each laid out by `sharding`.
 
         Raises:
           ValueError: the checkpoint cannot be read.
         """
-        sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        tree = self._read_metadata(step)
-        name = "ema" if tree["ema"] else "params"
-        like = {name: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree[name])}
-        args = ocp.args.Composite(state=ocp.args.PyTreeRestore(like, partial_restore=True))
-        return self._read(step, args).state[name]
+        with self._readable(step):
+            tree = self._manager.item_metadata(step).state.tree
+            name = "ema" if tree["ema"] else "params"
+        like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree[name])
+        return self._read(step, state=_wanted({name: like}, partial_restore=True)).state[name]
 
-    def _read_metadata(self, step: int) -> dict[str, Any]:
+    def _read(self, step: int, **items: Any) -> ocp.args.Composite:
+        with self._readable(step):
+            return self._manager.restore(step, args=ocp.args.Composite(**items))
+
+    @contextlib.contextmanager
+    def _readable(self, step: int) -> Iterator[None]:
+        """Orbax and TensorStore raise many kinds of errors for what is, to a user, one thing."""
         try:
-            with ocp.StandardCheckpointer() as checkpointer:
-                return checkpointer.metadata(self._folder / str(step) / "state").item_metadata.tree
+            yield
         except Exception as error:
-            raise self._unreadable(step, error) from error
-
-    def _read(self, step: int, args: ocp.args.Composite) -> Any:
-        # Orbax and TensorStore raise many kinds of errors for what is, to a user, one thing.
-        try:
-            return self._manager.restore(step, args=args)
-        except Exception as error:
-            raise self._unreadable(step, error) from error
-
-    def _unreadable(self, step: int, error: Exception) -> ValueError:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        return ValueError(f"checkpoint {self._folder / str(step)} cannot be read: {reason}")
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise ValueError(f"checkpoint {self._folder / str(step)} cannot be read: {reason}") from error
 
     def close(self) -> None:
         """Waits for saves to finish."""

@@ -1,5 +1,6 @@
 """Figures of a run: its curves, and the scan orders."""
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,7 +34,8 @@ def plot_scan_orders(path: epath.PathLike, side: int) -> None:
         try:
             order = scan_order(name, side)
         except ValueError as error:
-            axis.text(0.5, 0.5, str(error), transform=axis.transAxes, ha="center", va="center", wrap=True, fontsize=8)
+            reason = textwrap.fill(str(error), 32)
+            axis.text(0.5, 0.5, reason, transform=axis.transAxes, ha="center", va="center", fontsize=8)
             continue
         row, column = np.divmod(order, side)
         axis.plot(column, row, color="0.75", linewidth=1, zorder=1)

@@ -37,6 +37,7 @@ _log = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.json"
 _GRID_CLASSES = 10
+_REPORT_BATCH = 128
 
 
 @dataclasses.dataclass
@@ -182,6 +183,10 @@ class Observer:
     def __init__(self, run: Run, metrics: MetricsLog):
         self._run = run
         self._metrics = metrics
+        num_classes = run.model.num_classes
+        self._grid_classes = np.linspace(0, num_classes - 1, min(num_classes, _GRID_CLASSES)).round().astype(int)
+        # Also the batch of the report, so that the decode loop is compiled once.
+        self._grid_images = len(self._grid_classes) * run.config.eval.samples_per_class
         self._eval_step = jax.jit(functools.partial(eval_step, model=run.model, recipe=run.recipe))
 
     def log_training(self, step: int, values: list[dict[str, jax.Array]]) -> dict[str, float]:
@@ -228,19 +233,18 @@ class Observer:
             self._run.mesh,
             seed=config.seed,
             order=config.permutation.scan_order,
-            batch_size=max(config.train.batch_size, 128),
+            batch_size=self._grid_images or _REPORT_BATCH,
             **dataclasses.asdict(config.sample),
         )
         return self._run.tokenizer.decode(tokens)
 
     def sample_grid(self, step: int, params: dict[str, Any]) -> None:
         """Writes a grid with one class a row, of up to ten classes spread over all."""
-        per_class = self._run.config.eval.samples_per_class
-        if self._run.tokenizer is None or not per_class:
+        if self._run.tokenizer is None or not self._grid_images:
             return
-        num_classes = self._run.model.num_classes
-        classes = np.linspace(0, num_classes - 1, min(num_classes, _GRID_CLASSES)).round().astype(int)
-        grid = image_grid(self._sample(params, classes.repeat(per_class)), columns=per_class)
+        per_class = self._run.config.eval.samples_per_class
+        labels = self._grid_classes.repeat(per_class)
+        grid = image_grid(self._sample(params, labels), columns=per_class)
         write_png(self._run.folder / "samples" / f"step_{step:08d}.png", grid)
         self._metrics.write_image(step, "samples", grid)
 

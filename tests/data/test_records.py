@@ -1,0 +1,110 @@
+import json
+import threading
+
+import numpy as np
+import pytest
+
+from rar_jax.data.records import SyntheticRecords, TokenRecords, write_records
+
+OPTIONS = {
+    "grid_side": 3,
+    "codebook_size": 1024,
+    "class_names": ("cat", "dog", "newt"),
+    "tokenizer": "made up",
+    "source": "a test",
+}
+
+
+@pytest.fixture
+def images():
+    rng = np.random.default_rng(0)
+    tokens, labels = rng.integers(1024, size=(25, 9)), rng.integers(3, size=25)
+    tokens[0, 0] = 1023
+    return tokens, labels
+
+
+@pytest.fixture
+def folder(tmp_path, images):
+    write_records(tmp_path, zip(*images, strict=True), shard_size=10, **OPTIONS)
+    return tmp_path
+
+
+def test_round_trip_in_any_order(folder, images):
+    records = TokenRecords(folder)
+    assert len(records) == 25
+    assert records.description.class_names == ("cat", "dog", "newt")
+    assert list(records.description.shards.values()) == [10, 10, 5]
+    indices = np.array([24, 0, 9, 10, 19, 20, 0, 3])
+    batch = records.read(indices)
+    assert batch["tokens"].dtype == batch["label"].dtype == np.int32
+    np.testing.assert_array_equal(batch["tokens"], images[0][indices])
+    np.testing.assert_array_equal(batch["label"], images[1][indices])
+
+
+def test_threads_may_read_together(folder, images):
+    records, wrong = TokenRecords(folder), []
+
+    def read(seed):
+        for _ in range(50):
+            indices = np.random.default_rng(seed).integers(25, size=16)
+            if not np.array_equal(records.read(indices)["tokens"], images[0][indices]):
+                wrong.append(seed)
+
+    threads = [threading.Thread(target=read, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+@pytest.mark.parametrize(("tokens", "label"), [([1024] * 9, 0), ([-1] * 9, 0), ([0] * 9, 3), ([0] * 9, -1)])
+def test_codes_and_labels_out_of_range_are_not_written(tmp_path, tokens, label):
+    with pytest.raises(ValueError, match=r"is not in 0\.\."):
+        write_records(tmp_path, [(np.array(tokens), label)], **OPTIONS)
+    with pytest.raises(ValueError, match=r"no dataset\.json"):
+        TokenRecords(tmp_path)
+
+
+def test_no_images(tmp_path):
+    with pytest.raises(ValueError, match="no images in a test"):
+        write_records(tmp_path, [], **OPTIONS)
+
+
+def test_empty_folder(tmp_path):
+    with pytest.raises(ValueError, match=r"no token records in .*no dataset\.json"):
+        TokenRecords(tmp_path)
+
+
+def test_garbled_description(folder):
+    (folder / "dataset.json").write_text("{")
+    with pytest.raises(ValueError, match=r"dataset\.json does not describe"):
+        TokenRecords(folder)
+
+
+def test_missing_shard(folder):
+    (folder / "tokens-00001.array_record").unlink()
+    with pytest.raises(ValueError, match=r"shard .*tokens-00001"):
+        TokenRecords(folder)
+
+
+def test_truncated_shard(folder):
+    path = folder / "tokens-00001.array_record"
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(ValueError, match=r"shard .*tokens-00001"):
+        TokenRecords(folder)
+
+
+def test_shard_with_fewer_records_than_described(folder):
+    description = json.loads((folder / "dataset.json").read_text())
+    description["shards"]["tokens-00002.array_record"] = 6
+    (folder / "dataset.json").write_text(json.dumps(description))
+    with pytest.raises(ValueError, match=r"holds 5 records, and dataset\.json says 6"):
+        TokenRecords(folder)
+
+
+def test_synthetic_images_are_a_function_of_their_number():
+    records = SyntheticRecords(1_281_167, 256, 1024, 1000)
+    batch = records.read(np.array([5, 1_000_000]))
+    assert batch["tokens"].shape == (2, 256) and batch["tokens"].max() < 1024
+    np.testing.assert_array_equal(records.read(np.array([1_000_000]))["tokens"][0], batch["tokens"][1])

@@ -1,0 +1,176 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rar_jax.checkpoints.pytorch import rar_to_pytorch
+from rar_jax.models.rar import RAR
+from rar_jax.training.step import token_losses
+
+APPLY = jax.jit(RAR.apply, static_argnums=0, static_argnames="train")
+
+
+def init(model):
+    """The initial parameters, compiled as one: run op by op, initialisation takes seconds."""
+    tokens = jnp.zeros((1, 1), jnp.int32)
+    orders = jnp.zeros((1, model.num_tokens), jnp.int32)
+    return jax.jit(model.init)(jax.random.key(0), tokens, tokens[0], orders)["params"]
+
+
+@pytest.fixture(scope="module")
+def examples(golden):
+    orders = golden["orders"].astype(np.int32)
+    tokens = np.take_along_axis(golden["tokens"], golden["orders"], axis=1).astype(np.int32)
+    return {"tokens": tokens, "label": golden.labels, "order": orders}
+
+
+def test_golden_logits(golden, golden_model, examples):
+    logits = APPLY(golden_model, {"params": golden.params}, examples["tokens"], examples["label"], examples["order"])
+    assert logits.shape == (4, 17, 24)
+    np.testing.assert_allclose(logits, golden["train_logits"], atol=2e-5, rtol=0)
+    np.testing.assert_array_equal(examples["tokens"], golden["train_labels"])
+
+
+def test_golden_loss_and_gradients(golden, golden_model, examples):
+    def loss_fn(params):
+        losses, hits = token_losses(golden_model, params, examples)
+        return losses.mean(), hits.mean()
+
+    (loss, accuracy), grads = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))(golden.params)
+    assert abs(loss - golden["loss"]) < 2e-5
+    assert abs(accuracy - golden["accuracy"]) < 1e-7
+    ours = rar_to_pytorch(grads)
+    theirs = golden.tensors("grads/")
+    assert ours.keys() == theirs.keys()
+    for name, expected in theirs.items():
+        error = np.abs(ours[name] - expected).max()
+        assert error < max(1e-4 * np.abs(expected).max(), 1e-7), name
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "depth", "mlp_width", "parameters"),
+    [
+        ("rar_b", 768, 24, 3072, 260_923_648),
+        ("rar_l", 1024, 24, 4096, 461_668_352),
+        ("rar_xl", 1280, 32, 5120, 955_425_024),
+        ("rar_xxl", 1408, 40, 6144, 1_498_520_704),
+    ],
+)
+def test_published_sizes(name, width, depth, mlp_width, parameters, golden_json):
+    """Counts of DESIGN.md, and every tensor of the published layouts by name and shape, without memory."""
+    model = RAR(width=width, depth=depth, mlp_width=mlp_width)
+    tokens = jnp.zeros((1, 1), jnp.int32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), tokens, tokens[0], jnp.zeros((1, 256), jnp.int32))["params"]
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == parameters
+    # Broadcast zeros take no memory.
+    published = rar_to_pytorch(jax.tree.map(lambda x: np.broadcast_to(np.float32(0), x.shape), shapes))
+    layout = golden_json("checkpoint_layouts.json")[name]
+    assert {name: list(array.shape) for name, array in published.items()} == layout
+
+
+@pytest.fixture(scope="module")
+def random_case():
+    """A small model with every parameter random, so that no path is silenced by a zero."""
+    model = RAR(grid_side=4, codebook_size=11, num_classes=5, width=32, depth=2, num_heads=4, mlp_width=64)
+    rng = np.random.default_rng(1)
+    return model, jax.tree.map(lambda x: 0.3 * rng.standard_normal(x.shape).astype(np.float32), init(model))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_causal(random_case, seed):
+    """Changing x_pi(k) changes no logit before it, and does change those after."""
+    model, params = random_case
+    rng = np.random.default_rng(seed)
+    tokens = rng.integers(11, size=(1, 16))
+    order = rng.permutation(16)[None]
+    k = int(rng.integers(15))
+    changed = tokens.copy()
+    changed[0, k] = (tokens[0, k] + 1 + rng.integers(10)) % 11
+    label = np.array([2])
+    before, after = (APPLY(model, {"params": params}, x, label, order)[0] for x in (tokens, changed))
+    # Entry k predicts x_pi(k+1) having seen k tokens; token number k (from 0) is seen from entry k + 1 on.
+    np.testing.assert_array_equal(before[: k + 1], after[: k + 1])
+    assert (np.abs(before[k + 1 :] - after[k + 1 :]).max(axis=-1) > 1e-6).all()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_target_awareness(random_case, seed):
+    """Figure 3: after the same prefix, what is predicted depends on where it goes if and only if the model is told."""
+    model, params = random_case
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(16)
+    k = 7
+    other = order.copy()
+    other[[k, 15]] = order[[15, k]]
+    tokens = rng.integers(11, size=(1, k))
+
+    def last_logits(model, params, order):
+        return APPLY(model, {"params": params}, tokens, np.array([1]), order[None])[0, -1]
+
+    assert np.abs(last_logits(model, params, order) - last_logits(model, params, other)).max() > 1e-3
+    unaware = model.clone(target_aware=False)
+    params = {name: value for name, value in params.items() if name != "target_aware_embedding"}
+    np.testing.assert_array_equal(last_logits(unaware, params, order), last_logits(unaware, params, other))
+
+
+def test_without_target_awareness_there_is_no_table():
+    model = RAR(grid_side=2, codebook_size=3, num_classes=2, width=8, depth=1, num_heads=2, target_aware=False)
+    params = init(model)
+    assert "target_aware_embedding" not in params
+
+
+def test_initialisation(random_case):
+    """normal(0.02) for kernels, embeddings and tables; zero for biases, the cls token and modulations."""
+    model = RAR(grid_side=8, codebook_size=500, num_classes=100, width=64, depth=3, num_heads=4, mlp_width=256)
+    params = init(model)
+    for path, value in rar_to_pytorch(params).items():
+        if "adaLN" in path or path.endswith("bias") or path == "cls_token":
+            assert not value.any(), path
+        elif "norm" in path:
+            assert (value == 1).all(), path
+        else:
+            assert abs(value.std() - 0.02) < 0.001 and abs(value.mean()) < 0.002, path
+    kernels = np.asarray(params["blocks"]["mlp"]["fc1"]["kernel"])
+    assert not np.array_equal(kernels[0], kernels[1])
+
+
+def test_rematerialisation_changes_nothing(random_case):
+    """With dropout on, since the masks must be drawn again alike."""
+    model, params = random_case
+    rng = np.random.default_rng(0)
+    examples = {
+        "tokens": rng.integers(11, size=(3, 16)),
+        "label": np.arange(3),
+        "order": np.stack([rng.permutation(16) for _ in range(3)]),
+    }
+
+    def gradients(model):
+        return jax.jit(jax.grad(lambda p: token_losses(model, p, examples, jax.random.key(5))[0].mean()))(params)
+
+    plain = gradients(model)
+    for remat in ("block", "dots"):
+        other = gradients(model.clone(remat=remat))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), plain, other)
+
+
+def test_bfloat16_compute_is_near_float32(random_case):
+    model, params = random_case
+    rng = np.random.default_rng(0)
+    inputs = rng.integers(11, size=(2, 16)), np.array([0, 1]), np.stack([rng.permutation(16) for _ in range(2)])
+    exact = APPLY(model, {"params": params}, *inputs)
+    rough = APPLY(model.clone(dtype=jnp.bfloat16), {"params": params}, *inputs)
+    assert rough.dtype == jnp.float32
+    error = np.abs(exact - rough).max() / np.abs(exact).max()
+    assert 1e-5 < error < 0.05
+
+
+def test_dropout_is_applied_where_it_should_be(random_case):
+    """Each rate by itself changes the logits in training, and neither does outside it."""
+    model, params = random_case
+    inputs = np.arange(16)[None] % 11, np.array([0]), np.arange(16)[None]
+    plain = APPLY(model.clone(dropout=0.0, attention_dropout=0.0), {"params": params}, *inputs)
+    for rates in ({"dropout": 0.5, "attention_dropout": 0.0}, {"dropout": 0.0, "attention_dropout": 0.5}):
+        noisy = model.clone(**rates)
+        key = {"dropout": jax.random.key(0)}
+        assert np.abs(APPLY(noisy, {"params": params}, *inputs, train=True, rngs=key) - plain).max() > 1e-3
+        np.testing.assert_array_equal(APPLY(noisy, {"params": params}, *inputs), plain)

@@ -1,0 +1,39 @@
+import functools
+import math
+
+import jax
+import pytest
+from jax.sharding import PartitionSpec
+
+from rar_jax.models.rar import RAR
+from rar_jax.parallel.mesh import make_mesh
+from rar_jax.parallel.partition import partition_spec, shardings
+from rar_jax.training.optimizer import adamw
+from rar_jax.training.state import init_state
+
+
+@pytest.mark.parametrize(
+    ("path", "spec"),
+    [
+        ("params/blocks/mlp/fc1/kernel", PartitionSpec(None, None, "fsdp")),
+        ("opt_state/1/0/mu/blocks/attention/qkv/kernel", PartitionSpec(None, None, "fsdp")),
+        ("params/blocks/mlp/fc1/bias", PartitionSpec()),
+        ("params/lm_head/kernel", PartitionSpec("fsdp", None)),
+        ("ema/target_aware_embedding", PartitionSpec(None, "fsdp")),
+        ("params/cls_token", PartitionSpec()),
+    ],
+)
+def test_rules(path, spec):
+    assert partition_spec(path) == spec
+
+
+def test_the_state_of_the_largest_model_is_spread_evenly():
+    """Over 8 devices, RAR-XXL's parameters and moments take an eighth of a device's memory, and hardly more."""
+    model = RAR(width=1408, depth=40, mlp_width=6144)
+    state = jax.eval_shape(functools.partial(init_state, model, adamw(lambda step: 1e-3), 0, True))
+    layout = shardings(state, make_mesh((1, 8)))
+    whole = sum(x.size for x in jax.tree.leaves(state))
+    shard = sum(
+        math.prod(s.shard_shape(x.shape)) for x, s in zip(jax.tree.leaves(state), jax.tree.leaves(layout), strict=True)
+    )
+    assert shard < whole / 8 * 1.01

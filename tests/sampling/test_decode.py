@@ -1,0 +1,125 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rar_jax.models.rar import RAR
+from rar_jax.orders import SCAN_ORDERS, scan_order
+from rar_jax.sampling.decode import decode, decode_step, prefill, prepare
+from rar_jax.sampling.guidance import guide, pow_cosine_weights
+
+APPLY = jax.jit(RAR.apply, static_argnums=0)
+PREPARE = jax.jit(prepare, static_argnums=0)
+PREFILL = jax.jit(prefill, static_argnums=0)
+DECODE_STEP = jax.jit(decode_step, static_argnums=0)
+DECODE = jax.jit(decode, static_argnames="model")
+
+
+def forced_logits(model, params, tokens, labels, orders):
+    """Logits [R, T, V] of a cached decode that is given its tokens [R, T] (grid order), each row in its own order."""
+    prepared = PREPARE(model, params)
+    logits, caches = PREFILL(model, prepared, labels, orders[:, 0])
+    collected = [logits]
+    rows = np.arange(len(tokens))
+    for t in range(tokens.shape[1] - 1):
+        position = orders[:, t]
+        logits, caches = DECODE_STEP(
+            model, prepared, caches, labels, t, tokens[rows, position], position, orders[:, t + 1]
+        )
+        collected.append(logits)
+    return np.stack(collected, axis=1)
+
+
+def test_golden(golden, golden_model):
+    """Four conditional rows, then four of the null class."""
+    labels = np.concatenate([golden["class_labels"], np.full(4, golden.config["classes"])]).astype(np.int32)
+    tokens = np.tile(golden["tokens"], (2, 1)).astype(np.int32)
+    orders = np.tile(np.arange(16, dtype=np.int32), (8, 1))
+    logits = forced_logits(golden_model, golden.params, tokens, labels, orders)
+    np.testing.assert_allclose(logits, golden["decode/logits"], atol=2e-5, rtol=0)
+
+
+def test_cached_decode_is_the_full_forward_in_any_order(golden, golden_model):
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(24, size=(6, 16)).astype(np.int32)
+    labels = rng.integers(8, size=6).astype(np.int32)
+    orders = np.stack([rng.permutation(16) for _ in range(6)]).astype(np.int32)
+    cached = forced_logits(golden_model, golden.params, tokens, labels, orders)
+    visited = np.take_along_axis(tokens, orders, axis=1)
+    full = APPLY(golden_model, {"params": golden.params}, visited[:, :-1], labels, orders)
+    np.testing.assert_allclose(cached, full, atol=2e-5, rtol=0)
+
+
+def greedy_by_full_forwards(model, params, labels, order, weights):
+    """The plain oracle: a whole forward pass for every token, conditional and null apart."""
+    orders = np.tile(order, (len(labels), 1))
+    # Tokens not yet chosen are zeros, which causality hides; one shape is compiled once.
+    visited = np.zeros((len(labels), len(order)), np.int32)
+    for t in range(len(order)):
+        logits = APPLY(model, {"params": params}, visited[:, :-1], labels, orders)[:, t]
+        if weights is not None:
+            null = np.full_like(labels, model.num_classes)
+            unconditional = APPLY(model, {"params": params}, visited[:, :-1], null, orders)[:, t]
+            logits = guide(logits, unconditional, weights[t])
+        visited[:, t] = np.argmax(logits, axis=-1)
+    tokens = np.zeros_like(visited)
+    tokens[:, order] = visited
+    return tokens
+
+
+@pytest.mark.parametrize("order", SCAN_ORDERS)
+@pytest.mark.parametrize("guided", [True, False])
+def test_greedy_decode_equals_the_oracle(golden, golden_model, order, guided):
+    order = scan_order(order, 4)
+    labels = np.array([0, 3, 6], np.int32)
+    weights = pow_cosine_weights(16, 4.0, 1.5) if guided else None
+    tokens = DECODE(
+        golden_model,
+        PREPARE(golden_model, golden.params),
+        labels,
+        jax.random.key(0),
+        jnp.arange(3),
+        jnp.asarray(order),
+        weights,
+        None,
+    )
+    expected = greedy_by_full_forwards(golden_model, golden.params, labels, order, weights)
+    np.testing.assert_array_equal(tokens, expected)
+
+
+def sample(model, params, labels, rows, seed=0, weights=None, temperature=1.0):
+    order = jnp.asarray(scan_order("row_major", 4))
+    labels, rows = np.asarray(labels, np.int32), np.asarray(rows)
+    prepared = PREPARE(model, params)
+    key = jax.random.key(seed)
+    return np.asarray(DECODE(model, prepared, labels, key, rows, order, weights, jnp.float32(temperature)))
+
+
+def test_an_image_depends_on_its_row_number_and_seed_alone(golden, golden_model):
+    weights = pow_cosine_weights(16, 3.0, 1.0)
+    labels = np.arange(6)
+    whole = sample(golden_model, golden.params, labels, np.arange(6), weights=weights)
+    part = sample(golden_model, golden.params, labels[2:5], np.arange(2, 5), weights=weights)
+    np.testing.assert_array_equal(whole[2:5], part)
+    assert (whole != sample(golden_model, golden.params, labels, np.arange(6), seed=1, weights=weights)).any()
+
+
+def test_unit_guidance_weights_change_nothing(golden, golden_model):
+    labels = np.arange(6)
+    guided = sample(golden_model, golden.params, labels, labels, weights=np.ones(16, np.float32))
+    np.testing.assert_array_equal(guided, sample(golden_model, golden.params, labels, labels))
+
+
+def test_first_token_follows_the_model():
+    """Draws of many rows against the softmax of the prefill's logits: the draws of rows are independent."""
+    model = RAR(grid_side=2, codebook_size=4, num_classes=2, width=16, depth=1, num_heads=2, mlp_width=16)
+    ones = jnp.zeros((1, 1), jnp.int32)
+    params = jax.jit(model.init)(jax.random.key(0), ones, ones[0], jnp.arange(4)[None])["params"]
+    params["lm_head"]["bias"] = jnp.array([0.0, 1.0, -1.0, 0.5])
+    rows = 20_000
+    labels = jnp.ones(rows, jnp.int32)
+    order = jnp.asarray(scan_order("row_major", 2))
+    tokens = DECODE(model, PREPARE(model, params), labels, jax.random.key(2), jnp.arange(rows), order, None, 1.0)
+    logits, _ = PREFILL(model, PREPARE(model, params), labels[:1], order[:1])
+    observed = np.bincount(np.asarray(tokens[:, 0]), minlength=4) / rows
+    np.testing.assert_allclose(observed, jax.nn.softmax(logits[0]), atol=0.015)

@@ -1,0 +1,160 @@
+import json
+import runpy
+
+import ml_collections
+import pytest
+from conftest import ROOT
+
+from rar_jax.config import check, from_config_dict, imagenet, make_model, mesh_shape, to_config_dict, unknown_field
+
+
+def config_file(name):
+    return runpy.run_path(str(ROOT / "configs" / f"{name}.py"))["get_config"]()
+
+
+def changed(path, value, name="digits"):
+    fields = config_file(name)
+    section, field = path.split(".")
+    fields[section][field] = value
+    return fields
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "depth", "mlp_width", "guidance"),
+    [
+        ("rar_b", 768, 24, 3072, (16.0, 2.75, 1.0)),
+        ("rar_l", 1024, 24, 4096, (15.5, 2.5, 1.02)),
+        ("rar_xl", 1280, 32, 5120, (6.9, 1.5, 1.02)),
+        ("rar_xxl", 1408, 40, 6144, (8.0, 1.2, 1.02)),
+    ],
+)
+def test_recipes_of_the_paper(name, width, depth, mlp_width, guidance):
+    fields = config_file(name)
+    fields.data.path = "somewhere"
+    config = from_config_dict(fields)
+    model, sample = config.model, config.sample
+    assert (config.name, model.width, model.depth, model.mlp_width, model.num_heads) == (
+        name,
+        width,
+        depth,
+        mlp_width,
+        16,
+    )
+    assert (sample.guidance_scale, sample.guidance_power, sample.temperature) == guidance
+    assert config.steps_per_epoch == 625 and config.total_steps == 250_000
+    assert config.anneal_steps == (125_000, 187_500)
+    assert make_model(config).num_tokens == 256
+
+
+def test_stop_step_ends_early_and_never_late():
+    assert from_config_dict(changed("train.stop_step", 10)).last_step == 10
+    config = from_config_dict(changed("train.stop_step", 10**9))
+    assert config.last_step == config.total_steps
+
+
+def test_json_round_trip():
+    config = from_config_dict(config_file("digits"))
+    assert from_config_dict(json.loads(json.dumps(to_config_dict(config).to_dict()))) == config
+
+
+def test_real_config_without_data_says_how_to_go_on():
+    with pytest.raises(ValueError, match=r"config\.data\.path is empty.*--config\.data\.name=synthetic"):
+        from_config_dict(imagenet())
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("data.image_size", 16, r"image_size=16 must be config\.model\.grid_side=8 times"),
+        ("model.grid_side", 4, r"image_size=8 must be .*grid_side=4"),
+        ("model.width", 65, r"width=65 must be divisible by config\.model\.num_heads=2"),
+        ("model.dropout", 1.0, r"model\.dropout=1\.0 must be at least 0 and below 1"),
+        ("permutation.scan_order", "zigzag", r"permutation\.scan_order: unknown scan order 'zigzag'"),
+        ("permutation.anneal_start_epoch", 9, r"anneal_start_epoch=9 must be from 0 to .*anneal_end_epoch=8"),
+        ("train.accumulation", 3, r"batch_size=16 must be divisible by config\.train\.accumulation=3"),
+        ("train.batch_size", 2000, r"batch_size=2000 is more than config\.data\.num_images=1437"),
+        ("train.dtype", "float16", r"train\.dtype='float16' must be one of bfloat16, float32"),
+        ("train.remat", "all", r"train\.remat='all' must be one of none, block, dots"),
+        ("train.batch_size", 0, r"train\.batch_size=0 must be at least 1"),
+        ("optimizer.warmup_epochs", 15, r"warmup_epochs=15 must be below config\.train\.epochs=15"),
+        ("optimizer.clip_norm", 0.0, r"clip_norm=0\.0 must be above 0"),
+        ("sample.guidance_power", 0.0, r"guidance_power=0\.0 must be above 0"),
+        ("data.name", "cifar", r"data\.name='cifar' must be one of"),
+        ("data.name", "records", r"data\.path is empty"),
+    ],
+)
+def test_bad_values(path, value, message):
+    with pytest.raises(ValueError, match=message):
+        from_config_dict(changed(path, value))
+
+
+def test_report_needs_the_digits():
+    fields = changed("data.name", "synthetic")
+    with pytest.raises(ValueError, match="report_samples=1000 scores samples of the digits"):
+        from_config_dict(fields)
+
+
+def test_a_spiral_needs_an_even_side():
+    fields = config_file("digits")
+    fields.model.grid_side = fields.data.image_size = 7
+    fields.permutation.scan_order = "spiral_in"
+    with pytest.raises(ValueError, match=r"permutation\.scan_order: .*an even side"):
+        from_config_dict(fields)
+
+
+def test_unknown_missing_and_mistyped_fields():
+    fields = config_file("digits").to_dict()
+    fields["model"]["widht"] = 3
+    with pytest.raises(ValueError, match=r"no field 'model\.widht'; nearest: model\.width"):
+        from_config_dict(fields)
+    fields = config_file("digits").to_dict()
+    del fields["seed"]
+    with pytest.raises(ValueError, match=r"config\.seed is missing"):
+        from_config_dict(fields)
+    fields = config_file("digits").to_dict()
+    fields["model"]["width"] = "64"
+    with pytest.raises(ValueError, match=r"config\.model\.width='64' must be of type int"):
+        from_config_dict(fields)
+    with pytest.raises(ValueError, match=r"config\.model=3 must be a section"):
+        from_config_dict(config_file("digits").to_dict() | {"model": 3})
+
+
+def test_config_files_cannot_add_fields():
+    with pytest.raises((AttributeError, KeyError)):
+        imagenet().model.widht = 3
+    assert isinstance(imagenet(), ml_collections.ConfigDict)
+
+
+@pytest.mark.parametrize(("path", "nearest"), [("batch_size", "train.batch_size"), ("optimizer.lr", "optimizer")])
+def test_nearest_names(path, nearest):
+    assert nearest in unknown_field(path)
+
+
+@pytest.mark.parametrize(
+    ("data", "fsdp", "expected"), [(-1, 1, (8, 1)), (-1, 4, (2, 4)), (2, -1, (2, 4)), (8, 1, (8, 1)), (1, 8, (1, 8))]
+)
+def test_mesh_shape(data, fsdp, expected):
+    fields = config_file("digits")
+    fields.mesh.update(data=data, fsdp=fsdp)
+    assert mesh_shape(from_config_dict(fields), 8) == expected
+
+
+@pytest.mark.parametrize(
+    ("mesh", "train", "message"),
+    [
+        ({"data": 3}, {}, "do not multiply to the 8 devices"),
+        ({"data": 4, "fsdp": 1}, {}, "do not multiply to the 8 devices"),
+        ({"data": -1, "fsdp": -1}, {}, "only one axis can be -1"),
+        ({"data": 0}, {}, "at least 1"),
+        ({}, {"batch_size": 12}, r"is 12 images a microbatch, which must be divisible by the 8 devices"),
+        ({}, {"batch_size": 16, "accumulation": 4}, r"is 4 images a microbatch"),
+    ],
+)
+def test_bad_meshes(mesh, train, message):
+    fields = config_file("digits")
+    fields.mesh.update(**mesh)
+    fields.train.update(**train)
+    config = from_config_dict(fields)
+    check(config)
+    with pytest.raises(ValueError, match=message):
+        mesh_shape(config, 8)

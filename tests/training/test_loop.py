@@ -1,0 +1,99 @@
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from rar_jax.generate import load
+from rar_jax.training import loop
+from rar_jax.training.metrics import read_metrics
+
+
+def train(config, folder):
+    loop.train(loop.prepare(config, folder))
+    return {entry["step"]: entry for entry in read_metrics(folder) if "train/loss" in entry}
+
+
+@pytest.fixture(scope="module")
+def whole_run(small_config, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    config = small_config(
+        train={"stop_step": 20},
+        checkpoint={"every": 10},
+        eval={"every": 10, "samples_per_class": 2, "report_samples": 20},
+    )
+    return folder, train(config, folder)
+
+
+def test_a_run_leaves_everything_in_its_folder(whole_run):
+    folder, logged = whole_run
+    assert list(logged) == [5, 10, 15, 20]
+    for name in ("config.json", "metrics.jsonl", "figures/curves.png", "figures/scan_orders.png", "report.json"):
+        assert (folder / name).stat().st_size > 0, name
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["10", "20"]
+    assert [path.name for path in sorted((folder / "samples").iterdir())] == ["step_00000010.png", "step_00000020.png"]
+    assert list(folder.glob("events.out.tfevents.*"))
+    report = json.loads((folder / "report.json").read_text())
+    assert {"target_loss", "svm_accuracy_samples", "frechet_samples", "frechet_train"} <= report.keys()
+    evaluated = [entry for entry in read_metrics(folder) if "heldout/target_loss" in entry]
+    assert [entry["step"] for entry in evaluated] == [10, 20]
+    assert evaluated[-1]["heldout/target_loss"] < evaluated[0]["heldout/target_loss"]
+
+
+def test_a_run_started_again_goes_on_as_if_undisturbed(whole_run, small_config, tmp_path):
+    _, undisturbed = whole_run
+    # Dies after step 13, having saved at 10; what it logged later is replaced.
+    train(small_config(train={"stop_step": 13}, checkpoint={"every": 10, "keep": 1}), tmp_path)
+    newest = tmp_path / "checkpoints" / "13"
+    assert newest.exists()
+    resumed = train(small_config(train={"stop_step": 20}, checkpoint={"every": 10}), tmp_path)
+    for step in (15, 20):
+        assert resumed[step]["train/loss"] == pytest.approx(undisturbed[step]["train/loss"], abs=0.2)
+    assert resumed[20] == undisturbed[20]
+
+
+def test_the_loaded_generator_has_the_trained_weights(whole_run, small_config):
+    folder, _ = whole_run
+    generator = load(folder)
+    assert generator.step == 20
+    assert load(folder, step=10).step == 10
+    run = loop.prepare(small_config(train={"stop_step": 20}), folder)
+    jax.tree.map(np.testing.assert_array_equal, generator.params, run.restored[0].params)
+    images = generator.generate([3, 1, 4], seed=5)
+    assert images.shape == (3, 8, 8, 3) and images.dtype == np.uint8
+    np.testing.assert_array_equal(images, generator.generate([3, 1, 4], seed=5))
+
+
+def test_moving_average_is_what_gets_sampled(small_config, tmp_path):
+    config = small_config(train={"stop_step": 3, "ema_decay": 0.5}, checkpoint={"every": 3})
+    train(config, tmp_path)
+    state = loop.prepare(config, tmp_path).restored[0]
+    jax.tree.map(np.testing.assert_array_equal, load(tmp_path).params, state.ema)
+    assert not np.array_equal(state.ema["lm_head"]["kernel"], state.params["lm_head"]["kernel"])
+
+
+def test_synthetic_data_needs_no_data_set(small_config, tmp_path):
+    config = small_config(
+        data={"name": "synthetic", "tokenizer": "none", "num_images": 64}, train={"stop_step": 2, "log_every": 1}
+    )
+    assert list(train(config, tmp_path)) == [1, 2]
+
+
+@pytest.mark.parametrize("damaged", ["state/_METADATA", "state/manifest.ocdbt", "data/metadata"])
+def test_unreadable_checkpoint(whole_run, small_config, tmp_path, damaged):
+    folder = tmp_path / "run"
+    shutil.copytree(whole_run[0], folder)
+    (folder / "checkpoints" / "20" / damaged).write_bytes(b"\x00garbage")
+    with pytest.raises(ValueError, match=r"checkpoint .*/20 cannot be read"):
+        loop.prepare(small_config(), folder)
+    if damaged.startswith("state"):
+        with pytest.raises(ValueError, match=r"checkpoint .*/20 cannot be read"):
+            load(folder)
+
+
+def test_nothing_to_load(whole_run, tmp_path):
+    with pytest.raises(ValueError, match=r"it has no config\.json"):
+        load(tmp_path)
+    with pytest.raises(ValueError, match=r"no checkpoint of step 7 .*\[10, 20\]"):
+        load(whole_run[0], step=7)

@@ -1,0 +1,131 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rar_jax.models.rar import RAR
+from rar_jax.orders import scan_order
+from rar_jax.parallel.mesh import batch_sharding, make_mesh, put_batch, replicated
+from rar_jax.parallel.partition import shardings
+from rar_jax.training.optimizer import adamw
+from rar_jax.training.state import init_state
+from rar_jax.training.step import Recipe, draw_examples, drop_labels, eval_step, token_losses, train_step
+
+MODEL = RAR(grid_side=4, codebook_size=11, num_classes=5, width=32, depth=2, num_heads=4, mlp_width=64)
+RECIPE = Recipe(seed=3, scan_order=scan_order("row_major", 4), anneal_start=2, anneal_end=4)
+OPTIMIZER = adamw(lambda step: 1e-2)
+BATCH = 16
+
+
+def batches(count):
+    rng = np.random.default_rng(0)
+    shapes = (BATCH, 16), BATCH
+    return [
+        {
+            name: rng.integers(n, size=shape).astype(np.int32)
+            for name, n, shape in zip(("tokens", "label"), (11, 5), shapes, strict=True)
+        }
+        for _ in range(count)
+    ]
+
+
+def run(shape, steps=5, model=MODEL, recipe=RECIPE):
+    """Losses of a few steps on a mesh, the final state, and the orders drawn at each step."""
+    mesh = make_mesh(shape, jax.devices()[: shape[0] * shape[1]])
+    init = functools.partial(init_state, model, OPTIMIZER, 0, recipe.ema_decay > 0)
+    layout = shardings(jax.eval_shape(init), mesh)
+    state = jax.jit(init, out_shardings=layout)()
+    step = jax.jit(
+        functools.partial(train_step, model=model, optimizer=OPTIMIZER, recipe=recipe),
+        in_shardings=(layout, batch_sharding(mesh)),
+        out_shardings=(layout, replicated(mesh)),
+        donate_argnums=0,
+    )
+    draw = jax.jit(functools.partial(draw_examples, model, recipe))
+    losses, orders = [], []
+    for batch in batches(steps):
+        batch = put_batch(batch, mesh)
+        orders.append(np.asarray(draw(state.step, batch)[0]["order"]))
+        state, metrics = step(state, batch)
+        losses.append(float(metrics["loss"]))
+    return np.array(losses), state, np.array(orders)
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    return run((1, 1))
+
+
+@pytest.mark.parametrize("shape", [(8, 1), (2, 4)])
+def test_mesh_changes_nothing(one_device, shape):
+    """With dropout on: the masks do not depend on the mesh either."""
+    losses, state, orders = one_device
+    other_losses, other_state, other_orders = run(shape)
+    np.testing.assert_array_equal(orders, other_orders)
+    np.testing.assert_allclose(losses, other_losses, rtol=1e-5)
+    kernel, other = (s.params["blocks"]["mlp"]["fc1"]["kernel"] for s in (state, other_state))
+    np.testing.assert_allclose(kernel, other, atol=1e-4)
+    shard = other.addressable_shards[0].data
+    assert shard.size == other.size // shape[1]
+
+
+def test_orders_follow_the_annealing(one_device):
+    """r is 1, 1, 1, 0.5, 0 over the five steps."""
+    permuted = (one_device[2] != RECIPE.scan_order).any(axis=-1).mean(axis=1)
+    assert (permuted[:3] == 1).all() and 0 < permuted[3] < 1 and permuted[4] == 0
+
+
+def test_accumulation_gives_the_same_update():
+    model = MODEL.clone(dropout=0.0, attention_dropout=0.0)
+    whole = run((2, 1), steps=3, model=model)
+    parts = run((2, 1), steps=3, model=model, recipe=Recipe(**vars(RECIPE) | {"accumulation": 4}))
+    np.testing.assert_array_equal(whole[2], parts[2])
+    np.testing.assert_allclose(whole[0], parts[0], rtol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), whole[1].params, parts[1].params)
+
+
+def test_moving_average():
+    decay = 0.9
+    recipe = Recipe(**vars(RECIPE) | {"ema_decay": decay})
+    initial = jax.jit(functools.partial(init_state, MODEL, OPTIMIZER, 0, True))()
+    expected = np.asarray(initial.params["lm_head"]["kernel"])
+    for steps in (1, 2):
+        state = run((1, 1), steps=steps, recipe=recipe)[1]
+        expected = decay * expected + (1 - decay) * np.asarray(state.params["lm_head"]["kernel"])
+        np.testing.assert_allclose(state.ema["lm_head"]["kernel"], expected, atol=1e-6)
+    assert state.sampling_params is state.ema
+
+
+def test_bfloat16_trains_like_float32(one_device):
+    losses, state, _ = run((1, 1), model=MODEL.clone(dtype=jnp.bfloat16))
+    np.testing.assert_allclose(losses, one_device[0], rtol=0.02)
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(state.params))
+
+
+def test_drop_labels():
+    labels = jnp.tile(jnp.arange(5), 4000)
+    dropped = drop_labels(jax.random.key(0), labels, 0.1, null_class=5)
+    share = np.mean(dropped == 5)
+    assert abs(share - 0.1) < 4 * np.sqrt(0.09 / len(labels))
+    np.testing.assert_array_equal(np.asarray(dropped)[dropped != 5], np.asarray(labels)[dropped != 5])
+    np.testing.assert_array_equal(drop_labels(jax.random.key(0), labels, 0.0, null_class=5), labels)
+
+
+def test_eval_step_counts_each_image_once_in_both_orders(one_device):
+    params = one_device[1].params
+    batch = batches(1)[0] | {"row": np.arange(BATCH, dtype=np.int32), "weight": np.ones(BATCH, np.float32)}
+    evaluate = jax.jit(functools.partial(eval_step, model=MODEL, recipe=RECIPE))
+    whole = evaluate(params, batch)
+    padded = evaluate(params, batch | {"weight": np.arange(BATCH, dtype=np.float32) < 10})
+    rest = evaluate(params, batch | {"weight": np.arange(BATCH, dtype=np.float32) >= 10})
+    for name, total in whole.items():
+        assert float(padded[name] + rest[name]) == pytest.approx(float(total), rel=1e-5)
+    order = np.tile(RECIPE.scan_order, (BATCH, 1))
+    losses, hits = jax.jit(token_losses, static_argnums=0)(
+        MODEL, params, {"tokens": batch["tokens"], "label": batch["label"], "order": order}
+    )
+    assert float(whole["target_loss"]) == pytest.approx(float(losses.mean() * BATCH), rel=1e-5)
+    assert float(whole["target_accuracy"]) == pytest.approx(float(hits.mean() * BATCH), rel=1e-5)
+    assert abs(float(whole["random_loss"] - whole["target_loss"])) > 1e-3
