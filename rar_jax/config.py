@@ -38,7 +38,7 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True)
 class PermutationConfig:
-    """The annealed random permutation (Section 3.2; Table 2 varies the window, Table 4 the scan order)."""
+    """The annealed random permutation (the paper's Table 2 varies the window, Table 4 the scan order)."""
 
     scan_order: str = "row_major"
     anneal_start_epoch: int = 200
@@ -328,8 +328,9 @@ def check(config: Config) -> None:
     )
     _require(
         data.name != "records" or bool(data.path),
-        "config.data.path is empty: name a folder of token records with --config.data.path=FOLDER, or try the real "
-        "size on made-up tokens with --config.data.name=synthetic",
+        "config.data.path is empty: name a folder of token records with --config.data.path=FOLDER "
+        "(rar_jax.data.records.write_records makes one), or try the real size on made-up tokens with "
+        "--config.data.name=synthetic",
     )
     _require(
         not config.eval.report_samples or data.name == "digits",

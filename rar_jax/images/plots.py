@@ -44,7 +44,7 @@ def plot_scan_orders(path: epath.PathLike, side: int) -> None:
             "start", (column[0], row[0]), textcoords="offset points", xytext=(6, 6), fontsize=8, color="crimson"
         )
     figure.colorbar(marks, ax=axes, label="step at which a position is predicted", shrink=0.8)
-    figure.suptitle(f"Scan orders of a {side} x {side} grid")
+    figure.suptitle(f"Scan orders, {side} x {side} grid")
     _save(figure, path)
 
 
@@ -66,7 +66,7 @@ def plot_curves(path: epath.PathLike, entries: Sequence[dict[str, Any]], anneal_
         (axes[0, 0], "loss", "Loss (nats a token)"),
         (axes[0, 1], "accuracy", "Accuracy of the next token"),
     ):
-        axis.plot(*series(f"train/{kind}"), color="0.8", label="training batches (mixed orders, dropout on)")
+        axis.plot(*series(f"train/{kind}"), color="0.8", label="training batches, in their drawn orders")
         for split, style in (("train", "--"), ("heldout", "-")):
             for order, color in (("target", "tab:blue"), ("random", "tab:orange")):
                 label = f"{split}, {order} order"

@@ -1,7 +1,7 @@
 """The RAR transformer: a causal transformer over image tokens in any order, told which position comes next.
 
 Dimension letters: B batch, T image tokens, S sequence places, D width, H heads, K width of a head, V codes, C classes,
-L blocks. Sections and equations are those of "Randomized Autoregressive Visual Generation" (Yu et al., 2024).
+L blocks. Tables and figures named here are those of "Randomized Autoregressive Visual Generation" (Yu et al., 2024).
 """
 
 from collections.abc import Callable
@@ -150,20 +150,20 @@ class RAR(nn.Module):
       width: D. depth: L. num_heads: H. mlp_width: hidden width of the MLP.
       dropout: rate after the attention projection, after GELU and after the MLP.
       attention_dropout: rate on the attention probabilities.
-      target_aware: add target-aware positional embeddings (Section 3.3); False is the ablation of Table 3.
+      target_aware: add target-aware positional embeddings; False is the ablation of Table 3.
       dtype: of the computation; parameters are float32.
       remat: what the backward pass keeps of a block, a name of `REMAT_POLICIES`.
     """
 
-    grid_side: int = 16
-    codebook_size: int = 1024
-    num_classes: int = 1000
-    width: int = 768
-    depth: int = 24
-    num_heads: int = 16
-    mlp_width: int = 3072
-    dropout: float = 0.1
-    attention_dropout: float = 0.1
+    grid_side: int
+    codebook_size: int
+    num_classes: int
+    width: int
+    depth: int
+    num_heads: int
+    mlp_width: int
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
     target_aware: bool = True
     dtype: jnp.dtype = jnp.float32
     remat: str = "none"
@@ -210,7 +210,7 @@ class RAR(nn.Module):
         return self.embeddings(self.codebook_size + 1 + labels)
 
     def _aim(self, x: jax.Array, targets: jax.Array) -> jax.Array:
-        """Adds to tokens x [B, N, D] the embedding of the position that each one's output predicts (Equation 8).
+        """Adds to tokens x [B, N, D] the embedding of the position that each one's output predicts.
 
         targets is int32 [B, M]; the tokens after the first M predict nothing.
         """
@@ -266,7 +266,7 @@ class RAR(nn.Module):
         return self.lm_head(self.head_norm(x) * (1 + scale) + shift).astype(jnp.float32)
 
     def __call__(self, tokens: jax.Array, labels: jax.Array, orders: jax.Array, train: bool = False) -> jax.Array:
-        """Logits for the tokens of each order, every token seen by the ones after it (Equation 6).
+        """Logits for the tokens of each order, every token seen by the ones after it.
 
         Args:
           tokens: int32 [B, N], N <= T, the first N image tokens in the order visited: x_pi(1) .. x_pi(N).

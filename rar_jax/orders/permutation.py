@@ -1,11 +1,11 @@
-"""The annealed random permutation: the one change RAR makes to autoregressive training (Section 3.2)."""
+"""The annealed random permutation: the one change RAR makes to autoregressive training."""
 
 import jax
 import jax.numpy as jnp
 
 
 def randomness(step: jax.Array, start: int, end: int) -> jax.Array:
-    """The probability r that a sample's tokens are permuted, at a step (Equation 7, with epochs counted in steps).
+    """The probability r that a sample's tokens are permuted, at a step; the paper counts its window in epochs.
 
     1 before `start`, linear down to 0 at `end`, 0 after. start == end switches from 1 to 0 at that step, so that
     (0, 0) is plain training in the scan order and an end past the run never anneals.

@@ -113,7 +113,7 @@ def decode(
     guidance_weights: jax.Array | None,
     temperature: jax.Array | None,
 ) -> jax.Array:
-    """Samples the tokens of a batch of images (Section 3.4). Pure; to be jitted with model static.
+    """Samples the tokens of a batch of images. Pure; to be jitted with model static.
 
     Args:
       model: the network.

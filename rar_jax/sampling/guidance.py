@@ -8,7 +8,7 @@ def pow_cosine_weights(num_tokens: int, scale: float, power: float) -> np.ndarra
     """The guidance weight at each step: w_t = 1 + (s - 1) (1 - cos(pi (t / T)^p)) / 2.
 
     It starts at 1 (no guidance) and nears `scale` at the end. Matches the pow-cosine schedule of the published RAR
-    sampler (Table 8 of the paper gives s and p by model size).
+    sampler.
 
     Args:
       num_tokens: T.

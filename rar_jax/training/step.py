@@ -67,7 +67,7 @@ def draw_examples(model: RAR, recipe: Recipe, step: jax.Array, batch: Batch) -> 
 def token_losses(
     model: RAR, params: dict[str, Any], examples: dict[str, jax.Array], dropout_key: jax.Array | None = None
 ) -> tuple[jax.Array, jax.Array]:
-    """The loss and the hit of every predicted token (Equation 6).
+    """The loss and the hit of every predicted token.
 
     The last token of an order predicts nothing, so it is not run.
 

@@ -58,7 +58,9 @@ def test_golden_loss_and_gradients(golden, golden_model, examples):
 )
 def test_published_sizes(name, width, depth, mlp_width, parameters, golden_json):
     """Counts of DESIGN.md, and every tensor of the published layouts by name and shape, without memory."""
-    model = RAR(width=width, depth=depth, mlp_width=mlp_width)
+    model = RAR(
+        grid_side=16, codebook_size=1024, num_classes=1000, width=width, depth=depth, num_heads=16, mlp_width=mlp_width
+    )
     tokens = jnp.zeros((1, 1), jnp.int32)
     shapes = jax.eval_shape(model.init, jax.random.key(0), tokens, tokens[0], jnp.zeros((1, 256), jnp.int32))["params"]
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == parameters
@@ -114,7 +116,9 @@ def test_target_awareness(random_case, seed):
 
 
 def test_without_target_awareness_there_is_no_table():
-    model = RAR(grid_side=2, codebook_size=3, num_classes=2, width=8, depth=1, num_heads=2, target_aware=False)
+    model = RAR(
+        grid_side=2, codebook_size=3, num_classes=2, width=8, depth=1, num_heads=2, mlp_width=8, target_aware=False
+    )
     params = init(model)
     assert "target_aware_embedding" not in params
 

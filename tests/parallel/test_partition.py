@@ -29,7 +29,7 @@ def test_rules(path, spec):
 
 def test_the_state_of_the_largest_model_is_spread_evenly():
     """Over 8 devices, RAR-XXL's parameters and moments take an eighth of a device's memory, and hardly more."""
-    model = RAR(width=1408, depth=40, mlp_width=6144)
+    model = RAR(grid_side=16, codebook_size=1024, num_classes=1000, width=1408, depth=40, num_heads=16, mlp_width=6144)
     state = jax.eval_shape(functools.partial(init_state, model, adamw(lambda step: 1e-3), 0, True))
     layout = shardings(state, make_mesh((1, 8)))
     whole = sum(x.size for x in jax.tree.leaves(state))

@@ -13,7 +13,17 @@ from rar_jax.training.optimizer import adamw
 from rar_jax.training.state import init_state
 from rar_jax.training.step import Recipe, draw_examples, drop_labels, eval_step, token_losses, train_step
 
-MODEL = RAR(grid_side=4, codebook_size=11, num_classes=5, width=32, depth=2, num_heads=4, mlp_width=64)
+MODEL = RAR(
+    grid_side=4,
+    codebook_size=11,
+    num_classes=5,
+    width=32,
+    depth=2,
+    num_heads=4,
+    mlp_width=64,
+    dropout=0.1,
+    attention_dropout=0.1,
+)
 RECIPE = Recipe(seed=3, scan_order=scan_order("row_major", 4), anneal_start=2, anneal_end=4)
 OPTIMIZER = adamw(lambda step: 1e-2)
 BATCH = 16
