@@ -6,9 +6,11 @@ dataclasses of this file, which is what the rest of the code sees.
 
 import dataclasses
 import difflib
+import re
 from collections.abc import Iterator
 from typing import Any
 
+import flax.traverse_util
 import jax.numpy as jnp
 import ml_collections
 
@@ -337,13 +339,44 @@ def check(config: Config) -> None:
         f"config.eval.report_samples={config.eval.report_samples} scores samples of the digits: "
         f"with config.data.name={data.name} it must be 0",
     )
+    _require(
+        not config.eval.report_samples or (config.eval.report_samples > 1 and data.tokenizer == "digits"),
+        f"config.eval.report_samples={config.eval.report_samples} must be 0 or at least 2, and needs "
+        f"config.data.tokenizer=digits, not {data.tokenizer}",
+    )
+
+
+# What a run that goes on may change: these decide neither its losses nor its samples' weights.
+_FREE_TO_CHANGE = re.compile(
+    r"name|(mesh|sample|eval|checkpoint)\..*|train\.(stop_step|log_every|remat)|data\.(path|eval_path|tokenizer)"
+)
+
+
+def check_same_run(config: Config, saved: Config) -> None:
+    """Compares a config with the one that a run's folder was begun with.
+
+    Raises:
+      ValueError: a field that would change what is trained differs; every such field is named with both values.
+    """
+
+    def flat(config):
+        return flax.traverse_util.flatten_dict(dataclasses.asdict(config), sep=".")
+
+    ours, theirs = flat(config), flat(saved)
+    different = [path for path in ours if ours[path] != theirs[path] and not _FREE_TO_CHANGE.fullmatch(path)]
+    _require(
+        not different,
+        "this folder's run has "
+        + ", ".join(f"config.{path}={theirs[path]!r}, not {ours[path]!r}" for path in different)
+        + ": train in another --workdir, or go on with the run's own values",
+    )
 
 
 def mesh_shape(config: Config, num_devices: int) -> tuple[int, int]:
     """The sizes of the mesh's axes (data, fsdp) on so many devices.
 
     Raises:
-      ValueError: the axes do not multiply to the devices, or the batch or the width do not divide over them.
+      ValueError: the axes do not multiply to the devices, or the batch or a width does not divide over them.
     """
     data, fsdp = config.mesh.data, config.mesh.fsdp
     given = f"config.mesh.data={data} and config.mesh.fsdp={fsdp}"
@@ -363,8 +396,7 @@ def mesh_shape(config: Config, num_devices: int) -> tuple[int, int]:
         f"config.train.batch_size={config.train.batch_size} over config.train.accumulation={config.train.accumulation} "
         f"is {microbatch} images a microbatch, which must be divisible by the {num_devices} devices",
     )
-    _require(
-        config.model.width % fsdp == 0,
-        f"config.model.width={config.model.width} must be divisible by the fsdp axis of {fsdp} devices",
-    )
+    for name in ("width", "mlp_width"):
+        size = getattr(config.model, name)
+        _require(size % fsdp == 0, f"config.model.{name}={size} must be divisible by the fsdp axis of {fsdp} devices")
     return data, fsdp

@@ -103,7 +103,7 @@ def load(checkpoint: epath.PathLike, step: int | None = None) -> Generator:
         config = from_config_dict(json.loads(config_file.read_text()))
     except ValueError as error:
         raise ValueError(f"{config_file}: {error}") from None
-    tokenizer = load_tokenizer(config.data)
+    tokenizer = load_tokenizer(config)
     if tokenizer is None:
         raise ValueError(f"{config_file}: config.data.tokenizer='none' has no images to show for its codes")
     store = CheckpointStore(folder)

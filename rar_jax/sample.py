@@ -49,6 +49,8 @@ def _requested_labels(num_classes: int) -> np.ndarray:
 def main(argv):
     del argv
     with cli.user_errors():
+        if _OUT.value and epath.Path(_OUT.value).exists() and not epath.Path(_OUT.value).is_dir():
+            raise ValueError(f"--out={_OUT.value} is a file, not a folder")
         if not _CHECKPOINT.value:
             raise ValueError("name a run's folder with --checkpoint=RUN")
         generator = load(_CHECKPOINT.value, _STEP.value)

@@ -79,6 +79,8 @@ def test_real_config_without_data_says_how_to_go_on():
         ("optimizer.warmup_epochs", 18, r"warmup_epochs=18 must be below config\.train\.epochs=18"),
         ("optimizer.clip_norm", 0.0, r"clip_norm=0\.0 must be above 0"),
         ("sample.guidance_power", 0.0, r"guidance_power=0\.0 must be above 0"),
+        ("data.tokenizer", "none", r"report_samples=1000 must be 0 .*tokenizer=digits, not none"),
+        ("eval.report_samples", 1, r"report_samples=1 must be 0 or at least 2"),
         ("data.name", "cifar", r"data\.name='cifar' must be one of"),
         ("data.name", "records", r"data\.path is empty"),
     ],
@@ -146,6 +148,7 @@ def test_mesh_shape(data, fsdp, expected):
         ({"data": 4, "fsdp": 1}, {}, "do not multiply to the 8 devices"),
         ({"data": -1, "fsdp": -1}, {}, "only one axis can be -1"),
         ({"data": 0}, {}, "at least 1"),
+        ({"data": 1, "fsdp": 8}, {}, r"mlp_width=36 must be divisible by the fsdp axis of 8"),
         ({}, {"batch_size": 12}, r"is 12 images a microbatch, which must be divisible by the 8 devices"),
         ({}, {"batch_size": 16, "accumulation": 4}, r"is 4 images a microbatch"),
     ],
@@ -154,6 +157,7 @@ def test_bad_meshes(mesh, train, message):
     fields = config_file("digits")
     fields.mesh.update(**mesh)
     fields.train.update(**train)
+    fields.model.mlp_width = 36
     config = from_config_dict(fields)
     check(config)
     with pytest.raises(ValueError, match=message):

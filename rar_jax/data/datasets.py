@@ -23,10 +23,10 @@ def open_datasets(config: Config) -> Datasets:
     data, model = config.data, config.model
     if data.name == "synthetic":
 
-        def synthetic(count):
-            return SyntheticRecords(count, model.grid_side**2, model.codebook_size, model.num_classes)
+        def synthetic(count, seed):
+            return SyntheticRecords(count, seed, model.grid_side**2, model.codebook_size, model.num_classes)
 
-        return Datasets(synthetic(data.num_images), synthetic(config.train.batch_size))
+        return Datasets(synthetic(data.num_images, 0), synthetic(config.train.batch_size, 1))
     if data.name == "digits":
         folders = write_digits(data.path or cache_folder())
         train, heldout = folders["train"], folders["heldout"]
@@ -53,4 +53,9 @@ def _open(config: Config, folder) -> TokenRecords:
             raise ValueError(
                 f"config.{field}={ours}, and {folder} was made with {theirs}: set --config.{field}={theirs}"
             )
+    if config.data.tokenizer not in ("none", described.tokenizer):
+        raise ValueError(
+            f"config.data.tokenizer={config.data.tokenizer}, and {folder} was made with {described.tokenizer}: "
+            "its codes would show as other images"
+        )
     return records

@@ -72,6 +72,8 @@ def write_digits(folder: epath.PathLike) -> dict[str, epath.Path]:
     for split, target in folders.items():
         if (target / DESCRIPTION).exists():
             continue
+        if target.exists():
+            raise ValueError(f"{target} is there but holds no token records: remove it, or set --config.data.path")
         folder.mkdir(parents=True, exist_ok=True)
         images, labels = digits_split(split)
         aside = tempfile.mkdtemp(dir=folder)

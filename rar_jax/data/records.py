@@ -173,9 +173,10 @@ class TokenRecords:
 
 
 class SyntheticRecords:
-    """Made-up tokens, for smoke tests and timing: image i is drawn from a generator seeded with i."""
+    """Made-up tokens, for smoke tests and timing: image i is drawn from a generator seeded with (seed, i)."""
 
-    def __init__(self, num_images: int, num_tokens: int, codebook_size: int, num_classes: int):
+    def __init__(self, num_images: int, seed: int, num_tokens: int, codebook_size: int, num_classes: int):
+        self._seed = seed
         self._shape = num_images, num_tokens, codebook_size, num_classes
 
     def __len__(self) -> int:
@@ -184,6 +185,6 @@ class SyntheticRecords:
     def read(self, indices: np.ndarray) -> HostBatch:
         """As `TokenRecords.read`."""
         _, num_tokens, codebook_size, num_classes = self._shape
-        generators = [np.random.default_rng(int(i)) for i in indices]
+        generators = [np.random.default_rng((self._seed, int(i))) for i in indices]
         tokens = np.stack([g.integers(codebook_size, size=num_tokens, dtype=np.int32) for g in generators])
         return {"tokens": tokens, "label": np.asarray(indices, np.int64).astype(np.int32) % num_classes}

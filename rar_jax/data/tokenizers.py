@@ -4,7 +4,7 @@ from typing import Protocol
 
 import numpy as np
 
-from rar_jax.config import DataConfig
+from rar_jax.config import Config
 from rar_jax.data.digits import DigitsTokenizer
 
 
@@ -30,6 +30,23 @@ class Tokenizer(Protocol):
         """Codes int [B, T] -> uint8 [B, H, W, 3]."""
 
 
-def load_tokenizer(config: DataConfig) -> Tokenizer | None:
-    """The tokenizer of a config, or None where it has none."""
-    return DigitsTokenizer() if config.tokenizer == "digits" else None
+def load_tokenizer(config: Config) -> Tokenizer | None:
+    """The tokenizer of a config, or None where it has none.
+
+    Raises:
+      ValueError: the tokenizer does not fit the model; both values are given.
+    """
+    if config.data.tokenizer == "none":
+        return None
+    tokenizer = DigitsTokenizer()
+    for field, ours, theirs in (
+        ("model.grid_side", config.model.grid_side, tokenizer.grid_side),
+        ("model.codebook_size", config.model.codebook_size, tokenizer.codebook_size),
+        ("data.downsampling", config.data.downsampling, tokenizer.downsampling),
+    ):
+        if ours != theirs:
+            raise ValueError(
+                f"config.{field}={ours}, and config.data.tokenizer={tokenizer.name} has {theirs}: "
+                "set the one or choose another tokenizer, such as none"
+            )
+    return tokenizer

@@ -73,7 +73,6 @@ def plot_curves(path: epath.PathLike, entries: Sequence[dict[str, Any]], anneal_
                 axis.plot(*series(f"{split}/{order}_{kind}"), style, color=color, label=label)
         axis.set(title=title)
         axis.grid(alpha=0.25)
-    axes[0, 0].legend(fontsize=8)
     for axis, name, title in (
         (axes[1, 0], "train/learning_rate", "Learning rate"),
         (axes[1, 1], "train/r", "r: probability of a random order"),
@@ -82,6 +81,9 @@ def plot_curves(path: epath.PathLike, entries: Sequence[dict[str, Any]], anneal_
         axis.set(title=title, xlabel="step")
         axis.grid(alpha=0.25)
     axes[1, 1].set_ylim(-0.05, 1.05)
+    shown = axes[0, 0].get_xlim()
     for axis in axes.flat:
         axis.axvspan(*anneal_steps, color="tab:purple", alpha=0.06, label="annealing window")
+        axis.set_xlim(shown)  # The window may lie far beyond a short run.
+    axes[0, 0].legend(fontsize=8)
     _save(figure, path)

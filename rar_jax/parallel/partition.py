@@ -9,7 +9,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from rar_jax.parallel.mesh import replicated
 
 # Patterns of parameter paths, first match wins. Block parameters have a leading layer axis. Kernels are split on the
-# axis of the model's width or a multiple of it; what matches nothing (biases, norms, the cls token) is replicated.
+# last axis or on that of the model's width; what matches nothing (biases, norms, the cls token) is replicated.
 PARTITION_RULES = (
     (r"blocks/.*/kernel", PartitionSpec(None, None, "fsdp")),
     (r"(head_modulation|lm_head)/kernel", PartitionSpec("fsdp", None)),

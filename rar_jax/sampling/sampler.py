@@ -75,8 +75,10 @@ def sample_tokens(
     """
     labels = check_labels(labels, model.num_classes)
     positions = scan_order(order, model.grid_side)
-    if temperature < 0:
+    if not 0 <= temperature < np.inf:
         raise ValueError(f"temperature {temperature} must be at least 0; 0 takes the most likely token")
+    if not 0 <= guidance_scale < np.inf:
+        raise ValueError(f"guidance_scale {guidance_scale} must be at least 0; 1 is no guidance")
     if batch_size < 1:
         raise ValueError(f"batch size {batch_size} must be at least 1")
     weights = pow_cosine_weights(model.num_tokens, guidance_scale, guidance_power)

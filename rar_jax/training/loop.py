@@ -15,7 +15,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from rar_jax.checkpoints.store import CheckpointStore
-from rar_jax.config import Config, make_model, mesh_shape
+from rar_jax.config import Config, check_same_run, from_config_dict, make_model, mesh_shape
 from rar_jax.data.datasets import Datasets, open_datasets
 from rar_jax.data.loader import eval_batches, train_iterator
 from rar_jax.data.tokenizers import Tokenizer, load_tokenizer
@@ -67,6 +67,10 @@ def prepare(config: Config, folder: epath.PathLike) -> Run:
     """
     folder = epath.Path(folder)
     mesh = make_mesh(mesh_shape(config, jax.device_count()))
+    for ancestor in (folder, *folder.parents):
+        if ancestor.exists() and not ancestor.is_dir():
+            raise ValueError(f"--workdir={folder}: {ancestor} is a file, not a folder")
+    tokenizer = load_tokenizer(config)
     datasets = open_datasets(config)
     model = make_model(config)
     optimizer_config, warmup = config.optimizer, config.optimizer.warmup_epochs * config.steps_per_epoch
@@ -96,6 +100,8 @@ def prepare(config: Config, folder: epath.PathLike) -> Run:
     store = CheckpointStore(folder, keep=config.checkpoint.keep)
     restored = None
     if store.steps:
+        if (folder / CONFIG_FILE).exists():
+            check_same_run(config, from_config_dict(json.loads((folder / CONFIG_FILE).read_text())))
         like = jax.tree.map(
             lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes, state_shardings
         )
@@ -110,7 +116,7 @@ def prepare(config: Config, folder: epath.PathLike) -> Run:
         optimizer=optimizer,
         shardings=state_shardings,
         datasets=datasets,
-        tokenizer=load_tokenizer(config.data),
+        tokenizer=tokenizer,
         store=store,
         restored=restored,
     )
@@ -158,15 +164,17 @@ def train(run: Run) -> None:
         state, values = step_fn(state, put_batch(next(batches), run.mesh))
         step += 1
         pending.append(values)
-        if step % config.train.log_every == 0 or step == config.last_step:
+        last = step == config.last_step
+        saving = step % config.checkpoint.every == 0 or last
+        # Also where a restart would begin anew, so that it logs the same means.
+        if step % config.train.log_every == 0 or saving:
             logged = observer.log_training(step, pending)
             pending, note = [], f"loss {logged['train/loss']:.3f}"
         progress.update(note=note)
-        last = step == config.last_step
         if step % config.eval.every == 0 or last:
             observer.evaluate(step, state.sampling_params)
             observer.sample_grid(step, state.sampling_params)
-        if step % config.checkpoint.every == 0 or last:
+        if saving:
             run.store.save(state, batches.get_state())
     progress.close()
     run.store.close()

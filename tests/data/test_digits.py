@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 from sklearn.datasets import load_digits
 
 from rar_jax.data.digits import DigitsTokenizer, digits_split, write_digits
@@ -34,3 +35,11 @@ def test_records_hold_the_split(tmp_path):
         np.testing.assert_array_equal(DigitsTokenizer().decode(batch["tokens"]), images)
         np.testing.assert_array_equal(batch["label"], labels)
     assert {path.name for path in tmp_path.iterdir()} == {"train", "heldout"}
+
+
+def test_a_folder_with_something_else_is_left_alone(tmp_path):
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="holds no token records"):
+        write_digits(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["train"]

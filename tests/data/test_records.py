@@ -104,7 +104,9 @@ def test_shard_with_fewer_records_than_described(folder):
 
 
 def test_synthetic_images_are_a_function_of_their_number():
-    records = SyntheticRecords(1_281_167, 256, 1024, 1000)
+    records = SyntheticRecords(1_281_167, 0, 256, 1024, 1000)
     batch = records.read(np.array([5, 1_000_000]))
     assert batch["tokens"].shape == (2, 256) and batch["tokens"].max() < 1024
     np.testing.assert_array_equal(records.read(np.array([1_000_000]))["tokens"][0], batch["tokens"][1])
+    heldout = SyntheticRecords(1_281_167, 1, 256, 1024, 1000).read(np.array([5]))
+    assert (heldout["tokens"][0] != batch["tokens"][0]).any()

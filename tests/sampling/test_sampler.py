@@ -36,6 +36,8 @@ def test_batches_and_devices_do_not_matter(golden, golden_model, one_device):
         ([0], {"order": "zigzag"}, "zigzag"),
         ([0], {"temperature": -1.0}, "temperature -1"),
         ([0], {"guidance_power": 0.0}, "guidance_power 0"),
+        ([0], {"temperature": float("nan")}, "temperature nan"),
+        ([0], {"guidance_scale": -3.0}, "guidance_scale -3"),
         ([0], {"batch_size": 0}, "batch size 0"),
     ],
 )

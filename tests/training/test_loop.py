@@ -97,3 +97,27 @@ def test_nothing_to_load(whole_run, tmp_path):
         load(tmp_path)
     with pytest.raises(ValueError, match=r"no checkpoint of step 7 .*\[10, 20\]"):
         load(whole_run[0], step=7)
+
+
+def test_a_run_does_not_go_on_with_another_method(whole_run, small_config):
+    """Every field at odds is named with both values, and the folder keeps its config."""
+    folder, _ = whole_run
+    before = (folder / "config.json").read_text()
+    changed = small_config(permutation={"scan_order": "spiral_out"}, optimizer={"learning_rate": 0.5})
+    message = r"scan_order='row_major', not 'spiral_out', config\.optimizer\.learning_rate=0\.003, not 0\.5: train in"
+    with pytest.raises(ValueError, match=message):
+        loop.prepare(changed, folder)
+    assert (folder / "config.json").read_text() == before
+    assert loop.prepare(small_config(train={"stop_step": 30, "remat": "none"}, mesh={"fsdp": 4}), folder).restored
+
+
+def test_a_tokenizer_must_fit_the_model(small_config, tmp_path):
+    config = small_config(data={"name": "synthetic", "image_size": 4}, model={"grid_side": 4})
+    with pytest.raises(ValueError, match=r"grid_side=4, and config\.data\.tokenizer=digits has 8"):
+        loop.prepare(config, tmp_path)
+
+
+def test_a_run_folder_below_a_file(small_config, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="is a file, not a folder"):
+        loop.prepare(small_config(), tmp_path / "file" / "run")
