@@ -6,7 +6,6 @@ show(generator.generate([0, 1, 2, 3], seed=1)).save("digits.png")
 """
 
 import dataclasses
-import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,11 +16,12 @@ from jax.sharding import Mesh
 from PIL import Image
 
 from rar_jax.checkpoints.store import CheckpointStore
-from rar_jax.config import Config, from_config_dict, make_model
+from rar_jax.config import Config, make_model
 from rar_jax.data.tokenizers import Tokenizer, load_tokenizer
 from rar_jax.images.files import image_grid
 from rar_jax.models.rar import RAR
 from rar_jax.parallel.mesh import make_mesh, replicated
+from rar_jax.run_folder import read_config
 from rar_jax.sampling.sampler import sample_tokens
 
 
@@ -96,16 +96,10 @@ def load(checkpoint: epath.PathLike, step: int | None = None) -> Generator:
       ValueError: there is no run or no such checkpoint, it cannot be read, or the run has no tokenizer for images.
     """
     folder = epath.Path(checkpoint)
-    config_file = folder / "config.json"
-    if not config_file.exists():
-        raise ValueError(f"no run in {str(folder)!r}: it has no config.json")
-    try:
-        config = from_config_dict(json.loads(config_file.read_text()))
-    except ValueError as error:
-        raise ValueError(f"{config_file}: {error}") from None
+    config = read_config(folder)
     tokenizer = load_tokenizer(config)
     if tokenizer is None:
-        raise ValueError(f"{config_file}: config.data.tokenizer='none' has no images to show for its codes")
+        raise ValueError(f"{folder}: config.data.tokenizer='none' has no images to show for its codes")
     store = CheckpointStore(folder)
     if not store.steps:
         raise ValueError(f"no checkpoint in {str(folder)!r}")

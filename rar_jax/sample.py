@@ -9,7 +9,8 @@ from rar_jax.generate import load
 from rar_jax.images.files import image_grid, write_npz, write_png
 from rar_jax.orders import SCAN_ORDERS
 from rar_jax.progress import Progress
-from rar_jax.sampling.sampler import check_labels
+from rar_jax.run_folder import check_folder
+from rar_jax.sampling.sampler import check_labels, spread_classes
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "The folder of a run.")
 _STEP = flags.DEFINE_integer("step", None, "Which checkpoint; by default the newest.", lower_bound=0)
@@ -24,7 +25,6 @@ _TEMPERATURE = flags.DEFINE_float("temperature", None, "By default the run's; 0 
 _ORDER = flags.DEFINE_enum("scan_order", None, SCAN_ORDERS, "Order of decoding; by default the run's.")
 _BATCH = flags.DEFINE_integer("batch_size", 256, "Images decoded at once.", lower_bound=1)
 
-_DEFAULT_CLASSES = 10
 _DEFAULT_PER_CLASS = 8
 # A picture of more would not be looked at.
 _MAX_ROWS = 32
@@ -38,7 +38,7 @@ def _requested_labels(num_classes: int) -> np.ndarray:
     except ValueError:
         raise ValueError(f"--classes={','.join(_CLASSES.value)} must be class indices, such as 0,3,5") from None
     if not classes and _NUM.value is None:
-        classes = np.linspace(0, num_classes - 1, min(num_classes, _DEFAULT_CLASSES)).round().astype(int)
+        classes = spread_classes(num_classes)
     elif not classes:
         classes = range(num_classes)
     classes = check_labels(classes, num_classes)
@@ -49,8 +49,8 @@ def _requested_labels(num_classes: int) -> np.ndarray:
 def main(argv):
     del argv
     with cli.user_errors():
-        if _OUT.value and epath.Path(_OUT.value).exists() and not epath.Path(_OUT.value).is_dir():
-            raise ValueError(f"--out={_OUT.value} is a file, not a folder")
+        if _OUT.value:
+            check_folder("out", _OUT.value)
         if not _CHECKPOINT.value:
             raise ValueError("name a run's folder with --checkpoint=RUN")
         generator = load(_CHECKPOINT.value, _STEP.value)

@@ -15,12 +15,19 @@ from rar_jax.parallel.mesh import put_batch, replicated
 from rar_jax.sampling.decode import decode, prepare
 from rar_jax.sampling.guidance import pow_cosine_weights
 
+_SHOWN_CLASSES = 10
+
 _decode = jax.jit(decode, static_argnames="model")
 
 
 @functools.cache
 def _preparation(model: RAR, mesh: Mesh):
     return jax.jit(functools.partial(prepare, model), out_shardings=replicated(mesh))
+
+
+def spread_classes(num_classes: int) -> np.ndarray:
+    """The classes that a picture shows when none are named: up to ten, spread over all; int [N]."""
+    return np.linspace(0, num_classes - 1, min(num_classes, _SHOWN_CLASSES)).round().astype(int)
 
 
 def check_labels(labels: Sequence[int], num_classes: int) -> np.ndarray:

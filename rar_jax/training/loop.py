@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,7 +16,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from rar_jax.checkpoints.store import CheckpointStore
-from rar_jax.config import Config, check_same_run, from_config_dict, make_model, mesh_shape
+from rar_jax.config import Config, check_same_run, make_model, mesh_shape
 from rar_jax.data.datasets import Datasets, open_datasets
 from rar_jax.data.loader import eval_batches, train_iterator
 from rar_jax.data.tokenizers import Tokenizer, load_tokenizer
@@ -27,7 +28,8 @@ from rar_jax.orders import randomness, scan_order
 from rar_jax.parallel.mesh import batch_sharding, make_mesh, put_batch, replicated
 from rar_jax.parallel.partition import shardings
 from rar_jax.progress import Progress
-from rar_jax.sampling.sampler import sample_tokens
+from rar_jax.run_folder import CONFIG_FILE, check_folder, read_config, write_config
+from rar_jax.sampling.sampler import sample_tokens, spread_classes
 from rar_jax.training.metrics import MetricsLog, read_metrics
 from rar_jax.training.optimizer import adamw, learning_rate_schedule
 from rar_jax.training.state import TrainState, init_state
@@ -35,8 +37,6 @@ from rar_jax.training.step import Recipe, eval_step, train_step
 
 _log = logging.getLogger(__name__)
 
-CONFIG_FILE = "config.json"
-_GRID_CLASSES = 10
 _REPORT_BATCH = 128
 
 
@@ -51,6 +51,7 @@ class Run:
     recipe: Recipe
     learning_rate: optax.Schedule
     optimizer: optax.GradientTransformation
+    init: Callable[[], TrainState]
     shardings: TrainState
     datasets: Datasets
     tokenizer: Tokenizer | None
@@ -67,9 +68,7 @@ def prepare(config: Config, folder: epath.PathLike) -> Run:
     """
     folder = epath.Path(folder)
     mesh = make_mesh(mesh_shape(config, jax.device_count()))
-    for ancestor in (folder, *folder.parents):
-        if ancestor.exists() and not ancestor.is_dir():
-            raise ValueError(f"--workdir={folder}: {ancestor} is a file, not a folder")
+    check_folder("workdir", folder)
     tokenizer = load_tokenizer(config)
     datasets = open_datasets(config)
     model = make_model(config)
@@ -95,13 +94,14 @@ def prepare(config: Config, folder: epath.PathLike) -> Run:
         accumulation=config.train.accumulation,
         ema_decay=config.train.ema_decay,
     )
-    shapes = jax.eval_shape(functools.partial(init_state, model, optimizer, config.seed, config.train.ema_decay > 0))
+    init = functools.partial(init_state, model, optimizer, config.seed, config.train.ema_decay > 0)
+    shapes = jax.eval_shape(init)
     state_shardings = shardings(shapes, mesh)
     store = CheckpointStore(folder, keep=config.checkpoint.keep)
     restored = None
     if store.steps:
         if (folder / CONFIG_FILE).exists():
-            check_same_run(config, from_config_dict(json.loads((folder / CONFIG_FILE).read_text())))
+            check_same_run(config, read_config(folder))
         like = jax.tree.map(
             lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes, state_shardings
         )
@@ -114,6 +114,7 @@ def prepare(config: Config, folder: epath.PathLike) -> Run:
         recipe=recipe,
         learning_rate=learning_rate,
         optimizer=optimizer,
+        init=init,
         shardings=state_shardings,
         datasets=datasets,
         tokenizer=tokenizer,
@@ -125,7 +126,6 @@ def prepare(config: Config, folder: epath.PathLike) -> Run:
 def train(run: Run) -> None:
     """Trains to the last step, from the newest checkpoint or from the start."""
     config, folder = run.config, run.folder
-    initial = functools.partial(init_state, run.model, run.optimizer, config.seed, config.train.ema_decay > 0)
     step_fn = jax.jit(
         functools.partial(train_step, model=run.model, optimizer=run.optimizer, recipe=run.recipe),
         in_shardings=(run.shardings, batch_sharding(run.mesh)),
@@ -141,14 +141,13 @@ def train(run: Run) -> None:
         jax.process_count(),
     )
     if run.restored is None:
-        state = jax.jit(initial, out_shardings=run.shardings)()
+        state = jax.jit(run.init, out_shardings=run.shardings)()
     else:
         state, data_state = run.restored
         batches.set_state(data_state)
         run.restored = None  # The first step donates the state.
     step = int(state.step)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG_FILE).write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
+    write_config(folder, config)
     metrics = MetricsLog(folder, step)
     observer = Observer(run, metrics)
     if step == 0:
@@ -191,8 +190,7 @@ class Observer:
     def __init__(self, run: Run, metrics: MetricsLog):
         self._run = run
         self._metrics = metrics
-        num_classes = run.model.num_classes
-        self._grid_classes = np.linspace(0, num_classes - 1, min(num_classes, _GRID_CLASSES)).round().astype(int)
+        self._grid_classes = spread_classes(run.model.num_classes)
         # Also the batch of the report, so that the decode loop is compiled once.
         self._grid_images = len(self._grid_classes) * run.config.eval.samples_per_class
         self._eval_step = jax.jit(functools.partial(eval_step, model=run.model, recipe=run.recipe))
