@@ -18,7 +18,6 @@ from rar_jax.models.rar import RAR, REMAT_POLICIES
 from rar_jax.orders import scan_order
 
 DATA_NAMES = ("records", "digits", "synthetic")
-TOKENIZERS = ("none", "digits")
 DTYPES = ("bfloat16", "float32")
 
 
@@ -96,8 +95,8 @@ class DataConfig:
     """Where the tokens come from.
 
     `name` is records (token records at `path`, held-out ones at `eval_path`), digits (embedded; made on first use) or
-    synthetic (made-up tokens). `tokenizer` turns codes into pictures; none goes without. `downsampling` is the side in
-    pixels of the patch that one token stands for.
+    synthetic (made-up tokens). `tokenizer` turns codes into pictures: a file of MaskGIT-VQGAN weights, digits, or none
+    to go without. `downsampling` is the side in pixels of the patch that one token stands for.
     """
 
     name: str = "records"
@@ -294,7 +293,6 @@ def check(config: Config) -> None:
     _one_of("train.dtype", train.dtype, DTYPES)
     _one_of("train.remat", train.remat, REMAT_POLICIES)
     _one_of("data.name", data.name, DATA_NAMES)
-    _one_of("data.tokenizer", data.tokenizer, TOKENIZERS)
     _require(
         model.width % model.num_heads == 0,
         f"config.model.width={model.width} must be divisible by config.model.num_heads={model.num_heads}",
@@ -331,7 +329,7 @@ def check(config: Config) -> None:
     _require(
         data.name != "records" or bool(data.path),
         "config.data.path is empty: name a folder of token records with --config.data.path=FOLDER "
-        "(rar_jax.data.records.write_records makes one), or try the real size on made-up tokens with "
+        "(python -m rar_jax.tokenize makes one), or try the real size on made-up tokens with "
         "--config.data.name=synthetic",
     )
     _require(

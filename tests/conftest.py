@@ -20,6 +20,9 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import numpy as np
 import pytest
+from PIL import Image
+from safetensors.numpy import save_file
+from sklearn.datasets import load_sample_image
 
 from rar_jax.checkpoints.pytorch import rar_from_pytorch
 from rar_jax.config import from_config_dict
@@ -102,3 +105,26 @@ def small_config():
 def own_cache(tmp_path_factory):
     """Keeps the digits' records out of the user's cache."""
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory):
+    """Class folders of real JPEGs: 48 pieces each of china.jpg and flower.jpg, 200 x 160 pixels."""
+    folder = tmp_path_factory.mktemp("scenes")
+    for name in ("china", "flower"):
+        picture = load_sample_image(f"{name}.jpg")
+        (folder / name).mkdir()
+        for top in range(0, 300, 50):
+            for left in range(0, 480, 60):
+                piece = Image.fromarray(picture[top : top + 160, left : left + 200])
+                piece.save(folder / name / f"{top:03d}_{left:03d}.jpg", quality=92)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def vqgan_file(tmp_path_factory):
+    """A file of the weights of `vqgan_tiny.npz`: a downsampling of 2 and 24 codes."""
+    path = tmp_path_factory.mktemp("vqgan") / "tiny.safetensors"
+    arrays = np.load(DATA / "vqgan_tiny.npz")
+    save_file({n.removeprefix("params/"): arrays[n] for n in arrays.files if n.startswith("params/")}, path)
+    return path

@@ -1,12 +1,14 @@
 import subprocess
 import sys
 
+import pytest
+
 BLOCKED = ("grain", "clu", "orbax", "tensorflow_datasets", "tensorflow", "PIL", "array_record", "sklearn", "matplotlib")
 PROGRAM = """
 import sys
 for name in {blocked}:
     sys.modules[name] = None
-import rar_jax.config, rar_jax.models.rar, rar_jax.orders, rar_jax.sampling.sampler, rar_jax.training.step
+import rar_jax.config, rar_jax.models.rar, rar_jax.models.vqgan, rar_jax.orders, rar_jax.sampling.sampler, rar_jax.training.step
 import rar_jax.parallel.partition, rar_jax.training.optimizer
 """
 
@@ -15,6 +17,7 @@ def test_the_core_needs_jax_flax_optax_and_ml_collections_only():
     subprocess.run([sys.executable, "-c", PROGRAM.format(blocked=BLOCKED)], check=True, timeout=120)
 
 
-def test_training_does_not_import_tensorflow():
-    program = "import sys, rar_jax.main, rar_jax.sample; assert 'tensorflow' not in sys.modules"
+@pytest.mark.parametrize("command", ["main", "sample", "tokenize"])
+def test_commands_do_not_import_tensorflow(command):
+    program = f"import sys, rar_jax.{command}; assert 'tensorflow' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120)

@@ -1,10 +1,15 @@
 """Published PyTorch tensors to our parameters and back: the one place that knows both sets of names."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import flax.traverse_util
+import jax
 import numpy as np
+
+from rar_jax.checkpoints.tensor_files import Tensor
+from rar_jax.models.vqgan import VQGAN
 
 # Published name, our path, and what turns one into the other. "*" is the block, which we stack on a leading axis.
 #   same: as it is. transpose: a linear layer's weight [out, in] is our kernel [in, out].
@@ -55,7 +60,7 @@ def rar_from_pytorch(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
     Raises:
       ValueError: tensors are missing or not RAR's; all of them are named.
     """
-    depth = 1 + max((int(name.split(".")[1]) for name in tensors if name.startswith("blocks.")), default=-1)
+    depth = 1 + _largest_index(tensors, r"blocks\.(\d+)\.")
     unused, missing, ours = set(tensors), [], {}
     for published, path, kind in RAR_TENSORS:
         names = [published.replace("*", str(i)) for i in range(depth)] if "*" in published else [published]
@@ -80,3 +85,69 @@ def rar_to_pytorch(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
         else:
             tensors[published] = _TO_PUBLISHED[kind](np.asarray(ours[path]))
     return tensors
+
+
+def vqgan_name(path: str) -> str:
+    """The published name of one of our VQGAN parameters: encoder/down_0/block_1/conv1/kernel, say.
+
+    The module tree is the published one; lists have dots there, and the leaves PyTorch's names.
+    """
+    *modules, leaf = re.sub(r"_(\d+)/", r"/\1/", path).split("/")
+    leaf = {"kernel": "weight", "scale": "weight", "embedding": "embedding.weight", "bias": "bias"}[leaf]
+    return ".".join([*modules, leaf])
+
+
+def vqgan_from_pytorch(tensors: Mapping[str, np.ndarray | Tensor]) -> tuple[VQGAN, dict[str, Any]]:
+    """A MaskGIT-VQGAN from published tensors; its sizes are read off their shapes.
+
+    Args:
+      tensors: published name -> array, or what reads as one.
+
+    Returns:
+      The network and its parameters, float32.
+
+    Raises:
+      ValueError: tensors are missing, unknown or misshapen; all of them are named.
+    """
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    levels = 1 + _largest_index(shapes, r"encoder\.down\.(\d+)\.")
+    heads = [f"encoder.down.{i}.block.0.conv1.weight" for i in range(max(levels, 1))]
+    sized = ["encoder.conv_in.weight", "encoder.conv_out.weight", "quantize.embedding.weight", *heads]
+    if missing := [name for name in sized if not shapes.get(name)]:
+        raise ValueError(f"not a MaskGIT-VQGAN: tensors missing {missing}")
+    width = shapes["encoder.conv_in.weight"][0]
+    model = VQGAN(
+        width=width,
+        multipliers=tuple(shapes[name][0] // width for name in heads),
+        num_blocks=1 + _largest_index(shapes, r"encoder\.down\.0\.block\.(\d+)\."),
+        latent_width=shapes["encoder.conv_out.weight"][0],
+        codebook_size=shapes["quantize.embedding.weight"][0],
+    )
+    side = model.downsampling
+    like = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, side, side, 3), np.float32))["params"]
+    expected = flax.traverse_util.flatten_dict(like, sep="/")
+    published = {path: vqgan_name(path) for path in expected}
+    # Flax has convolutions as [H, W, in, out], PyTorch as [out, in, H, W].
+    wanted = {
+        published[path]: tuple(x.shape[i] for i in (3, 2, 0, 1)) if x.ndim == 4 else x.shape
+        for path, x in expected.items()
+    }
+    missing, unknown = sorted(wanted.keys() - shapes.keys()), sorted(shapes.keys() - wanted.keys())
+    misshapen = [
+        f"{name} is {shapes[name]}, not {shape}" for name, shape in wanted.items() if shapes.get(name, shape) != shape
+    ]
+    if missing or unknown or misshapen:
+        raise ValueError(
+            f"not a MaskGIT-VQGAN: tensors missing {missing}, unknown {unknown}, misshapen {'; '.join(misshapen)}"
+        )
+
+    def ours(name):
+        array = np.asarray(tensors[name], np.float32)
+        return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
+
+    return model, flax.traverse_util.unflatten_dict({path: ours(name) for path, name in published.items()}, sep="/")
+
+
+def _largest_index(names: Mapping[str, Any], pattern: str) -> int:
+    """The largest number that the pattern's group matches at the beginning of a name, or -1."""
+    return max((int(match[1]) for name in names if (match := re.match(pattern, name))), default=-1)

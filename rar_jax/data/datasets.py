@@ -4,7 +4,8 @@ from typing import NamedTuple
 
 from rar_jax.config import Config
 from rar_jax.data.digits import cache_folder, write_digits
-from rar_jax.data.records import Records, SyntheticRecords, TokenRecords
+from rar_jax.data.records import UNKNOWN_TOKENIZER, Records, SyntheticRecords, TokenRecords
+from rar_jax.data.tokenizers import Tokenizer
 
 
 class Datasets(NamedTuple):
@@ -14,8 +15,8 @@ class Datasets(NamedTuple):
     heldout: Records | None
 
 
-def open_datasets(config: Config) -> Datasets:
-    """Opens what `config.data` names.
+def open_datasets(config: Config, tokenizer: Tokenizer | None) -> Datasets:
+    """Opens what `config.data` names; `tokenizer` is the config's.
 
     Raises:
       ValueError: it is not there, cannot be read, or is not what the config says; both values are given.
@@ -32,16 +33,16 @@ def open_datasets(config: Config) -> Datasets:
         train, heldout = folders["train"], folders["heldout"]
     else:
         train, heldout = data.path, data.eval_path
-    records = _open(config, train)
-    if len(records) != data.num_images:
+    records = _open(config, tokenizer, train)
+    if records.num_images != data.num_images:
         raise ValueError(
-            f"config.data.num_images={data.num_images}, and {train} holds {len(records)} images: "
-            f"set --config.data.num_images={len(records)}"
+            f"config.data.num_images={data.num_images}, and {train} holds {records.num_images} images: "
+            f"set --config.data.num_images={records.num_images}"
         )
-    return Datasets(records, _open(config, heldout) if heldout else None)
+    return Datasets(records, _open(config, tokenizer, heldout) if heldout else None)
 
 
-def _open(config: Config, folder) -> TokenRecords:
+def _open(config: Config, tokenizer: Tokenizer | None, folder) -> TokenRecords:
     records = TokenRecords(folder)
     described = records.description
     for field, ours, theirs in (
@@ -53,9 +54,9 @@ def _open(config: Config, folder) -> TokenRecords:
             raise ValueError(
                 f"config.{field}={ours}, and {folder} was made with {theirs}: set --config.{field}={theirs}"
             )
-    if config.data.tokenizer not in ("none", described.tokenizer):
+    if tokenizer is not None and described.tokenizer not in (UNKNOWN_TOKENIZER, tokenizer.fingerprint):
         raise ValueError(
-            f"config.data.tokenizer={config.data.tokenizer}, and {folder} was made with {described.tokenizer}: "
-            "its codes would show as other images"
+            f"config.data.tokenizer={config.data.tokenizer} is {tokenizer.fingerprint}, and {folder} was made with "
+            f"{described.tokenizer}: its codes would show as other images"
         )
     return records

@@ -22,7 +22,8 @@ SPLITS = ("train", "heldout")
 class DigitsTokenizer:
     """A grey level is a code: each pixel is a token."""
 
-    name = "digits"
+    fingerprint = "digits"
+    batch_size = 256
     grid_side = 8
     codebook_size = 17
     downsampling = 1
@@ -83,7 +84,7 @@ def write_digits(folder: epath.PathLike) -> dict[str, epath.Path]:
             grid_side=tokenizer.grid_side,
             codebook_size=tokenizer.codebook_size,
             class_names=CLASS_NAMES,
-            tokenizer=tokenizer.name,
+            tokenizer=tokenizer.fingerprint,
             source=f"UCI handwritten digits, {split}",
         )
         try:

@@ -1,11 +1,13 @@
 """Token records: images as codes, in ArrayRecord shards with a description beside them.
 
-A record is little-endian binary: int32 label, then T codes as uint16. `dataset.json` says what they mean.
+A record is little-endian binary: int32 label, then the T codes of each of its crops as uint16. `dataset.json` says what
+they mean.
 """
 
 import dataclasses
 import itertools
 import json
+import os
 import threading
 from collections.abc import Iterable
 from typing import Protocol
@@ -15,24 +17,36 @@ from array_record.python import array_record_module
 from etils import epath
 
 DESCRIPTION = "dataset.json"
+MAX_CODEBOOK_SIZE = 2**16
+# In place of a fingerprint, where codes came without their tokenizer.
+UNKNOWN_TOKENIZER = "unknown"
 
 # Records one by one, so that any one is read alone; codes hardly compress.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
 # Random reads: a read-ahead would fetch what is not asked for.
 _READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 _READER_BUFFER = 4096
+_SEQUENTIAL_READ = 2**24
 
 # {"tokens": int32 [B, T], "label": int32 [B]}
 HostBatch = dict[str, np.ndarray]
 
 
 class Records(Protocol):
-    """Something that images can be read from by number."""
+    """Something that images can be read from by number.
 
-    def __len__(self) -> int: ...
+    Attributes:
+      num_images: in an epoch.
+      num_records: that `read` takes the numbers of.
+      crops_per_record: that `read` chooses from.
+    """
 
-    def read(self, indices: np.ndarray) -> HostBatch:
-        """The images of int64 [B], in that order."""
+    num_images: int
+    num_records: int
+    crops_per_record: int
+
+    def read(self, indices: np.ndarray, crops: np.ndarray | int = 0) -> HostBatch:
+        """The records of int64 [B], in that order, and of each the crop of int64 [B] or one number for all."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,13 +54,17 @@ class Description:
     """What `dataset.json` holds.
 
     Attributes:
-      num_images: of the whole set.
+      num_images: source images, which is what an epoch counts.
       grid_side: the square root of T.
       codebook_size: V; every code is below.
       class_names: one a class, in the order of the labels.
-      tokenizer: the name of what made the codes.
+      tokenizer: the fingerprint of what made the codes, or `UNKNOWN_TOKENIZER`.
       source: where the images came from, for people.
       shards: file name -> its number of records, in order.
+      crops_per_image: K.
+      crops_together: whether a record holds the K crops of an image (crop 0 is the centre), or one crop of nobody knows
+        which image, as in the published JSONL. An epoch takes one crop of every image in the one case, and a K-th of
+        the records in the other, without replacement over K epochs.
     """
 
     num_images: int
@@ -56,10 +74,87 @@ class Description:
     tokenizer: str
     source: str
     shards: dict[str, int]
+    crops_per_image: int = 1
+    crops_together: bool = True
+
+    @property
+    def crops_per_record(self) -> int:
+        return self.crops_per_image if self.crops_together else 1
 
 
-def _record_type(num_tokens: int) -> np.dtype:
-    return np.dtype([("label", "<i4"), ("tokens", "<u2", (num_tokens,))])
+def shard_name(number: int) -> str:
+    """The file name of a shard."""
+    return f"tokens-{number:05d}.array_record"
+
+
+def write_atomically(path: epath.Path, text: str) -> None:
+    """Writes a file that is there as a whole or not at all."""
+    aside = path.parent / f"{path.name}.{os.getpid()}.partial"
+    aside.write_text(text)
+    aside.replace(path)
+
+
+def write_description(folder: epath.Path, description: Description) -> None:
+    """Writes `dataset.json`, last of all: a folder that has one is complete."""
+    write_atomically(folder / DESCRIPTION, json.dumps(dataclasses.asdict(description), indent=2) + "\n")
+
+
+def _record_type(num_tokens: int, crops: int) -> np.dtype:
+    return np.dtype([("label", "<i4"), ("tokens", "<u2", (crops, num_tokens))])
+
+
+class ShardWriter:
+    """Writes one shard aside, and into place when it is complete: one that has its name is whole."""
+
+    def __init__(self, path: epath.Path, *, num_tokens: int, codebook_size: int, num_classes: int, crops: int = 1):
+        """Begins.
+
+        Args:
+          path: of the shard; its folder is there.
+          num_tokens: T.
+          codebook_size: V, at most 65,536.
+          num_classes: C.
+          crops: a record.
+
+        Raises:
+          ValueError: V does not fit the records.
+        """
+        if codebook_size > MAX_CODEBOOK_SIZE:
+            raise ValueError(f"a codebook of {codebook_size} codes does not fit records of {MAX_CODEBOOK_SIZE}")
+        self._path = path
+        self._aside = path.parent / f"{path.name}.{os.getpid()}.partial"
+        self._record = np.zeros((), _record_type(num_tokens, crops))
+        self._limits = codebook_size, num_classes
+        self._writer = array_record_module.ArrayRecordWriter(str(self._aside), _WRITER_OPTIONS)
+        self.num_records = 0
+
+    def write(self, label: int, tokens: np.ndarray) -> None:
+        """Adds a record: codes [crops, T] (0..V-1) and a label (0..C-1).
+
+        Raises:
+          ValueError: one is out of range, or the codes are not as many.
+        """
+        codebook_size, num_classes = self._limits
+        if tokens.shape != (shape := self._record["tokens"].shape):
+            raise ValueError(f"codes of shape {tokens.shape} must be of shape {shape}")
+        for code in (tokens.min(), tokens.max()):
+            if not 0 <= code < codebook_size:
+                raise ValueError(f"code {code} is not in 0..{codebook_size - 1}")
+        if not 0 <= label < num_classes:
+            raise ValueError(f"label {label} is not in 0..{num_classes - 1}")
+        self._record["label"], self._record["tokens"] = label, tokens
+        self._writer.write(self._record.tobytes())
+        self.num_records += 1
+
+    def close(self) -> None:
+        """Puts the shard into place."""
+        self._writer.close()
+        self._aside.replace(self._path)
+
+    def discard(self) -> None:
+        """Leaves nothing behind."""
+        self._writer.close()
+        self._aside.unlink(missing_ok=True)
 
 
 def write_records(
@@ -71,14 +166,16 @@ def write_records(
     class_names: tuple[str, ...],
     tokenizer: str,
     source: str,
+    crops_per_image: int = 1,
+    crops_together: bool = True,
     shard_size: int = 100_000,
 ) -> Description:
     """Writes a data set; its description comes last, so that a folder with one is complete.
 
     Args:
       folder: made if need be.
-      images: pairs of codes [T] (0..V-1) and a label (0..C-1).
-      grid_side, codebook_size, class_names, tokenizer, source: see `Description`.
+      images: pairs of codes, [T] or [crops, T] where a record holds several (0..V-1), and a label (0..C-1).
+      grid_side, codebook_size, class_names, tokenizer, source, crops_per_image, crops_together: see `Description`.
       shard_size: records a shard.
 
     Returns:
@@ -89,34 +186,38 @@ def write_records(
     """
     folder = epath.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    record = np.zeros((), _record_type(grid_side**2))
+    crops = crops_per_image if crops_together else 1
     shards: dict[str, int] = {}
     images = iter(images)
-    while chunk := list(itertools.islice(images, shard_size)):
-        name = f"tokens-{len(shards):05d}.array_record"
-        writer = array_record_module.ArrayRecordWriter(str(folder / name), _WRITER_OPTIONS)
-        for tokens, label in chunk:
-            tokens = np.asarray(tokens)
-            if tokens.min() < 0 or tokens.max() >= codebook_size:
-                raise ValueError(f"code {tokens.max()} of {source} is not in 0..{codebook_size - 1}")
-            if not 0 <= label < len(class_names):
-                raise ValueError(f"label {label} of {source} is not in 0..{len(class_names) - 1}")
-            record["label"], record["tokens"] = label, tokens
-            writer.write(record.tobytes())
+    while (first := next(images, None)) is not None:
+        path = folder / shard_name(len(shards))
+        writer = ShardWriter(
+            path, num_tokens=grid_side**2, codebook_size=codebook_size, num_classes=len(class_names), crops=crops
+        )
+        try:
+            for tokens, label in itertools.chain([first], itertools.islice(images, shard_size - 1)):
+                tokens = np.asarray(tokens)
+                writer.write(label, tokens[None] if tokens.ndim == 1 else tokens)
+        except ValueError as error:
+            writer.discard()
+            raise ValueError(f"{source}: {error}") from None
         writer.close()
-        shards[name] = len(chunk)
+        shards[path.name] = writer.num_records
     if not shards:
         raise ValueError(f"no images in {source}: there is nothing to write to {folder}")
+    num_records = sum(shards.values())
     description = Description(
-        num_images=sum(shards.values()),
+        num_images=num_records if crops_together else num_records // crops_per_image,
         grid_side=grid_side,
         codebook_size=codebook_size,
-        class_names=class_names,
+        class_names=tuple(class_names),
         tokenizer=tokenizer,
         source=source,
         shards=shards,
+        crops_per_image=crops_per_image,
+        crops_together=crops_together,
     )
-    (folder / DESCRIPTION).write_text(json.dumps(dataclasses.asdict(description), indent=2))
+    write_description(folder, description)
     return description
 
 
@@ -136,55 +237,94 @@ class TokenRecords:
         try:
             fields = json.loads(path.read_text())
             self.description = Description(**fields | {"class_names": tuple(fields["class_names"])})
-        except (ValueError, TypeError, KeyError) as error:
+            shards = {str(name): int(count) for name, count in self.description.shards.items()}
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"{path} does not describe token records: {error}") from None
-        self._type = _record_type(self.description.grid_side**2)
+        self._type = _record_type(self.description.grid_side**2, self.description.crops_per_record)
+        self._paths = [folder / name for name in shards]
         self._readers = []
-        for name, count in self.description.shards.items():
+        for shard, count in zip(self._paths, shards.values(), strict=True):
             try:
                 reader = array_record_module.ArrayRecordReader(
-                    str(folder / name), options=_READER_OPTIONS, file_reader_buffer_size=_READER_BUFFER
+                    str(shard), options=_READER_OPTIONS, file_reader_buffer_size=_READER_BUFFER
                 )
                 found = reader.num_records()
             except (RuntimeError, ValueError) as error:
-                raise ValueError(f"shard {folder / name} cannot be read: {error}") from None
+                raise ValueError(f"shard {shard} cannot be read: {error}") from None
             if found != count:
-                raise ValueError(f"shard {folder / name} holds {found} records, and {DESCRIPTION} says {count}")
+                raise ValueError(f"shard {shard} holds {found} records, and {DESCRIPTION} says {count}")
             self._readers.append((reader, threading.Lock()))
-        self._starts = np.cumsum([0, *self.description.shards.values()])
+        self._starts = np.cumsum([0, *shards.values()])
+        self.num_images = self.description.num_images
+        self.num_records = int(self._starts[-1])
+        self.crops_per_record = self.description.crops_per_record
+        if not 0 < self.num_images * self.description.crops_per_image <= self.num_records * self.crops_per_record:
+            raise ValueError(
+                f"{path} says {self.num_images} images of {self.description.crops_per_image} crops, and its shards "
+                f"hold {self.num_records * self.crops_per_record}"
+            )
 
-    def __len__(self) -> int:
-        return int(self._starts[-1])
+    def read(self, indices: np.ndarray, crops: np.ndarray | int = 0) -> HostBatch:
+        """The records of int64 [B], in that order, and of each the crop of int64 [B] or one number for all.
 
-    def read(self, indices: np.ndarray) -> HostBatch:
-        """The images of int64 [B], in that order: {"tokens": int32 [B, T], "label": int32 [B]}."""
-        indices = np.asarray(indices)
-        records = np.empty(len(indices), self._type)
+        Returns:
+          {"tokens": int32 [B, T], "label": int32 [B]}.
+
+        Raises:
+          ValueError: a record cannot be read; its shard is named.
+        """
         # In file order, so that reads run forwards.
         by_place = np.argsort(indices, kind="stable")
-        shards = np.searchsorted(self._starts, indices, side="right") - 1
-        for shard in np.unique(shards):
+        ends = np.searchsorted(indices[by_place], self._starts)
+        records = np.empty(len(indices), self._type)
+        for shard in np.flatnonzero(ends[1:] > ends[:-1]):
             reader, lock = self._readers[shard]
+            mine = by_place[ends[shard] : ends[shard + 1]]
             with lock:
-                for i in by_place[shards[by_place] == shard]:
-                    reader.seek(int(indices[i] - self._starts[shard]))
-                    records[i] = np.frombuffer(reader.read(), self._type)[0]
-        return {"tokens": records["tokens"].astype(np.int32), "label": records["label"].astype(np.int32)}
+                for i, place in zip(mine.tolist(), (indices[mine] - self._starts[shard]).tolist(), strict=True):
+                    try:
+                        reader.seek(place)
+                        records[i] = np.frombuffer(reader.read(), self._type)[0]
+                    except (RuntimeError, ValueError, IndexError) as error:
+                        raise ValueError(
+                            f"record {place} of shard {self._paths[shard]} cannot be read: {error}"
+                        ) from None
+        tokens = records["tokens"][np.arange(len(indices)), crops]
+        return {"tokens": tokens.astype(np.int32), "label": records["label"].astype(np.int32)}
+
+    def read_ahead(self) -> None:
+        """Reads all the files once in the background, so that the random reads that follow find them in memory.
+
+        A disk reads far faster in sequence than at random. Does nothing where half the machine's memory is not enough.
+        """
+        if (
+            sum(path.stat().length for path in self._paths)
+            > os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2
+        ):
+            return
+
+        def read():
+            for path in self._paths:
+                with path.open("rb") as file:
+                    while file.read(_SEQUENTIAL_READ):
+                        pass
+
+        threading.Thread(target=read, name="read_ahead", daemon=True).start()
 
 
 class SyntheticRecords:
     """Made-up tokens, for smoke tests and timing: image i is drawn from a generator seeded with (seed, i)."""
 
+    crops_per_record = 1
+
     def __init__(self, num_images: int, seed: int, num_tokens: int, codebook_size: int, num_classes: int):
+        self.num_images = self.num_records = num_images
         self._seed = seed
-        self._shape = num_images, num_tokens, codebook_size, num_classes
+        self._shape = num_tokens, codebook_size, num_classes
 
-    def __len__(self) -> int:
-        return self._shape[0]
-
-    def read(self, indices: np.ndarray) -> HostBatch:
+    def read(self, indices: np.ndarray, crops: np.ndarray | int = 0) -> HostBatch:
         """As `TokenRecords.read`."""
-        _, num_tokens, codebook_size, num_classes = self._shape
+        num_tokens, codebook_size, num_classes = self._shape
         generators = [np.random.default_rng((self._seed, int(i))) for i in indices]
         tokens = np.stack([g.integers(codebook_size, size=num_tokens, dtype=np.int32) for g in generators])
         return {"tokens": tokens, "label": np.asarray(indices, np.int64).astype(np.int32) % num_classes}

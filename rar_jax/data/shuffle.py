@@ -1,4 +1,4 @@
-"""A keyed permutation of 0..n-1 that needs no memory: any part of any epoch's order can be computed by itself."""
+"""The order of images and the choice of crops, without memory: any part of any epoch can be computed by itself."""
 
 import numpy as np
 
@@ -41,3 +41,20 @@ def shuffled(indices: np.ndarray, n: int, seed: int, epoch: int) -> np.ndarray:
     while (outside := values >= np.uint64(n)).any():
         values[outside] = permute(values[outside])
     return values.astype(np.int64)
+
+
+def chosen_crops(images: np.ndarray, crops: int, seed: int, epoch: int) -> np.ndarray:
+    """Which crop of each image an epoch takes: uniform, and all of an image's crops once in every `crops` epochs.
+
+    Args:
+      images: int64 [N], numbers of images.
+      crops: K, of each image.
+      seed, epoch: at least 0.
+
+    Returns:
+      int64 [N], in 0..K-1.
+    """
+    cycle, turn = divmod(epoch, crops)
+    # A third word, so that the key is none of the shuffle's.
+    (key,) = np.random.SeedSequence((seed, cycle, crops)).generate_state(1, np.uint64)
+    return ((_mix(np.asarray(images, np.uint64), key) + np.uint64(turn)) % np.uint64(crops)).astype(np.int64)

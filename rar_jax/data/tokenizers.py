@@ -1,24 +1,37 @@
 """Tokenizers: what turns images into codes and back."""
 
-from typing import Protocol
+import functools
+import hashlib
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from rar_jax.checkpoints.pytorch import vqgan_from_pytorch
+from rar_jax.checkpoints.tensor_files import read_tensors
 from rar_jax.config import Config
 from rar_jax.data.digits import DigitsTokenizer
+from rar_jax.models.vqgan import VQGAN
+from rar_jax.parallel.mesh import batch_sharding, make_mesh, replicated
+
+_IMAGES_A_DEVICE = 16
 
 
 class Tokenizer(Protocol):
-    """Images to codes and back.
+    """Images to codes and back, in batches of any size.
 
     Attributes:
-      name: as in `config.data.tokenizer`.
+      fingerprint: tells it from all others; equal for equal weights, wherever their file is.
+      batch_size: images worked on at once; a smaller batch costs as much.
       grid_side: of the token grid; T = grid_side ** 2.
       codebook_size: V.
       downsampling: side in pixels of the patch that a token stands for.
     """
 
-    name: str
+    fingerprint: str
+    batch_size: int
     grid_side: int
     codebook_size: int
     downsampling: int
@@ -30,15 +43,100 @@ class Tokenizer(Protocol):
         """Codes int [B, T] -> uint8 [B, H, W, 3]."""
 
 
+class VQGANTokenizer:
+    """A MaskGIT-VQGAN on all devices of this machine, each with all the weights."""
+
+    def __init__(self, model: VQGAN, params: Mapping[str, Any], image_size: int):
+        """Args:
+          model, params: the network.
+          image_size: side of the images in pixels.
+
+        Raises:
+          ValueError: the network does not divide the side.
+        """
+        if image_size < 1 or image_size % model.downsampling:
+            raise ValueError(f"image size {image_size} must be a multiple of the tokenizer's {model.downsampling}")
+        mesh = make_mesh((jax.local_device_count(), 1), jax.local_devices())
+        self.fingerprint = f"vqgan-{_digest(params)}"
+        self.batch_size = _IMAGES_A_DEVICE * mesh.size
+        self.grid_side = image_size // model.downsampling
+        self.codebook_size = model.codebook_size
+        self.downsampling = model.downsampling
+        self._params = jax.device_put(params, replicated(mesh))
+        jit = functools.partial(
+            jax.jit, in_shardings=(replicated(mesh), batch_sharding(mesh)), out_shardings=batch_sharding(mesh)
+        )
+
+        @jit
+        def encode(params, images):
+            return model.apply({"params": params}, images.astype(jnp.float32) / 255, method="encode")
+
+        @jit
+        def decode(params, codes):
+            images = model.apply({"params": params}, codes, method="decode")
+            return jnp.rint(images * 255).astype(jnp.uint8)
+
+        self._encode, self._decode = encode, decode
+
+    def encode(self, images: np.ndarray) -> np.ndarray:
+        """As `Tokenizer.encode`."""
+        return self._in_batches(self._encode, images).reshape(len(images), -1)
+
+    def decode(self, tokens: np.ndarray) -> np.ndarray:
+        """As `Tokenizer.decode`."""
+        tokens = np.asarray(tokens, np.int32).reshape(len(tokens), self.grid_side, self.grid_side)
+        return self._in_batches(self._decode, tokens)
+
+    def _in_batches(self, function: Callable, rows: np.ndarray) -> np.ndarray:
+        """Applies a function in batches of the one size that it is compiled for."""
+        results = []
+        for start in range(0, len(rows), self.batch_size):
+            batch = rows[start : start + self.batch_size]
+            padding = [(0, self.batch_size - len(batch))] + [(0, 0)] * (rows.ndim - 1)
+            results.append(function(self._params, np.pad(batch, padding))[: len(batch)])
+        return np.concatenate(jax.device_get(results))
+
+
+def _digest(params: Mapping[str, Any]) -> str:
+    """Twelve hexadecimal digits that stand for all the weights."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        digest.update(f"{jax.tree_util.keystr(path)} {leaf.shape}".encode())
+        digest.update(np.ascontiguousarray(leaf, "<f4"))
+    return digest.hexdigest()[:12]
+
+
+def open_tokenizer(name: str, image_size: int) -> Tokenizer:
+    """A tokenizer by name.
+
+    Args:
+      name: digits, or a file of MaskGIT-VQGAN weights (.bin, .pth or .safetensors, of any size).
+      image_size: side of the images in pixels.
+
+    Raises:
+      ValueError: there is none of that name, or it does not work on such images.
+    """
+    if name == DigitsTokenizer.fingerprint:
+        tokenizer = DigitsTokenizer()
+        if image_size != (side := tokenizer.grid_side * tokenizer.downsampling):
+            raise ValueError(f"image size {image_size} must be {side}: the digits tokenizer has no other")
+        return tokenizer
+    return VQGANTokenizer(*vqgan_from_pytorch(read_tensors(name)), image_size)
+
+
 def load_tokenizer(config: Config) -> Tokenizer | None:
     """The tokenizer of a config, or None where it has none.
 
     Raises:
-      ValueError: the tokenizer does not fit the model; both values are given.
+      ValueError: the tokenizer cannot be read or does not fit the model; both values are given.
     """
-    if config.data.tokenizer == "none":
+    name = config.data.tokenizer
+    if name == "none":
         return None
-    tokenizer = DigitsTokenizer()
+    try:
+        tokenizer = open_tokenizer(name, config.data.image_size)
+    except ValueError as error:
+        raise ValueError(f"config.data.tokenizer={name}: {error}; it is digits, none or a file of weights") from None
     for field, ours, theirs in (
         ("model.grid_side", config.model.grid_side, tokenizer.grid_side),
         ("model.codebook_size", config.model.codebook_size, tokenizer.codebook_size),
@@ -46,7 +144,7 @@ def load_tokenizer(config: Config) -> Tokenizer | None:
     ):
         if ours != theirs:
             raise ValueError(
-                f"config.{field}={ours}, and config.data.tokenizer={tokenizer.name} has {theirs}: "
+                f"config.{field}={ours}, and config.data.tokenizer={name} has {theirs}: "
                 "set the one or choose another tokenizer, such as none"
             )
     return tokenizer

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from rar_jax.checkpoints.store import CheckpointStore
 from rar_jax.config import Config, check_same_run, make_model, mesh_shape
 from rar_jax.data.datasets import Datasets, open_datasets
-from rar_jax.data.loader import eval_batches, train_iterator
+from rar_jax.data.loader import DeviceBatches, eval_batches, train_iterator
 from rar_jax.data.tokenizers import Tokenizer, load_tokenizer
 from rar_jax.evaluation.digits import digits_report
 from rar_jax.images.files import image_grid, write_png
@@ -70,7 +70,7 @@ def prepare(config: Config, folder: epath.PathLike) -> Run:
     mesh = make_mesh(mesh_shape(config, jax.device_count()))
     check_folder("workdir", folder)
     tokenizer = load_tokenizer(config)
-    datasets = open_datasets(config)
+    datasets = open_datasets(config, tokenizer)
     model = make_model(config)
     optimizer_config, warmup = config.optimizer, config.optimizer.warmup_epochs * config.steps_per_epoch
     learning_rate = learning_rate_schedule(
@@ -132,7 +132,7 @@ def train(run: Run) -> None:
         out_shardings=(run.shardings, replicated(run.mesh)),
         donate_argnums=0,
     )
-    batches = train_iterator(
+    host_batches = train_iterator(
         run.datasets.train,
         config.train.batch_size,
         config.total_steps,
@@ -144,8 +144,9 @@ def train(run: Run) -> None:
         state = jax.jit(run.init, out_shardings=run.shardings)()
     else:
         state, data_state = run.restored
-        batches.set_state(data_state)
+        host_batches.set_state(data_state)
         run.restored = None  # The first step donates the state.
+    batches = DeviceBatches(host_batches, functools.partial(put_batch, mesh=run.mesh))
     step = int(state.step)
     write_config(folder, config)
     metrics = MetricsLog(folder, step)
@@ -160,7 +161,7 @@ def train(run: Run) -> None:
     progress = Progress("train", config.last_step, done=step)
     pending, note = [], ""
     while step < config.last_step:
-        state, values = step_fn(state, put_batch(next(batches), run.mesh))
+        state, values = step_fn(state, next(batches))
         step += 1
         pending.append(values)
         last = step == config.last_step
@@ -213,7 +214,7 @@ class Observer:
         heldout = run.datasets.heldout
         if heldout is None:
             return
-        count = min(run.config.eval.num_images or len(heldout), len(heldout))
+        count = min(run.config.eval.num_images or heldout.num_images, heldout.num_images)
         for split, records in (("train", run.datasets.train), ("heldout", heldout)):
             sums = None
             for batch in eval_batches(

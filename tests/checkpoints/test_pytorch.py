@@ -2,7 +2,8 @@ import jax
 import numpy as np
 import pytest
 
-from rar_jax.checkpoints.pytorch import rar_from_pytorch, rar_to_pytorch
+from rar_jax.checkpoints.pytorch import rar_from_pytorch, rar_to_pytorch, vqgan_from_pytorch, vqgan_name
+from rar_jax.models.vqgan import VQGAN
 
 
 def test_round_trip(golden):
@@ -34,3 +35,37 @@ def test_the_tree_is_the_models(golden, golden_model):
     shapes = jax.eval_shape(golden_model.init, jax.random.key(0), tokens, tokens[0], np.zeros((1, 16), np.int32))
     ours = jax.tree.map(lambda x: x.shape, shapes["params"])
     assert ours == jax.tree.map(lambda x: x.shape, golden.params)
+
+
+@pytest.fixture(scope="module")
+def vqgan_layout(golden_json):
+    """Every tensor of the published f16 tokenizer, filled with noise that tells them apart."""
+    rng = np.random.default_rng(0)
+    layout = golden_json("checkpoint_layouts.json")["maskgit_vqgan_imagenet_f16_256"]
+    return {name: rng.standard_normal(shape, np.float32) for name, shape in layout.items()}
+
+
+def test_the_published_tokenizer_is_covered_to_the_last_tensor(vqgan_layout):
+    model, params = vqgan_from_pytorch(vqgan_layout)
+    assert model == VQGAN(width=128, multipliers=(1, 1, 2, 2, 4), num_blocks=2, latent_width=256, codebook_size=1024)
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    ours = {vqgan_name(jax.tree_util.keystr(path, simple=True, separator="/")): leaf for path, leaf in leaves}
+    assert ours.keys() == vqgan_layout.keys()
+    for name, tensor in vqgan_layout.items():
+        expected = tensor.transpose(2, 3, 1, 0) if tensor.ndim == 4 else tensor
+        np.testing.assert_array_equal(ours[name], expected)
+
+
+def test_tensors_that_are_not_the_tokenizers_are_all_named(vqgan_layout):
+    tensors = dict(vqgan_layout)
+    del tensors["decoder.norm_out.bias"], tensors["encoder.down.3.block.1.conv2.weight"]
+    tensors["loss.discriminator"] = np.zeros(3)
+    tensors["decoder.conv_in.bias"] = np.zeros(7)
+    expected = (
+        r"missing \['decoder.norm_out.bias', 'encoder.down.3.block.1.conv2.weight'\], "
+        r"unknown \['loss.discriminator'\], misshapen decoder.conv_in.bias is \(7,\), not \(512,\)"
+    )
+    with pytest.raises(ValueError, match=expected):
+        vqgan_from_pytorch(tensors)
+    with pytest.raises(ValueError, match=r"not a MaskGIT-VQGAN: tensors missing .*quantize\.embedding\.weight"):
+        vqgan_from_pytorch({"lm_head.weight": np.zeros((3, 3))})

@@ -2,12 +2,13 @@ import numpy as np
 import pytest
 
 from rar_jax.data.datasets import open_datasets
+from rar_jax.data.digits import DigitsTokenizer
 from rar_jax.data.records import write_records
 
 
 def test_digits(small_config):
-    datasets = open_datasets(small_config())
-    assert len(datasets.train) == 1437 and len(datasets.heldout) == 360
+    datasets = open_datasets(small_config(), DigitsTokenizer())
+    assert datasets.train.num_images == 1437 and datasets.heldout.num_images == 360
 
 
 @pytest.fixture
@@ -26,8 +27,8 @@ def config_for(small_config, folder, **changes):
 
 
 def test_own_records_with_and_without_heldout(small_config, folder):
-    assert open_datasets(config_for(small_config, folder)).heldout is None
-    assert len(open_datasets(config_for(small_config, folder, eval_path=str(folder))).heldout) == 3
+    assert open_datasets(config_for(small_config, folder), None).heldout is None
+    assert open_datasets(config_for(small_config, folder, eval_path=str(folder)), None).heldout.num_images == 3
 
 
 @pytest.mark.parametrize(
@@ -41,9 +42,21 @@ def test_own_records_with_and_without_heldout(small_config, folder):
 )
 def test_a_config_at_odds_with_the_data_is_refused_with_both_values(small_config, folder, changes, message):
     with pytest.raises(ValueError, match=message):
-        open_datasets(config_for(small_config, folder, **changes))
+        open_datasets(config_for(small_config, folder, **changes), None)
 
 
 def test_empty_folder(small_config, tmp_path):
     with pytest.raises(ValueError, match="no token records"):
-        open_datasets(config_for(small_config, tmp_path))
+        open_datasets(config_for(small_config, tmp_path), None)
+
+
+def test_the_tokenizer_must_be_the_one_that_made_the_records(small_config, folder):
+    config = config_for(small_config, folder, tokenizer="vqgan.bin")
+    tokenizer = DigitsTokenizer()
+    assert open_datasets(config, tokenizer).train.num_images == 3
+    tokenizer.fingerprint = "vqgan-0123"
+    with pytest.raises(ValueError, match=r"tokenizer=vqgan\.bin is vqgan-0123, and .* was made with digits"):
+        open_datasets(config, tokenizer)
+    description = folder / "dataset.json"
+    description.write_text(description.read_text().replace('"tokenizer": "digits"', '"tokenizer": "unknown"'))
+    assert open_datasets(config, tokenizer).train.num_images == 3

@@ -1,21 +1,19 @@
 import numpy as np
 import pytest
 
-from rar_jax.data.loader import eval_batches, train_iterator
+from rar_jax.data.loader import DeviceBatches, eval_batches, train_iterator
 
 
 class Numbers:
-    """Image i is the number i."""
+    """Record i has the label i, and its crop k the one token k."""
 
-    def __init__(self, count):
-        self.count = count
+    def __init__(self, num_records, num_images=None, crops_per_record=1):
+        self.num_records, self.num_images = num_records, num_images or num_records
+        self.crops_per_record = crops_per_record
 
-    def __len__(self):
-        return self.count
-
-    def read(self, indices):
+    def read(self, indices, crops=0):
         indices = np.asarray(indices, np.int32)
-        return {"tokens": indices[:, None], "label": indices}
+        return {"tokens": np.broadcast_to(crops, indices.shape)[:, None], "label": indices}
 
 
 def labels(batches):
@@ -55,11 +53,54 @@ def test_restored_position_gives_the_batches_that_would_have_come():
     np.testing.assert_array_equal(np.concatenate([labels(host) for host in hosts], axis=1), rest)
 
 
+def test_crops_of_an_image_take_turns():
+    batches = list(train_iterator(Numbers(50, crops_per_record=4), 10, 8 * 5, seed=0))
+    taken = np.empty((8, 50), int)
+    for i, batch in enumerate(batches):
+        taken[i // 5, batch["label"]] = batch["tokens"][:, 0]
+    # Every epoch has every image; in four epochs an image shows each of its crops.
+    for cycle in (taken[:4], taken[4:]):
+        np.testing.assert_array_equal(np.sort(cycle, axis=0), np.arange(4)[:, None].repeat(50, axis=1))
+    assert (taken[:4] != taken[4:]).any() and len(np.unique(taken[0])) == 4
+
+
+def test_where_crops_are_not_known_an_epoch_is_a_share_without_replacement():
+    records = Numbers(103, num_images=10)
+    seen = labels(train_iterator(records, 5, 2 * 20, seed=0)).reshape(4, 50)
+    for shuffle in (seen[:2], seen[2:]):
+        assert len(set(shuffle.ravel().tolist())) == 100
+    assert set(seen[:2].ravel().tolist()) != set(seen[2:].ravel().tolist())
+    assert not np.array_equal(seen[0], seen[2])
+
+
+def test_batches_are_put_ahead_and_the_position_is_of_those_taken():
+    put = []
+
+    def batches():
+        return train_iterator(Numbers(50), 8, 18, seed=1)
+
+    ahead = DeviceBatches(batches(), lambda batch: put.append(batch) or batch["label"])
+    expected = labels(batches())
+    for i in range(5):
+        np.testing.assert_array_equal(next(ahead), expected[i])
+    assert len(put) > 5
+    again = batches()
+    again.set_state(ahead.get_state())
+    np.testing.assert_array_equal(labels(again), expected[5:])
+    for i in range(5, 18):
+        np.testing.assert_array_equal(next(ahead), expected[i])
+    with pytest.raises(StopIteration):
+        next(ahead)
+
+
 @pytest.mark.parametrize("hosts", [1, 2])
-def test_evaluation_pads_the_last_batch(hosts):
+def test_evaluation_draws_from_everywhere_and_pads_the_last_batch_the_last_batch(hosts):
     count = {0: 21, 13: 13, 100: 21}
     for asked, expected in count.items():
         batches = [list(eval_batches(Numbers(21), 8, asked, host, hosts)) for host in range(hosts)]
         rows = np.concatenate([batch["row"][batch["weight"] == 1] for host in batches for batch in host])
         np.testing.assert_array_equal(np.sort(rows), np.arange(expected))
+        images = np.concatenate([batch["label"][batch["weight"] == 1] for host in batches for batch in host])
+        assert len(set(images.tolist())) == expected
+        assert not np.array_equal(np.sort(images), np.arange(13))
         assert all(batch["label"].shape == (8 // hosts,) for host in batches for batch in host)

@@ -31,7 +31,7 @@ def folder(tmp_path, images):
 
 def test_round_trip_in_any_order(folder, images):
     records = TokenRecords(folder)
-    assert len(records) == 25
+    assert records.num_images == records.num_records == 25
     assert records.description.class_names == ("cat", "dog", "newt")
     assert list(records.description.shards.values()) == [10, 10, 5]
     indices = np.array([24, 0, 9, 10, 19, 20, 0, 3])
@@ -66,6 +66,52 @@ def test_codes_and_labels_out_of_range_are_not_written(tmp_path, tokens, label):
         TokenRecords(tmp_path)
 
 
+def test_a_record_holds_the_crops_of_an_image(tmp_path):
+    crops = np.random.default_rng(0).integers(1024, size=(7, 3, 9))
+    described = write_records(tmp_path, [(crop, 1) for crop in crops], crops_per_image=3, **OPTIONS)
+    assert (described.num_images, described.crops_per_record) == (7, 3)
+    records = TokenRecords(tmp_path)
+    assert (records.num_images, records.num_records, records.crops_per_record) == (7, 7, 3)
+    np.testing.assert_array_equal(
+        records.read(np.array([6, 2]), np.array([0, 2]))["tokens"], [crops[6, 0], crops[2, 2]]
+    )
+    assert (tmp_path / "tokens-00000.array_record").stat().st_size >= 7 * (4 + 3 * 9 * 2)
+    # Little-endian int32 label, then the crops as uint16.
+    expected = np.int32(1).astype("<i4").tobytes() + crops[0].astype("<u2").tobytes()
+    assert expected in (tmp_path / "tokens-00000.array_record").read_bytes()
+
+
+def test_where_crops_are_apart_an_image_is_that_many_records(tmp_path, images):
+    described = write_records(tmp_path, zip(*images, strict=True), crops_per_image=10, crops_together=False, **OPTIONS)
+    records = TokenRecords(tmp_path)
+    assert (described.num_images, records.num_records, records.crops_per_record) == (2, 25, 1)
+
+
+def test_codes_that_do_not_fit_are_not_written(tmp_path):
+    with pytest.raises(ValueError, match="codebook of 65537 codes does not fit"):
+        write_records(tmp_path, [(np.zeros(9, int), 0)], **OPTIONS | {"codebook_size": 65_537})
+    with pytest.raises(ValueError, match=r"shape \(1, 1\) must be of shape \(1, 9\)"):
+        write_records(tmp_path, [(np.zeros(1, int), 0)], **OPTIONS)
+
+
+def test_a_damaged_record_names_its_shard(folder, images):
+    path = folder / "tokens-00001.array_record"
+    data = bytearray(path.read_bytes())
+    needle = images[0][13].astype("<u2").tobytes()
+    data[data.index(needle)] ^= 1
+    path.write_bytes(data)
+    records = TokenRecords(folder)
+    np.testing.assert_array_equal(records.read(np.array([3]))["tokens"], images[0][[3]])
+    with pytest.raises(ValueError, match=r"record 3 of shard .*tokens-00001.*cannot be read"):
+        records.read(np.arange(25))
+
+
+def test_reading_ahead_changes_nothing(folder, images):
+    records = TokenRecords(folder)
+    records.read_ahead()
+    np.testing.assert_array_equal(records.read(np.arange(25))["tokens"], images[0])
+
+
 def test_no_images(tmp_path):
     with pytest.raises(ValueError, match="no images in a test"):
         write_records(tmp_path, [], **OPTIONS)
@@ -80,6 +126,19 @@ def test_garbled_description(folder):
     (folder / "dataset.json").write_text("{")
     with pytest.raises(ValueError, match=r"dataset\.json does not describe"):
         TokenRecords(folder)
+
+
+def test_description_at_odds_with_its_shards(folder):
+    fields = json.loads((folder / "dataset.json").read_text())
+    for changes in (
+        {"num_images": 26},
+        {"num_images": 0},
+        {"shards": {}},
+        {"crops_per_image": 2, "crops_together": False},
+    ):
+        (folder / "dataset.json").write_text(json.dumps(fields | changes))
+        with pytest.raises(ValueError, match=r"dataset\.json says \d+ images"):
+            TokenRecords(folder)
 
 
 def test_missing_shard(folder):

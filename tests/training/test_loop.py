@@ -113,7 +113,7 @@ def test_a_run_does_not_go_on_with_another_method(whole_run, small_config):
 
 def test_a_tokenizer_must_fit_the_model(small_config, tmp_path):
     config = small_config(data={"name": "synthetic", "image_size": 4}, model={"grid_side": 4})
-    with pytest.raises(ValueError, match=r"grid_side=4, and config\.data\.tokenizer=digits has 8"):
+    with pytest.raises(ValueError, match=r"config\.data\.tokenizer=digits: image size 4 must be 8"):
         loop.prepare(config, tmp_path)
 
 

@@ -1,0 +1,167 @@
+"""Weights as PyTorch users share them: .bin and .pth (zip files of `torch.save`) and .safetensors.
+
+Neither needs PyTorch. A .bin or .pth file holds a pickle, which could run anything; ours may rebuild tensors and
+nothing else.
+"""
+
+import collections
+import dataclasses
+import functools
+import io
+import pickle
+import zipfile
+from collections.abc import Callable
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from etils import epath
+
+SUFFIXES = (".bin", ".pth", ".pt", ".safetensors")
+
+_STORAGE_DTYPES = {
+    "DoubleStorage": np.float64,
+    "FloatStorage": np.float32,
+    "HalfStorage": np.float16,
+    "BFloat16Storage": ml_dtypes.bfloat16,
+    "LongStorage": np.int64,
+    "IntStorage": np.int32,
+    "ShortStorage": np.int16,
+    "CharStorage": np.int8,
+    "ByteStorage": np.uint8,
+    "BoolStorage": np.bool_,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    """A tensor of a file, read when asked: `np.asarray(tensor)`."""
+
+    shape: tuple[int, ...]
+    read: Callable[[], np.ndarray]
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        return np.asarray(self.read(), dtype)
+
+
+def read_tensors(path: epath.PathLike) -> dict[str, Tensor]:
+    """The tensors of a file by name; only their names and shapes are read yet.
+
+    Raises:
+      ValueError: the file is not there, is not of these kinds, is damaged, or holds something else than tensors.
+    """
+    path = epath.Path(path)
+    if not path.is_file():
+        raise ValueError(f"no weights in {str(path)!r}: there is no such file")
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"{path}: weights are read from {', '.join(SUFFIXES)} files")
+    return _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+
+
+def _read_safetensors(path: epath.Path) -> dict[str, Tensor]:
+    # Only here is it needed.
+    from safetensors import SafetensorError, safe_open
+
+    def read(name):
+        with safe_open(path, framework="np") as file:
+            return file.get_tensor(name)
+
+    try:
+        with safe_open(path, framework="np") as file:
+            return {
+                name: Tensor(tuple(file.get_slice(name).get_shape()), functools.partial(read, name))
+                for name in file.keys()
+            }
+    except SafetensorError as error:
+        raise ValueError(f"{path} cannot be read as safetensors: {error}") from None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Storage:
+    """A block of numbers in the zip file."""
+
+    path: epath.Path
+    member: str
+    dtype: np.dtype
+    size: int
+
+    def read(self) -> np.ndarray:
+        try:
+            with self.path.open("rb") as file, zipfile.ZipFile(file) as archive:
+                return np.frombuffer(archive.read(self.member), self.dtype, self.size)
+        except (KeyError, ValueError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{self.path} is damaged: {self.member}: {error}") from None
+
+
+def _rebuild_tensor(storage: _Storage, offset: int, shape: tuple, strides: tuple, *_: Any) -> Tensor:
+    """What `torch._utils._rebuild_tensor_v2` does, within the bounds of the storage."""
+    last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
+    if min((offset, *shape, *strides)) < 0 or (0 not in shape and last >= storage.size):
+        raise pickle.UnpicklingError(f"a tensor of shape {shape} reaches outside its storage {storage.member}")
+
+    def read():
+        numbers = storage.read()[offset:]
+        in_bytes = [stride * numbers.itemsize for stride in strides]
+        return np.ascontiguousarray(np.lib.stride_tricks.as_strided(numbers, shape, in_bytes)).reshape(shape)
+
+    return Tensor(tuple(shape), read)
+
+
+class _TensorUnpickler(pickle.Unpickler):
+    """Rebuilds tensors and refuses, by name, everything else that a pickle could import."""
+
+    def __init__(self, data: bytes, storage: Callable[[str, np.dtype, int], _Storage]):
+        super().__init__(io.BytesIO(data))
+        self._storage = storage
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("collections", "OrderedDict"):
+            return collections.OrderedDict
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return _rebuild_tensor
+        if (module, name) == ("torch._utils", "_rebuild_parameter"):
+            return lambda tensor, *_: tensor
+        if module == "torch" and name in _STORAGE_DTYPES:
+            return np.dtype(_STORAGE_DTYPES[name])
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is not a tensor and is not run")
+
+    def persistent_load(self, pid: Any) -> _Storage:
+        kind, dtype, key, _, size = pid
+        if kind != "storage" or not isinstance(dtype, np.dtype):
+            raise pickle.UnpicklingError(f"it holds a {kind!r} of {dtype!r}, which is not a tensor")
+        return self._storage(str(key), dtype, int(size))
+
+
+def _read_torch(path: epath.Path) -> dict[str, Tensor]:
+    try:
+        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+            names = set(archive.namelist())
+            # The one folder that all members are in is named after the file when it was saved.
+            pickled = next((name for name in names if name.endswith("/data.pkl")), None)
+            if pickled is None:
+                raise ValueError(f"{path} is a zip file, but not of torch.save: it has no data.pkl")
+            folder = pickled.removesuffix("data.pkl")
+            byteorder = archive.read(f"{folder}byteorder") if f"{folder}byteorder" in names else b"little"
+            data = archive.read(pickled)
+    except zipfile.BadZipFile as error:
+        raise ValueError(
+            f"{path} is not a whole zip file of torch.save ({error}): download it again, or, if PyTorch before 1.6 "
+            "wrote it, load and save it with a newer one"
+        ) from None
+
+    def storage(key, dtype, size):
+        member = f"{folder}data/{key}"
+        if member not in names:
+            raise pickle.UnpicklingError(f"{member} is missing")
+        return _Storage(path, member, dtype.newbyteorder(">") if byteorder == b"big" else dtype, size)
+
+    try:
+        tensors = _TensorUnpickler(data, storage).load()
+    except Exception as error:  # A pickle is a program: made badly, it can raise anything.
+        raise ValueError(f"{path} is not read: {str(error) or type(error).__name__}") from None
+    others = [] if isinstance(tensors, dict) else [type(tensors).__name__]
+    if not others:
+        others = [f"{name!r} ({type(value).__name__})" for name, value in tensors.items() if type(value) is not Tensor]
+    if others:
+        raise ValueError(f"{path} must hold tensors by name and nothing else; found {', '.join(others[:5])}")
+    return dict(tensors)

@@ -1,0 +1,109 @@
+"""Published token files to token records: {"class_id": int, "tokens": [T ints]} a line."""
+
+import itertools
+import json
+
+import numpy as np
+from etils import epath
+
+from rar_jax.data.records import UNKNOWN_TOKENIZER, Description
+from rar_jax.data.shards import ShardedOutput
+from rar_jax.progress import Progress
+
+# No line of a thousand tokens is as long; a file without line ends must not be read into memory as one.
+_LONGEST_LINE = 2**20
+
+
+def import_jsonl(
+    path: epath.PathLike,
+    output: epath.PathLike,
+    *,
+    grid_side: int,
+    codebook_size: int,
+    class_names: tuple[str, ...],
+    tokenizer: str = UNKNOWN_TOKENIZER,
+    crops_per_image: int = 1,
+    skip_bad: bool = False,
+    shard_size: int = 100_000,
+) -> Description:
+    """Writes the token records of a file, or what is missing of them.
+
+    Args:
+      path: of the file.
+      output: folder of the records.
+      grid_side: the square root of T.
+      codebook_size: V.
+      class_names: one a class.
+      tokenizer: the fingerprint of what made the codes.
+      crops_per_image: K records of the file are crops of one image; which ones is not known.
+      skip_bad: whether a malformed line is left out, counted and listed instead of ending the work.
+      shard_size: lines a shard.
+
+    Raises:
+      ValueError: there is no such file, it has no lines, the output is of something else, or a line is malformed.
+    """
+    path = epath.Path(path)
+    if not path.is_file():
+        raise ValueError(f"--jsonl={path}: there is no such file")
+    size = path.stat().length
+    limits = {"T": grid_side**2, "V": codebook_size, "C": len(class_names)}
+    plan = {"source": str(path), "bytes": size, "tokenizer": tokenizer, "crops_per_image": crops_per_image}
+    plan |= {"skip_bad": skip_bad, "shard_size": shard_size} | limits
+    folder = ShardedOutput(output, plan)
+    shard, place, line_number = 0, 0, 0
+    while (report := folder.report(shard)) is not None:
+        shard, place, line_number = shard + 1, report["place"], report["line"]
+    progress = Progress("import", size, done=place, unit="B")
+    with path.open("rb") as file:
+        file.seek(place)
+        while place < size:
+            writer = folder.open(shard, num_tokens=limits["T"], codebook_size=codebook_size, num_classes=limits["C"])
+            rejected = []
+            for line in itertools.islice(iter(lambda: file.readline(_LONGEST_LINE), b""), shard_size):
+                line_number += 1
+                try:
+                    writer.write(*_parse(line))
+                except ValueError as error:
+                    if not skip_bad:
+                        writer.discard()
+                        raise ValueError(
+                            f"{path}, line {line_number}: {error}; --skip_bad leaves such lines out"
+                        ) from None
+                    rejected.append((f"{path}, line {line_number}", str(error)))
+            progress.update(file.tell() - place, note=f"line {line_number}")
+            place = file.tell()
+            folder.finish(shard, writer, rejected, place=place, line=line_number)
+            shard += 1
+    progress.close()
+    return folder.complete(
+        shard,
+        grid_side=grid_side,
+        codebook_size=codebook_size,
+        class_names=class_names,
+        tokenizer=tokenizer,
+        source=str(path),
+        crops_per_image=crops_per_image,
+        crops_together=crops_per_image == 1,
+    )
+
+
+def _parse(line: bytes) -> tuple[int, np.ndarray]:
+    """The class and the codes [1, T] of a line; the ranges are not checked."""
+    if not line.endswith(b"\n") and len(line) == _LONGEST_LINE:
+        raise ValueError("it is too long")
+    try:
+        fields = json.loads(line)
+        label, tokens = fields["class_id"], fields["tokens"]
+    except (ValueError, RecursionError):
+        raise ValueError("it is not JSON") from None
+    except (KeyError, TypeError, IndexError):
+        raise ValueError('it must have "class_id" and "tokens"') from None
+    if type(label) is not int:
+        raise ValueError(f'"class_id" {label!r} must be an integer')
+    try:
+        codes = np.array(tokens)
+    except ValueError:
+        codes = np.empty(0)
+    if codes.dtype.kind not in "iu" or codes.ndim != 1:
+        raise ValueError('"tokens" must be a list of integers')
+    return label, codes[None]

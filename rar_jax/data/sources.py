@@ -1,0 +1,192 @@
+"""Where images come from: class folders, and TFDS data sets."""
+
+import dataclasses
+import functools
+import textwrap
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from etils import epath
+
+from rar_jax.data.pictures import SUFFIXES
+
+
+class Example(Protocol):
+    """One image of a source, small enough to be sent to another process.
+
+    Attributes:
+      name: for people.
+    """
+
+    name: str
+
+    def read(self) -> tuple[bytes, int]:
+        """The encoded image and its label. Raises OSError where it cannot be read."""
+
+
+class Source(Protocol):
+    """Images in a fixed order.
+
+    Attributes:
+      name: for people.
+      class_names: one a class, in the order of the labels.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Example: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageFile:
+    """An image in a file."""
+
+    name: str
+    label: int
+
+    def read(self) -> tuple[bytes, int]:
+        """As `Example.read`."""
+        return epath.Path(self.name).read_bytes(), self.label
+
+
+class ClassFolders:
+    """A folder with a folder of images for each class, as torchvision's ImageFolder reads them."""
+
+    def __init__(self, folder: epath.PathLike, class_names: Sequence[str] | None = None):
+        """Lists the files.
+
+        Args:
+          folder: of the class folders; images may lie in folders below these.
+          class_names: the folders in the order of the labels; by default all, sorted by name.
+
+        Raises:
+          ValueError: there are no class folders, or one is missing or has no images.
+        """
+        folder = epath.Path(folder)
+        if not folder.is_dir():
+            raise ValueError(f"no images in {str(folder)!r}: there is no such folder")
+        if class_names is None:
+            class_names = sorted(path.name for path in folder.iterdir() if path.is_dir())
+        if not class_names:
+            raise ValueError(f"no images in {str(folder)!r}: it must have a folder of images for each class")
+        self.name = str(folder)
+        self.class_names = tuple(class_names)
+        self._files = []
+        for label, name in enumerate(class_names):
+            if not (folder / name).is_dir():
+                raise ValueError(f"class {label}, {name!r}, has no folder in {folder}")
+            files = list_images(folder / name)
+            if not files:
+                raise ValueError(f"class {label}, {folder / name}, has no {', '.join(SUFFIXES)} files")
+            self._files += [(file, label) for file in files]
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, index: int) -> ImageFile:
+        return ImageFile(*self._files[index])
+
+
+class ImageFolder:
+    """The images of a folder and of those below it, without classes."""
+
+    class_names = ("",)
+
+    def __init__(self, folder: epath.PathLike):
+        """Lists the files.
+
+        Raises:
+          ValueError: there is no such folder, or it has no images.
+        """
+        folder = epath.Path(folder)
+        self.name = str(folder)
+        self._files = list_images(folder) if folder.is_dir() else []
+        if not self._files:
+            raise ValueError(f"no {', '.join(SUFFIXES)} files in {str(folder)!r}")
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, index: int) -> ImageFile:
+        return ImageFile(self._files[index], 0)
+
+
+def list_images(folder: epath.Path) -> list[str]:
+    """The image files in a folder and those below it, sorted."""
+    files = []
+    for path in sorted(folder.iterdir()):
+        # By name first: asking a million files what they are takes minutes.
+        if path.suffix.lower() in SUFFIXES:
+            files.append(str(path))
+        elif path.is_dir():
+            files += list_images(path)
+    return files
+
+
+@functools.cache
+def _open_tfds(name: str, split: str, data_dir: str | None) -> Any:
+    """Opens a prepared data set once in each process, its images left as they are encoded."""
+    # Only here is it needed, and it is slow to import.
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder(name, data_dir=data_dir)
+    return builder, builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})
+
+
+@dataclasses.dataclass(frozen=True)
+class TfdsExample:
+    """An image of a TFDS data set."""
+
+    dataset: tuple[str, str, str | None]
+    index: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.dataset[0]}/{self.dataset[1]}[{self.index}]"
+
+    def read(self) -> tuple[bytes, int]:
+        """As `Example.read`."""
+        _, data_source = _open_tfds(*self.dataset)
+        example = data_source[self.index]
+        return example["image"], int(example["label"])
+
+
+class TfdsImages:
+    """A TFDS data set with features image and label, prepared as ArrayRecord; TensorFlow is not needed."""
+
+    def __init__(self, name: str, split: str, data_dir: str | None = None):
+        """Opens it.
+
+        Args:
+          name: such as imagenet2012.
+          split: such as train, or train[:1%].
+          data_dir: where it was prepared; by default where TFDS has it.
+
+        Raises:
+          ValueError: it is not there, not prepared as ArrayRecord, or has no such split or features.
+        """
+        try:
+            builder, self._data_source = _open_tfds(name, split, data_dir)
+            self._length = len(self._data_source)
+        # TFDS raises a dozen kinds of its own for names, versions, splits and formats.
+        except Exception as error:
+            raise ValueError(
+                f"TFDS set {name!r}, split {split!r}, in data_dir {data_dir!r} cannot be opened: "
+                f"{textwrap.shorten(str(error), 300)}; prepare it with tfds.builder({name!r}, "
+                "file_format='array_record').download_and_prepare()"
+            ) from None
+        features = builder.info.features
+        if missing := [feature for feature in ("image", "label") if feature not in features]:
+            raise ValueError(f"TFDS set {name!r} has no feature {' and '.join(missing)}, only {', '.join(features)}")
+        self.name = f"TFDS {name}, {split}"
+        self.class_names = tuple(features["label"].names)
+        self._dataset = (name, split, data_dir)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> TfdsExample:
+        return TfdsExample(self._dataset, index)

@@ -1,0 +1,235 @@
+"""Images to token records: decoded in worker processes, encoded on the devices, written shard by shard."""
+
+import collections
+import concurrent.futures
+import contextlib
+import hashlib
+import itertools
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from etils import epath
+
+from rar_jax.data.pictures import center_square, cut_crops, read_picture, square_side
+from rar_jax.data.records import Description
+from rar_jax.data.shards import ShardedOutput
+from rar_jax.data.sources import Example, Source
+from rar_jax.data.tokenizers import Tokenizer
+from rar_jax.progress import Progress
+
+# Images a task of a worker: fewer cost more messages, more make the first batch late.
+_TASK = 8
+# Batches in the hands of the devices: one at work, one waiting.
+_ENCODING = 2
+
+
+class Rejected(NamedTuple):
+    """An image that cannot be used, and why."""
+
+    name: str
+    reason: str
+
+
+class _Batch(NamedTuple):
+    """Images of one shard, in order."""
+
+    shard: int
+    labels: list[int]
+    squares: list[np.ndarray]
+    rejected: list[Rejected]
+    last: bool
+
+
+def tokenize_images(
+    source: Source,
+    tokenizer: Tokenizer,
+    output: epath.PathLike,
+    *,
+    image_size: int,
+    crops: str = "center",
+    flip: bool = False,
+    shard_size: int = 10_000,
+    num_workers: int | None = None,
+    strict: bool = False,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Description | None:
+    """Writes the token records of a source, or what is missing of them.
+
+    A record holds all crops of an image. What is in a shard depends on its own images alone, so that neither the number
+    of processes nor a restart changes it.
+
+    Args:
+      source: the images.
+      tokenizer: what encodes them.
+      output: folder of the records.
+      image_size: side of a crop in pixels.
+      crops, flip: see `pictures.cut_crops`.
+      shard_size: images a shard.
+      num_workers: processes that decode; by default one a core but one.
+      strict: whether an image that cannot be used ends the work.
+      process_index, process_count: process p of P makes the shards p, p + P, ...
+
+    Returns:
+      The description of the set, or None if other processes have not finished their shards.
+
+    Raises:
+      ValueError: the output is of something else, or an image cannot be used and `strict` is set.
+    """
+    num_shards = -(-len(source) // shard_size)
+    listing = hashlib.sha256()
+    for i in range(len(source)):
+        listing.update(f"{source[i]!r}\n".encode())
+    plan = {
+        "source": source.name,
+        "images": len(source),
+        "listing": listing.hexdigest()[:12],
+        "tokenizer": tokenizer.fingerprint,
+        "image_size": image_size,
+        "crops": crops,
+        "flip": flip,
+        "shard_size": shard_size,
+    }
+    folder = ShardedOutput(output, plan)
+    shards = {
+        shard: [source[i] for i in range(shard * shard_size, min((shard + 1) * shard_size, len(source)))]
+        for shard in range(process_index, num_shards, process_count)
+    }
+    unfinished = {shard: examples for shard, examples in shards.items() if folder.report(shard) is None}
+    total, left = (sum(map(len, part.values())) for part in (shards, unfinished))
+    progress = Progress("tokenize", total, done=total - left, unit="image")
+    num_crops = len(
+        cut_crops(np.zeros((square_side(crops, image_size),) * 2 + (3,), np.uint8), image_size, crops, flip)
+    )
+    writer_options = {
+        "num_tokens": tokenizer.grid_side**2,
+        "codebook_size": tokenizer.codebook_size,
+        "num_classes": len(source.class_names),
+        "crops": num_crops,
+    }
+
+    def encode(squares: Sequence[np.ndarray]) -> np.ndarray:
+        images = np.concatenate([cut_crops(square, image_size, crops, flip) for square in squares])
+        return tokenizer.encode(images).reshape(len(squares), num_crops, -1)
+
+    batch_size = max(1, tokenizer.batch_size // num_crops)
+    decoded = decoded_squares(itertools.chain(*unfinished.values()), square_side(crops, image_size), num_workers)
+    writer, rejected, num_rejected = None, [], 0
+    with contextlib.closing(decoded):
+        for batch, codes in _encoded(_batches(decoded, unfinished, batch_size, strict), encode):
+            writer = writer or folder.open(batch.shard, **writer_options)
+            for label, tokens in zip(batch.labels, codes, strict=True):
+                writer.write(label, tokens)
+            rejected += batch.rejected
+            num_rejected += len(batch.rejected)
+            if batch.last:
+                folder.finish(batch.shard, writer, rejected)
+                writer, rejected = None, []
+            note = f"{num_rejected} rejected" if num_rejected else ""
+            progress.update(len(batch.labels) + len(batch.rejected), note)
+    progress.close()
+    return folder.complete(
+        num_shards,
+        grid_side=tokenizer.grid_side,
+        codebook_size=tokenizer.codebook_size,
+        class_names=source.class_names,
+        tokenizer=tokenizer.fingerprint,
+        source=source.name,
+        crops_per_image=num_crops,
+        crops_together=True,
+    )
+
+
+def _batches(
+    decoded: Iterator[tuple[np.ndarray, int] | Rejected],
+    shards: Mapping[int, Sequence[Example]],
+    batch_size: int,
+    strict: bool,
+) -> Iterator[_Batch]:
+    """Groups images; no batch has images of two shards, so that a shard's codes do not depend on another's."""
+    for shard, examples in shards.items():
+        batch = _Batch(shard, [], [], [], last=False)
+        for result in itertools.islice(decoded, len(examples)):
+            if len(batch.squares) == batch_size:
+                yield batch
+                batch = _Batch(shard, [], [], [], last=False)
+            if isinstance(result, Rejected):
+                if strict:
+                    raise ValueError(f"{result.name}: {result.reason}; without --strict it would be left out")
+                batch.rejected.append(result)
+            else:
+                batch.squares.append(result[0])
+                batch.labels.append(result[1])
+        yield batch._replace(last=True)
+
+
+def _encoded(batches: Iterable[_Batch], encode) -> Iterator[tuple[_Batch, np.ndarray]]:
+    """Batches and their codes, in order; the next ones are prepared while the devices work."""
+    with concurrent.futures.ThreadPoolExecutor(_ENCODING) as threads:
+        waiting = collections.deque()
+        for batch in batches:
+            waiting.append((batch, threads.submit(encode, batch.squares) if batch.squares else None))
+            while len(waiting) > _ENCODING or (waiting and (waiting[0][1] is None or waiting[0][1].done())):
+                done, future = waiting.popleft()
+                yield done, future.result() if future else ()
+        for done, future in waiting:
+            yield done, future.result() if future else ()
+
+
+def decoded_squares(
+    examples: Iterable[Example], side: int, num_workers: int | None = None
+) -> Iterator[tuple[np.ndarray, int] | Rejected]:
+    """Decodes images in worker processes, some ahead of where they are asked for.
+
+    Args:
+      examples: the images.
+      side: of the centre square wanted, in pixels.
+      num_workers: processes; by default one a core but one.
+
+    Yields:
+      In order, uint8 [side, side, 3] and a label, or why there is none.
+    """
+    num_workers = num_workers or max(1, (os.cpu_count() or 1) - 1)
+    examples = iter(examples)
+    # Not forked: the threads of JAX would not survive it.
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(num_workers, context, initializer=_begin_worker) as pool:
+        waiting = collections.deque()
+        try:
+            while True:
+                while len(waiting) < 4 * num_workers and (task := list(itertools.islice(examples, _TASK))):
+                    waiting.append(pool.submit(_decode, task, side))
+                if not waiting:
+                    return
+                yield from waiting.popleft().result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _begin_worker() -> None:
+    # Ctrl-C reaches the whole group; the main process says what happens.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def end_with_parent():
+        multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+        os._exit(1)
+
+    # A parent that is killed does not end its workers.
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def _decode(examples: Sequence[Example], side: int) -> list[tuple[np.ndarray, int] | Rejected]:
+    results = []
+    for example in examples:
+        try:
+            data, label = example.read()
+            results.append((center_square(read_picture(data), side), label))
+        except (OSError, ValueError) as error:
+            results.append(Rejected(example.name, " ".join(str(error).split())))
+    return results

@@ -1,0 +1,141 @@
+"""The MaskGIT-VQGAN tokenizer: a convolutional encoder and decoder around a codebook.
+
+As in MaskGIT (Chang et al., 2022) and its PyTorch port. Images are NHWC in [0, 1]; a level halves the side (average
+pooling on the way in, nearest neighbour on the way out), so that L levels stand for patches of 2 ** (L - 1) pixels.
+"""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+# The products decide which code is nearest: a TPU's default would round their inputs to bfloat16.
+_PRECISION = jax.lax.Precision.HIGHEST
+
+
+def _conv(features: int, size: int, use_bias: bool, name: str) -> nn.Conv:
+    return nn.Conv(features, (size, size), padding="SAME", use_bias=use_bias, precision=_PRECISION, name=name)
+
+
+def _norm_silu(x: jax.Array, name: str) -> jax.Array:
+    # The two-pass variance: E[x^2] - E[x]^2 loses digits where the mean is large.
+    return nn.silu(nn.GroupNorm(num_groups=32, epsilon=1e-6, use_fast_variance=False, name=name)(x))
+
+
+class ResBlock(nn.Module):
+    """Two normalised convolutions and a shortcut. [B, H, W, C] -> [B, H, W, width]."""
+
+    width: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        h = _conv(self.width, 3, False, "conv1")(_norm_silu(x, "norm1"))
+        h = _conv(self.width, 3, False, "conv2")(_norm_silu(h, "norm2"))
+        if x.shape[-1] == self.width:
+            return x + h
+        # The published network projects h, not x.
+        return h + _conv(self.width, 1, False, "nin_shortcut")(h)
+
+
+class Level(nn.Module):
+    """The blocks of one resolution; with `upsample`, as in the decoder, then twice the side by nearest neighbour."""
+
+    width: int
+    num_blocks: int
+    upsample: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for i in range(self.num_blocks):
+            x = ResBlock(self.width, name=f"block_{i}")(x)
+        if self.upsample:
+            x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
+            x = _conv(self.width, 3, True, "upsample_conv")(x)
+        return x
+
+
+class Encoder(nn.Module):
+    """Images [B, H, W, 3] -> latents [B, H / f, W / f, latent_width], f = 2 ** (levels - 1)."""
+
+    width: int
+    multipliers: Sequence[int]
+    num_blocks: int
+    latent_width: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = _conv(self.width, 3, False, "conv_in")(x)
+        for i, multiplier in enumerate(self.multipliers):
+            if i > 0:
+                x = nn.avg_pool(x, (2, 2), strides=(2, 2))
+            x = Level(self.width * multiplier, self.num_blocks, name=f"down_{i}")(x)
+        for i in range(self.num_blocks):
+            x = ResBlock(x.shape[-1], name=f"mid_{i}")(x)
+        return _conv(self.latent_width, 1, True, "conv_out")(_norm_silu(x, "norm_out"))
+
+
+class Decoder(nn.Module):
+    """Latents [B, h, w, latent_width] -> images [B, h f, w f, 3], not clipped."""
+
+    width: int
+    multipliers: Sequence[int]
+    num_blocks: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = _conv(self.width * self.multipliers[-1], 3, True, "conv_in")(x)
+        for i in range(self.num_blocks):
+            x = ResBlock(x.shape[-1], name=f"mid_{i}")(x)
+        for i, multiplier in reversed(list(enumerate(self.multipliers))):
+            x = Level(self.width * multiplier, self.num_blocks, upsample=i > 0, name=f"up_{i}")(x)
+        return _conv(3, 3, True, "conv_out")(_norm_silu(x, "norm_out"))
+
+
+class VQGAN(nn.Module):
+    """The tokenizer's network.
+
+    The published f16 tokenizer is width 128, multipliers (1, 1, 2, 2, 4), two blocks, latent width 256 and 1,024 codes.
+
+    Attributes:
+      width: channels at the full resolution; every width must be divisible by the 32 groups of the norms.
+      multipliers: channels of each level, finest first, in units of width.
+      num_blocks: residual blocks a level, and in the middle.
+      latent_width: of a code's vector.
+      codebook_size: V.
+    """
+
+    width: int
+    multipliers: Sequence[int]
+    num_blocks: int
+    latent_width: int
+    codebook_size: int
+
+    @property
+    def downsampling(self) -> int:
+        """Side in pixels of the patch that a code stands for."""
+        return 2 ** (len(self.multipliers) - 1)
+
+    def setup(self):
+        self.encoder = Encoder(self.width, self.multipliers, self.num_blocks, self.latent_width)
+        self.decoder = Decoder(self.width, self.multipliers, self.num_blocks)
+        self.quantize = nn.Embed(self.codebook_size, self.latent_width)
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Images float32 [B, H, W, 3] in [0, 1] -> their reconstructions, alike."""
+        return self.decode(self.encode(images))
+
+    def encode(self, images: jax.Array) -> jax.Array:
+        """Images float32 [B, H, W, 3] in [0, 1] -> codes int32 [B, h, w]."""
+        return self.nearest_codes(self.encoder(images))
+
+    def nearest_codes(self, latents: jax.Array) -> jax.Array:
+        """Latents [B, h, w, latent_width] -> the nearest code's index by squared distance, int32 [B, h, w]."""
+        codebook = self.quantize.embedding
+        products = jnp.einsum("bhwc,vc->bhwv", latents, codebook, precision=_PRECISION)
+        # |z - e|^2 without |z|^2, which is the same for every code.
+        return jnp.argmin(jnp.sum(codebook**2, axis=-1) - 2 * products, axis=-1).astype(jnp.int32)
+
+    def decode(self, codes: jax.Array) -> jax.Array:
+        """Codes int32 [B, h, w] -> images float32 [B, H, W, 3], clipped to [0, 1]."""
+        return jnp.clip(self.decoder(self.quantize(codes)), 0.0, 1.0)

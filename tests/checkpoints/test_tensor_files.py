@@ -1,0 +1,167 @@
+import io
+import pickle
+import zipfile
+
+import numpy as np
+import pytest
+from conftest import DATA
+from safetensors.numpy import save_file
+
+from rar_jax.checkpoints.tensor_files import read_tensors
+
+
+def torch_file(path, data_pkl, **members):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", data_pkl)
+        for name, data in members.items():
+            archive.writestr(f"archive/data/{name}", data)
+    return path
+
+
+def test_what_pytorch_saved_is_read():
+    """tensors.pth was written by torch.save of PyTorch 2.13."""
+    tensors = read_tensors(DATA / "tensors.pth")
+    expected = {
+        "p": np.arange(6, dtype=np.float32).reshape(2, 3),  # A torch.nn.Parameter.
+        "t": np.arange(6, dtype=np.float32).reshape(2, 3).T,  # Not contiguous.
+        "v": np.array([2, 3, 4]),  # A view into a larger storage.
+        "b": np.array([1.5, 1.5]),  # bfloat16.
+        "h": np.ones(2, np.float16),
+        "s": np.array(3, np.float32),
+        "e": np.zeros((0, 3), np.float32),
+        "bool": np.array([True, False]),
+    }
+    assert tensors.keys() == expected.keys()
+    for name, array in expected.items():
+        read = np.asarray(tensors[name])
+        assert tensors[name].shape == read.shape
+        np.testing.assert_array_equal(read.astype(array.dtype), array)
+    assert np.asarray(tensors["b"]).dtype.name == "bfloat16" and np.asarray(tensors["h"]).dtype == np.float16
+
+
+def test_it_agrees_with_pytorch_itself(tmp_path):
+    torch = pytest.importorskip("torch")
+    tensors = torch.nn.Conv2d(3, 5, 3).state_dict()
+    torch.save(tensors, tmp_path / "conv.bin")
+    ours = read_tensors(tmp_path / "conv.bin")
+    assert ours.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        np.testing.assert_array_equal(np.asarray(ours[name]), tensor.numpy())
+
+
+def test_safetensors(tmp_path):
+    arrays = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.array([1, 2], np.float16)}
+    save_file(arrays, tmp_path / "w.safetensors")
+    tensors = read_tensors(tmp_path / "w.safetensors")
+    assert tensors.keys() == arrays.keys()
+    for name, array in arrays.items():
+        assert tensors[name].shape == array.shape
+        np.testing.assert_array_equal(np.asarray(tensors[name]), array)
+
+
+class Evil:
+    def __reduce__(self):
+        return exec, ("import pathlib; pathlib.Path('ran').write_text('')",)
+
+
+class Named:
+    """Pickles as the global `module.name` called with `arguments`."""
+
+    def __init__(self, module, name, *arguments):
+        self.text = f"c{module}\n{name}\n".encode()
+        self.arguments = arguments
+
+    def pickled(self):
+        arguments = b"".join(pickle.dumps(a, protocol=0)[:-1] for a in self.arguments)
+        return self.text + b"(" + arguments + b"tR."
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (
+            pickle.dumps({"weight": Evil()}),
+            "asks for (builtins|__builtin__).exec, which is not a tensor and is not run",
+        ),
+        (Named("os", "system", "touch ran").pickled(), "asks for os.system"),
+        (Named("torch.storage", "_load_from_bytes", b"x").pickled(), "asks for torch.storage._load_from_bytes"),
+        (Named("torch._utils", "_rebuild_tensor_v2", 1, 2, (3,), (1,)).pickled(), "is not read"),
+        (Named("collections", "OrderedDict.fromkeys", [1]).pickled(), r"asks for collections.OrderedDict\.fromkeys"),
+        (pickle.dumps({"step": 3, "name": "x"}), r"found 'step' \(int\), 'name' \(str\)"),
+        (pickle.dumps([1]), "found list"),
+        (b"not a pickle", "is not read"),
+    ],
+)
+def test_nothing_but_tensors_is_rebuilt_and_nothing_is_run(tmp_path, monkeypatch, data, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        read_tensors(torch_file(tmp_path / "evil.bin", data))
+    assert not (tmp_path / "ran").exists()
+
+
+def tensor_pickle(offset, shape, strides, size=6, key="0"):
+    """What torch.save writes of {"w": tensor}."""
+    buffer = io.BytesIO()
+
+    class Pickler(pickle._Pickler):
+        def persistent_id(self, value):
+            if value == "the storage":
+                self.write(b"(" + pickle.dumps("storage", 2)[2:-1] + b"ctorch\nFloatStorage\n")
+                self.write(pickle.dumps(key, 2)[2:-1] + pickle.dumps("cpu", 2)[2:-1] + b"K" + bytes([size]) + b"tQ")
+            return None
+
+        def save(self, value, *args, **kwargs):
+            if value == "the storage":
+                return self.persistent_id(value)
+            return super().save(value, *args, **kwargs)
+
+    pickler = Pickler(buffer, 2)
+    pickler.write(b"\x80\x02}")
+    pickler.save("w")
+    pickler.write(b"ctorch._utils\n_rebuild_tensor_v2\n(")
+    for value in ("the storage", offset, shape, strides, False, None):
+        pickler.save(value)
+    pickler.write(b"tRs.")
+    return buffer.getvalue()
+
+
+STORAGE = np.arange(6, dtype="<f4").tobytes()
+
+
+def test_offset_and_strides(tmp_path):
+    path = torch_file(tmp_path / "w.pth", tensor_pickle(1, (2, 2), (1, 2)), **{"0": STORAGE})
+    np.testing.assert_array_equal(np.asarray(read_tensors(path)["w"]), [[1, 3], [2, 4]])
+
+
+@pytest.mark.parametrize(
+    ("offset", "shape", "strides"),
+    [(0, (7,), (1,)), (3, (2, 2), (2, 1)), (-1, (2,), (1,)), (5, (2,), (-1,)), (0, (2, 2), (5, 1))],
+)
+def test_a_tensor_cannot_reach_outside_its_storage(tmp_path, offset, shape, strides):
+    path = torch_file(tmp_path / "w.pth", tensor_pickle(offset, shape, strides), **{"0": STORAGE})
+    with pytest.raises(ValueError, match="reaches outside its storage"):
+        read_tensors(path)
+
+
+def test_damaged_files(tmp_path):
+    with pytest.raises(ValueError, match="there is no such file"):
+        read_tensors(tmp_path / "w.bin")
+    whole = (DATA / "tensors.pth").read_bytes()
+    (tmp_path / "half.bin").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"half\.bin is not a whole zip file"):
+        read_tensors(tmp_path / "half.bin")
+    (tmp_path / "w.npz").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"weights are read from \.bin"):
+        read_tensors(tmp_path / "w.npz")
+    (tmp_path / "w.safetensors").write_bytes(b"rubbish")
+    with pytest.raises(ValueError, match="cannot be read as safetensors"):
+        read_tensors(tmp_path / "w.safetensors")
+    with pytest.raises(ValueError, match="archive/data/1 is missing"):
+        read_tensors(torch_file(tmp_path / "m.bin", tensor_pickle(0, (2,), (1,), key="1"), **{"0": STORAGE}))
+    with zipfile.ZipFile(tmp_path / "z.bin", "w") as archive:
+        archive.writestr("a/b", "c")
+    with pytest.raises(ValueError, match=r"no data\.pkl"):
+        read_tensors(tmp_path / "z.bin")
+    short = read_tensors(torch_file(tmp_path / "s.bin", tensor_pickle(0, (6,), (1,)), **{"0": STORAGE[:8]}))
+    with pytest.raises(ValueError, match="is damaged"):
+        np.asarray(short["w"])

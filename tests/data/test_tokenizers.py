@@ -1,0 +1,67 @@
+import numpy as np
+import pytest
+from conftest import DATA
+
+from rar_jax.data.tokenizers import load_tokenizer, open_tokenizer
+
+
+@pytest.fixture(scope="module")
+def golden():
+    return np.load(DATA / "vqgan_tiny.npz")
+
+
+@pytest.fixture(scope="module")
+def tokenizer(vqgan_file):
+    return open_tokenizer(str(vqgan_file), 16)
+
+
+def test_a_file_of_weights_is_a_tokenizer(tokenizer):
+    assert (tokenizer.grid_side, tokenizer.codebook_size, tokenizer.downsampling) == (8, 24, 2)
+    assert tokenizer.batch_size == 16 * 8
+
+
+def test_images_go_to_codes_and_back(tokenizer, golden):
+    images = np.rint(golden["images_nchw"].transpose(0, 2, 3, 1) * 255).astype(np.uint8)
+    codes = tokenizer.encode(images)
+    assert codes.shape == (2, 64) and codes.dtype == np.int32
+    # The golden images are not in whole grey levels.
+    assert (codes == golden["tokens"]).mean() > 0.97
+    decoded = tokenizer.decode(golden["tokens"])
+    expected = golden["decoded_clipped_nchw"].transpose(0, 2, 3, 1) * 255
+    assert decoded.dtype == np.uint8 and np.abs(decoded - expected).max() <= 0.51
+
+
+def test_any_number_of_images(tokenizer):
+    images = np.random.default_rng(0).integers(256, size=(tokenizer.batch_size + 3, 16, 16, 3), dtype=np.uint8)
+    codes = tokenizer.encode(images)
+    np.testing.assert_array_equal(tokenizer.encode(images[-5:]), codes[-5:])
+    assert tokenizer.decode(codes).shape == images.shape
+
+
+def test_the_fingerprint_is_of_the_weights(vqgan_file, tokenizer, tmp_path):
+    copy = tmp_path / "elsewhere.safetensors"
+    copy.write_bytes(vqgan_file.read_bytes())
+    assert open_tokenizer(str(copy), 32).fingerprint == tokenizer.fingerprint
+    data = bytearray(copy.read_bytes())
+    data[-2] ^= 1
+    copy.write_bytes(data)
+    assert open_tokenizer(str(copy), 32).fingerprint != tokenizer.fingerprint
+
+
+def test_a_config_names_its_tokenizer(small_config, vqgan_file):
+    data = {"name": "synthetic", "tokenizer": str(vqgan_file), "image_size": 16, "downsampling": 2}
+    config = small_config(data=data, model={"codebook_size": 24})
+    assert load_tokenizer(config).codebook_size == 24
+    for changes, message in (
+        ({"model": {"codebook_size": 17}}, r"model\.codebook_size=17, and config\.data\.tokenizer=.* has 24"),
+        ({"data": data | {"image_size": 8, "downsampling": 1}}, r"model\.grid_side=8, and .* has 4"),
+        ({"data": data | {"tokenizer": "digts"}}, r"config\.data\.tokenizer=digts: no weights in 'digts'"),
+        ({"data": data | {"tokenizer": "digits"}}, "image size 16 must be 8"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_tokenizer(small_config(**{"data": data} | changes))
+
+
+def test_image_size_must_be_a_multiple(vqgan_file):
+    with pytest.raises(ValueError, match="image size 15 must be a multiple of the tokenizer's 2"):
+        open_tokenizer(str(vqgan_file), 15)

@@ -1,0 +1,76 @@
+import functools
+import json
+
+import jax
+import numpy as np
+import pytest
+from conftest import DATA
+
+from rar_jax.checkpoints.pytorch import vqgan_from_pytorch
+from rar_jax.models.vqgan import VQGAN
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """The published PyTorch code on small random weights."""
+    return np.load(DATA / "vqgan_tiny.npz")
+
+
+@pytest.fixture(scope="module")
+def network(tiny):
+    return vqgan_from_pytorch(
+        {name.removeprefix("params/"): tiny[name] for name in tiny.files if name.startswith("params/")}
+    )
+
+
+def nhwc(images):
+    return images.transpose(0, 2, 3, 1)
+
+
+def test_sizes_are_read_off_the_shapes(tiny, network):
+    config = json.loads(str(tiny["config"]))
+    model, _ = network
+    assert (model.width, model.multipliers) == (config["hidden"], tuple(config["channel_mult"]))
+    assert (model.num_blocks, model.latent_width) == (config["num_res_blocks"], config["z_channels"])
+    assert (model.codebook_size, model.downsampling) == (config["codebook"], 2)
+
+
+def test_encoding_is_the_published_codes(tiny, network):
+    model, params = network
+
+    @jax.jit
+    def encode(images):
+        def both(vqgan, images):
+            latents = vqgan.encoder(images)
+            return latents, vqgan.nearest_codes(latents), vqgan.encode(images)
+
+        return model.apply({"params": params}, images, method=both)
+
+    latents, nearest, codes = encode(nhwc(tiny["images_nchw"]))
+    np.testing.assert_allclose(latents, nhwc(tiny["latents_nchw"]), atol=1e-4, rtol=0)
+    np.testing.assert_array_equal(codes.reshape(2, -1), tiny["tokens"])
+    np.testing.assert_array_equal(codes, nearest)
+
+
+def test_decoding_is_the_published_images(tiny, network):
+    model, params = network
+
+    @jax.jit
+    def decode(codes):
+        def both(vqgan, codes):
+            return vqgan.decoder(vqgan.quantize(codes)), vqgan.decode(codes)
+
+        return model.apply({"params": params}, codes, method=both)
+
+    decoded, clipped = decode(tiny["tokens"].reshape(2, 8, 8))
+    np.testing.assert_allclose(decoded, nhwc(tiny["decoded_nchw"]), atol=1e-4, rtol=0)
+    np.testing.assert_allclose(clipped, nhwc(tiny["decoded_clipped_nchw"]), atol=1e-4, rtol=0)
+    assert (np.asarray(decoded) != np.asarray(clipped)).any()
+
+
+def test_the_published_network_has_its_parameters():
+    model = VQGAN(width=128, multipliers=(1, 1, 2, 2, 4), num_blocks=2, latent_width=256, codebook_size=1024)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 256, 256, 3), np.float32))
+    assert sum(x.size for x in jax.tree.leaves(shapes)) == 54_515_587
+    codes = jax.eval_shape(functools.partial(model.apply, method="encode"), shapes, np.zeros((3, 256, 256, 3)))
+    assert codes.shape == (3, 16, 16)
