@@ -8,6 +8,7 @@ import logging
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from typing import NoReturn
 
 import absl.logging
 from absl import app, flags
@@ -17,7 +18,8 @@ from rar_jax.config import field_paths, unknown_field
 USER_MISTAKE = 2
 
 
-def _fail(message: object) -> None:
+def fail(message: object) -> NoReturn:
+    """Ends the program as a user's mistake does."""
     print(f"error: {message}", file=sys.stderr)
     sys.exit(USER_MISTAKE)
 
@@ -30,7 +32,7 @@ def _check_overrides(argv: Sequence[str]) -> None:
             break
         match = re.match(r"--?(?:no)?config\.([^=]+)", argument)
         if match and match.group(1) not in known:
-            _fail(unknown_field(match.group(1)))
+            fail(unknown_field(match.group(1)))
 
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:
@@ -41,9 +43,9 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
     # A config file is the user's Python, so that it can raise anything.
     except Exception as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        _fail(f"{lines[0]} {lines[-1]}" if len(lines) > 1 else lines[0])
+        fail(f"{lines[0]} {lines[-1]}" if len(lines) > 1 else lines[0])
     if len(rest) > 1:
-        _fail(f"unexpected argument {rest[1]!r}: options are given as --name=value")
+        fail(f"unexpected argument {rest[1]!r}: options are given as --name=value")
     return rest
 
 
@@ -53,7 +55,7 @@ def user_errors() -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        _fail(error)
+        fail(error)
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:

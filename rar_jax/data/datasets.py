@@ -39,6 +39,7 @@ def open_datasets(config: Config, tokenizer: Tokenizer | None) -> Datasets:
             f"config.data.num_images={data.num_images}, and {train} holds {records.num_images} images: "
             f"set --config.data.num_images={records.num_images}"
         )
+    records.read_ahead()
     return Datasets(records, _open(config, tokenizer, heldout) if heldout else None)
 
 
