@@ -57,8 +57,6 @@ _COLUMNS = 8
 
 
 def _tokenizer() -> Tokenizer:
-    if not _TOKENIZER.value:
-        raise ValueError("name the weights that make the tokens with --tokenizer=WEIGHTS")
     return open_tokenizer(_TOKENIZER.value, _IMAGE_SIZE.value)
 
 
@@ -176,6 +174,8 @@ def main(argv):
             raise ValueError(f"name one of --images, --tfds, --jsonl and --decode; given: {', '.join(given) or 'none'}")
         if not _OUTPUT.value:
             raise ValueError("name what to write with --output")
+        if not _TOKENIZER.value and not _JSONL.value:
+            raise ValueError("name the weights that make the tokens with --tokenizer=WEIGHTS")
         drawing = bool(_RECONSTRUCT.value or _DECODE.value)
         if drawing and not _OUTPUT.value.endswith(".png"):
             raise ValueError(f"--output={_OUTPUT.value} must be a .png file: --reconstruct and --decode draw a picture")

@@ -8,7 +8,9 @@ import sys
 import numpy as np
 import pytest
 from conftest import ROOT
+from PIL import Image
 
+from rar_jax.data.pictures import center_square, read_picture
 from rar_jax.training.metrics import read_metrics
 
 
@@ -55,6 +57,80 @@ def test_train_then_sample(tmp_path):
     wrong = run("rar_jax.sample", f"--checkpoint={tmp_path}", "--classes=10")
     assert wrong.returncode == 2
     assert wrong.stderr.strip() == "error: class 10 is not in 0..9, the classes of this model"
+
+
+def test_images_to_records_to_a_run_and_back_to_pictures(scenes, vqgan_file, tmp_path):
+    """From class folders of JPEGs to a trained model, as a user goes."""
+    tokens, tokenizer = tmp_path / "tokens", [f"--tokenizer={vqgan_file}", "--image_size=16"]
+    made = run("rar_jax.tokenize", f"--images={scenes}", f"--output={tokens}", "--crops=ten", "--workers=1", *tokenizer)
+    assert made.returncode == 0, made.stderr
+    assert made.stdout.strip() == f"{tokens}: 96 images of 2 classes, 10 crops an image, 64 codes of 24"
+    drawn = run("rar_jax.tokenize", f"--decode={tokens}", f"--output={tmp_path / 'decoded.png'}", *tokenizer)
+    assert drawn.returncode == 0, drawn.stderr
+    assert [line.split(", ") for line in drawn.stdout.splitlines()[1:]] == [["  china"] + ["china"] * 7] * 2 + [
+        ["  flower"] + ["flower"] * 7
+    ] * 2
+    overrides = [f"--config.data.path={tokens}", f"--config.data.tokenizer={vqgan_file}", "--config.data.num_images=96"]
+    overrides += ["--config.data.image_size=16", "--config.data.downsampling=2", "--config.model.grid_side=8"]
+    overrides += ["--config.model.codebook_size=24", "--config.model.num_classes=2", "--config.model.depth=1"]
+    overrides += ["--config.model.width=32", "--config.model.mlp_width=32", "--config.train.batch_size=16"]
+    overrides += ["--config.train.dtype=float32", "--config.eval.samples_per_class=2", "--config.train.stop_step=7"]
+    trained = run("rar_jax.main", "--config=configs/rar_b.py", f"--workdir={tmp_path / 'run'}", *overrides)
+    assert trained.returncode == 0, trained.stderr
+    # Six steps an epoch, of the 96 images and not of their 960 crops.
+    assert "(6 an epoch)" in trained.stderr
+    assert (tmp_path / "run" / "samples" / "step_00000007.png").exists()
+    overrides[2] = "--config.data.num_images=95"
+    refused = run("rar_jax.main", "--config=configs/rar_b.py", f"--workdir={tmp_path / 'other'}", *overrides)
+    assert refused.returncode == 2 and "num_images=95" in refused.stderr and "holds 96" in refused.stderr
+
+
+def test_reconstructions_are_drawn_below_their_images(scenes, vqgan_file, tmp_path):
+    picture = tmp_path / "grid.png"
+    options = [f"--images={scenes}", f"--tokenizer={vqgan_file}", "--image_size=64", "--num=10", "--workers=1"]
+    drawn = run("rar_jax.tokenize", "--reconstruct", f"--output={picture}", *options)
+    assert drawn.returncode == 0, drawn.stderr
+    assert drawn.stdout.startswith(f"{picture}: 10 images, below each its reconstruction (PSNR ")
+    cells = np.asarray(Image.open(picture))
+    first = center_square(read_picture((scenes / "china" / "000_000.jpg").read_bytes()), 64)
+    np.testing.assert_array_equal(cells[2:66, 2:66], first)
+    # Two rows of images with theirs below; the second has two.
+    assert cells.shape == (4 * 66 + 2, 8 * 66 + 2, 3)
+    assert (cells[2 * 66 + 2 :, 2 * 66 + 2 :] == 255).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "name one of --images, --tfds, --jsonl and --decode; given: none"),
+        (["--images=a", "--jsonl=b"], "given: images, jsonl"),
+        (["--images=nothing"], "name what to write with --output"),
+        (["--images=nothing", "--output=out", "--tokenizer=w.bin"], "no images in 'nothing'"),
+        (["--images=tests", "--output=out"], "name the weights that make the tokens"),
+        (["--jsonl=nothing.jsonl", "--output=out"], "--jsonl=nothing.jsonl: there is no such file"),
+        (["--decode=nothing", "--output=out", "--tokenizer=digits"], "--output=out must be a .png file"),
+        (["--images=tests", "--output=out", "--crops=ten", "--flip", "--tokenizer=digits"], "--crops=ten has the mirrors already"),
+        (["--images=tests", "--output=setup.py", "--tokenizer=digits"], "setup.py is a file, not a folder"),
+        (["--images=tests", "--output=out", "--crops=five"], "crops"),
+    ],
+)
+def test_mistakes_with_tokenize(arguments, message):
+    result = run("rar_jax.tokenize", *arguments)
+    assert result.returncode == 2, result.stderr
+    (line,) = result.stderr.strip().splitlines()
+    assert line.startswith("error: ") and message in line
+    assert not (ROOT / "out").exists()
+
+
+@pytest.mark.long
+def test_benchmark_data(tmp_path):
+    small = ["--records=60000", "--lines=1000", f"--json={tmp_path / 'data.json'}"]
+    measured = run("rar_jax.benchmark", "data", *small)
+    assert measured.returncode == 0, measured.stderr
+    results = json.loads((tmp_path / "data.json").read_text())
+    assert results["loader, 60,000 records"]["records/s, median"] > 0
+    assert results["JSONL import, 1,000 lines"]["lines"] == 1000
+    assert run("rar_jax.benchmark", "dta").returncode == 2
 
 
 @pytest.mark.long

@@ -36,21 +36,24 @@ def test_global_batches_are_the_same_for_any_number_of_hosts(hosts):
     np.testing.assert_array_equal(np.concatenate(parts, axis=1), whole)
 
 
-def test_restored_position_gives_the_batches_that_would_have_come():
-    iterator = train_iterator(Numbers(50), 8, 18, seed=1)
+@pytest.mark.parametrize(("before", "after"), [(1, 1), (1, 4), (4, 2), (2, 1)])
+def test_restored_position_gives_the_batches_that_would_have_come(before, after):
+    """The position is global: any number of hosts goes on from any other's."""
+
+    def hosts(count):
+        return [train_iterator(Numbers(50), 8, 18, 1, host, count) for host in range(count)]
+
+    expected = labels(hosts(1)[0])
+    running = hosts(before)
     for _ in range(7):
-        next(iterator)
-    state = iterator.get_state()
-    rest = labels(iterator)
-    assert rest.shape == (11, 8)
-    again = train_iterator(Numbers(50), 8, 18, seed=1)
-    again.set_state(state)
-    np.testing.assert_array_equal(labels(again), rest)
-    # The position is global: two hosts go on from one host's.
-    hosts = [train_iterator(Numbers(50), 8, 18, 1, host, 2) for host in range(2)]
-    for host in hosts:
-        host.set_state(state)
-    np.testing.assert_array_equal(np.concatenate([labels(host) for host in hosts], axis=1), rest)
+        taken = [next(host) for host in running]
+    np.testing.assert_array_equal(np.concatenate([batch["label"] for batch in taken]), expected[6])
+    states = [host.get_state() for host in running]
+    assert all(state == states[0] for state in states)
+    restored = hosts(after)
+    for host in restored:
+        host.set_state(states[0])
+    np.testing.assert_array_equal(np.concatenate([labels(host) for host in restored], axis=1), expected[7:])
 
 
 def test_crops_of_an_image_take_turns():
