@@ -1,6 +1,7 @@
 """What the commands share: the config flag with readable errors, and exit codes.
 
-Exit codes: 0 when the work is complete, 2 for a user's mistake, 1 for anything else.
+Exit codes: 0 when the work is complete, 75 when it was preempted and what was done is saved (start it again), 2 for a
+user's mistake, 1 for anything else.
 """
 
 import contextlib
@@ -15,13 +16,16 @@ from absl import app, flags
 
 from rar_jax.config import field_paths, unknown_field
 
+FAILURE = 1
 USER_MISTAKE = 2
+# EX_TEMPFAIL of sysexits.h.
+PREEMPTED = 75
 
 
-def fail(message: object) -> NoReturn:
-    """Ends the program as a user's mistake does."""
+def fail(message: object, code: int = USER_MISTAKE) -> NoReturn:
+    """Ends the program with one line that says why."""
     print(f"error: {message}", file=sys.stderr)
-    sys.exit(USER_MISTAKE)
+    sys.exit(code)
 
 
 def _check_overrides(argv: Sequence[str]) -> None:

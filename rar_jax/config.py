@@ -7,7 +7,7 @@ dataclasses of this file, which is what the rest of the code sees.
 import dataclasses
 import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import flax.traverse_util
@@ -65,7 +65,9 @@ class TrainConfig:
     """The run. Epochs count source images: an epoch has floor(data.num_images / batch_size) steps.
 
     `batch_size` is global: over all devices, hosts and `accumulation` microbatches. `stop_step` ends the run early
-    without changing its schedules (0: at the end). `remat` says what the backward pass keeps of a block.
+    without changing its schedules (0: at the end). `remat` says what the backward pass keeps of a block. An update that
+    is not finite is left out; `max_skipped` of them in a row end the run. `deterministic` makes a GPU repeat a run bit
+    for bit, at some cost; CPUs and TPUs do so anyway.
     """
 
     batch_size: int = 2048
@@ -76,6 +78,8 @@ class TrainConfig:
     dtype: str = "bfloat16"
     remat: str = "none"
     ema_decay: float = 0.0
+    max_skipped: int = 10
+    deterministic: bool = False
     log_every: int = 100
 
 
@@ -134,18 +138,27 @@ class EvalConfig:
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig:
-    """Saved every `every` steps and at the end; the newest `keep` stay."""
+    """Saved every `every` steps and at the end.
+
+    The newest `keep` stay, those of every `keep_every`-th step (0: none), and the one with the best `best_metric`, such
+    as heldout/target_loss, smallest or largest by `best_mode` (none where it is empty). A metric belongs to the
+    checkpoints of steps that it was measured at.
+    """
 
     every: int = 5000
     keep: int = 3
+    keep_every: int = 0
+    best_metric: str = ""
+    best_mode: str = "min"
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """One experiment."""
+    """One experiment. `init_from` names weights to begin with (see `checkpoints.load`); empty is random ones."""
 
     name: str = "rar_b"
     seed: int = 0
+    init_from: str = ""
     model: ModelConfig = ModelConfig()
     permutation: PermutationConfig = PermutationConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -273,7 +286,8 @@ def check(config: Config) -> None:
     _at_least(config, 1, "model.grid_side", "model.codebook_size", "model.num_classes", "model.width", "model.depth")
     _at_least(config, 1, "model.num_heads", "model.mlp_width", "train.batch_size", "train.epochs", "train.accumulation")
     _at_least(config, 1, "train.log_every", "data.num_images", "data.image_size", "data.downsampling")
-    _at_least(config, 1, "eval.every", "checkpoint.every", "checkpoint.keep")
+    _at_least(config, 1, "eval.every", "checkpoint.every", "checkpoint.keep", "train.max_skipped")
+    _at_least(config, 0, "checkpoint.keep_every")
     _at_least(config, 0, "train.stop_step", "eval.num_images", "eval.samples_per_class", "eval.report_samples")
     _at_least(config, 0, "optimizer.learning_rate", "optimizer.end_learning_rate", "optimizer.warmup_epochs")
     _at_least(config, 0, "optimizer.weight_decay", "optimizer.eps", "sample.temperature", "sample.guidance_scale")
@@ -292,6 +306,7 @@ def check(config: Config) -> None:
     )
     _one_of("train.dtype", train.dtype, DTYPES)
     _one_of("train.remat", train.remat, REMAT_POLICIES)
+    _one_of("checkpoint.best_mode", config.checkpoint.best_mode, ("min", "max"))
     _one_of("data.name", data.name, DATA_NAMES)
     _require(
         model.width % model.num_heads == 0,
@@ -346,12 +361,21 @@ def check(config: Config) -> None:
 
 # What a run that goes on may change: these decide neither its losses nor its samples' weights.
 _FREE_TO_CHANGE = re.compile(
-    r"name|(mesh|sample|eval|checkpoint)\..*|train\.(stop_step|log_every|remat)|data\.(path|eval_path|tokenizer)"
+    r"name|init_from|(mesh|sample|eval|checkpoint)\..*|train\.(stop_step|log_every|max_skipped|remat|deterministic)"
+    r"|data\.(path|eval_path|tokenizer)"
 )
 
 
-def check_same_run(config: Config, saved: Config) -> None:
+def check_same_run(config: Config, saved: Config, allowed: Sequence[str] = ()) -> list[str]:
     """Compares a config with the one that a run's folder was begun with.
+
+    Args:
+      config: of the run now.
+      saved: of the run so far.
+      allowed: fields that may differ although they change what is trained.
+
+    Returns:
+      The differences that there may be, each with both values.
 
     Raises:
       ValueError: a field that would change what is trained differs; every such field is named with both values.
@@ -361,13 +385,17 @@ def check_same_run(config: Config, saved: Config) -> None:
         return flax.traverse_util.flatten_dict(dataclasses.asdict(config), sep=".")
 
     ours, theirs = flat(config), flat(saved)
-    different = [path for path in ours if ours[path] != theirs[path] and not _FREE_TO_CHANGE.fullmatch(path)]
+    different = [path for path in ours if ours[path] != theirs[path]]
+    refused = [path for path in different if not _FREE_TO_CHANGE.fullmatch(path) and path not in allowed]
+    said = {path: f"config.{path}={theirs[path]!r}, not {ours[path]!r}" for path in different}
     _require(
-        not different,
+        not refused,
         "this folder's run has "
-        + ", ".join(f"config.{path}={theirs[path]!r}, not {ours[path]!r}" for path in different)
-        + ": train in another --workdir, or go on with the run's own values",
+        + ", ".join(said[path] for path in refused)
+        + ": train in another --workdir, go on with the run's own values, or, if it is meant, add "
+        + " ".join(f"--allow_config_change={path}" for path in refused),
     )
+    return list(said.values())
 
 
 def mesh_shape(config: Config, num_devices: int) -> tuple[int, int]:

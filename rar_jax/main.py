@@ -1,5 +1,8 @@
 """Trains: python -m rar_jax.main --config=configs/digits.py --workdir=FOLDER [--config.FIELD=VALUE ...]."""
 
+import os
+import sys
+
 from absl import flags
 from etils import epath
 from ml_collections import config_flags
@@ -7,9 +10,13 @@ from ml_collections import config_flags
 from rar_jax import cli
 from rar_jax.config import from_config_dict
 from rar_jax.training import loop
+from rar_jax.training.preemption import NonFiniteError, Preemption
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment, a file in configs/.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder; a run found there goes on. By default runs/NAME.")
+_ALLOW = flags.DEFINE_multi_string(
+    "allow_config_change", [], "A field that may differ from the run so far although it changes what is trained."
+)
 
 
 def main(argv):
@@ -21,8 +28,18 @@ def main(argv):
         if not epath.Path(file).exists():
             raise ValueError(f"--config={file}: there is no such file")
         config = from_config_dict(_CONFIG.value)
-        run = loop.prepare(config, epath.Path(_WORKDIR.value or f"runs/{config.name}"))
-    loop.train(run)
+    if config.train.deterministic:
+        # Before there is a backend.
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true"
+    with Preemption() as preemption:
+        with cli.user_errors():
+            run = loop.prepare(config, epath.Path(_WORKDIR.value or f"runs/{config.name}"), _ALLOW.value)
+        try:
+            complete = loop.train(run, preemption)
+        except (NonFiniteError, OSError) as error:
+            cli.fail(error, cli.FAILURE)
+    if not complete:
+        sys.exit(cli.PREEMPTED)
 
 
 if __name__ == "__main__":

@@ -1,20 +1,25 @@
 """What every command knows of a run's folder: its config.json, and that it must be a folder."""
 
 import dataclasses
+import fcntl
 import json
+import os
+from typing import TextIO
 
 from etils import epath
 
 from rar_jax.config import Config, from_config_dict
+from rar_jax.files import write_atomically
 
 CONFIG_FILE = "config.json"
+_LOCK_FILE = "run.lock"
 
 
 def write_config(folder: epath.PathLike, config: Config) -> None:
     """Writes the config of a run into its folder, which is made if need be."""
     folder = epath.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG_FILE).write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
+    write_atomically(folder / CONFIG_FILE, json.dumps(dataclasses.asdict(config), indent=2) + "\n")
 
 
 def read_config(folder: epath.PathLike) -> Config:
@@ -38,3 +43,31 @@ def check_folder(flag: str, folder: epath.PathLike) -> None:
     for ancestor in (folder, *folder.parents):
         if ancestor.exists() and not ancestor.is_dir():
             raise ValueError(f"--{flag}={folder}: {ancestor} is a file, not a folder")
+
+
+def lock(folder: epath.PathLike) -> TextIO | None:
+    """Makes sure that no other process of this machine trains in a folder, which is made if need be.
+
+    Returns:
+      A file that holds the lock until it is closed, at the latest when the process ends, however it ends. None for
+      remote folders, such as gs://, where there are no locks.
+
+    Raises:
+      ValueError: another process holds it.
+    """
+    folder = epath.Path(folder)
+    if "://" in str(folder):
+        return None
+    folder.mkdir(parents=True, exist_ok=True)
+    file = open(folder / _LOCK_FILE, "a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        holder = file.read().strip()
+        file.close()
+        raise ValueError(f"{folder}: process {holder} trains there; stop it, or choose another --workdir") from None
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
+    return file

@@ -109,7 +109,10 @@ def test_reconstructions_are_drawn_below_their_images(scenes, vqgan_file, tmp_pa
         (["--images=tests", "--output=out"], "name the weights that make the tokens"),
         (["--jsonl=nothing.jsonl", "--output=out"], "--jsonl=nothing.jsonl: there is no such file"),
         (["--decode=nothing", "--output=out", "--tokenizer=digits"], "--output=out must be a .png file"),
-        (["--images=tests", "--output=out", "--crops=ten", "--flip", "--tokenizer=digits"], "--crops=ten has the mirrors already"),
+        (
+            ["--images=tests", "--output=out", "--crops=ten", "--flip", "--tokenizer=digits"],
+            "--crops=ten has the mirrors already",
+        ),
         (["--images=tests", "--output=setup.py", "--tokenizer=digits"], "setup.py is a file, not a folder"),
         (["--images=tests", "--output=out", "--crops=five"], "crops"),
     ],

@@ -1,16 +1,28 @@
-"""A run's checkpoints: saved by Orbax in the background, with the data iterator's state inside."""
+"""A run's checkpoints: saved by Orbax in the background, with the position in the data inside, and verified."""
 
 import contextlib
+import logging
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
+from jax.experimental import multihost_utils
+from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from rar_jax.checkpoints.manifest import verify, write_manifest
+from rar_jax.config import CheckpointConfig
 from rar_jax.training.state import TrainState
 
+_log = logging.getLogger(__name__)
+
 FOLDER = "checkpoints"
+# Where damaged checkpoints are put, out of the way of the ones that replace them.
+DAMAGED = "damaged_checkpoints"
+
+_POLL_SECONDS = 0.2
 
 
 def _wanted(like: Any, **options: Any) -> ocp.args.PyTreeRestore:
@@ -20,31 +32,72 @@ def _wanted(like: Any, **options: Any) -> ocp.args.PyTreeRestore:
 class CheckpointStore:
     """The checkpoints of one run's folder. Each holds the train state and the position in the data."""
 
-    def __init__(self, run_folder: epath.PathLike, keep: int | None = None):
+    def __init__(self, run_folder: epath.PathLike, config: CheckpointConfig | None = None):
         """Opens the store.
 
         Args:
           run_folder: the run's folder; the checkpoints are in `checkpoints/` below it.
-          keep: how many of the newest stay when one is saved; None never deletes.
+          config: which checkpoints stay when one is saved; None only reads.
         """
-        self._folder = epath.Path(run_folder) / FOLDER
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, enable_async_checkpointing=True, cleanup_tmp_directories=keep is not None
-        )
+        self._run_folder = epath.Path(run_folder)
+        self._folder = (self._run_folder / FOLDER).resolve()
+        self._best_metric = config.best_metric if config else ""
+        options = ocp.CheckpointManagerOptions(enable_async_checkpointing=True, create=config is not None)
+        if config is not None:
+            options.cleanup_tmp_directories = True
+            policies = [preservation_policy.LatestN(config.keep)]
+            if config.keep_every:
+                policies.append(preservation_policy.EveryNSteps(config.keep_every))
+            if config.best_metric:
+                sign = -1 if config.best_mode == "min" else 1
+                options.best_fn = lambda metrics: sign * metrics[config.best_metric]
+                policies.append(
+                    preservation_policy.BestN(
+                        get_metric_fn=options.best_fn, n=1, keep_checkpoints_without_metrics=False
+                    )
+                )
+            options.preservation_policy = preservation_policy.AnyPreservationPolicy(policies)
         handlers = {"state": ocp.PyTreeCheckpointHandler(), "data": ocp.JsonCheckpointHandler()}
-        self._manager = ocp.CheckpointManager(self._folder.resolve(), options=options, item_handlers=handlers)
+        self._manager = ocp.CheckpointManager(self._folder, options=options, item_handlers=handlers)
+        self._saved = True
+        self._manifest: threading.Thread | None = None
+        self._no_manifest = threading.Event()
 
     @property
     def steps(self) -> list[int]:
         """The steps there are checkpoints of, ascending."""
         return sorted(self._manager.all_steps())
 
-    def save(self, state: TrainState, data_state: dict[str, Any]) -> None:
-        """Begins to save; the state may be donated as soon as this returns."""
-        self._manager.save(
-            int(state.step),
-            args=ocp.args.Composite(state=ocp.args.PyTreeSave(state), data=ocp.args.JsonSave(data_state)),
-        )
+    def save(self, state: TrainState, data_state: dict[str, Any], metrics: dict[str, float] | None = None) -> None:
+        """Begins to save; the state may be donated as soon as this returns.
+
+        A save that fails is logged and leaves the older checkpoints as they are.
+
+        Args:
+          state: to save.
+          data_state: the position in the data; JSON values.
+          metrics: of this state, for the keep policy.
+        """
+        step = int(state.step)
+        best = {self._best_metric: metrics[self._best_metric]} if self._best_metric in (metrics or {}) else None
+        self._finish()
+        try:
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(state=ocp.args.PyTreeSave(state), data=ocp.args.JsonSave(data_state)),
+                metrics=best,
+            )
+        # TensorStore and the file system raise many kinds of errors; training need not end for them.
+        except Exception as error:
+            self._failed(f"the save of step {step}", error)
+            return
+        self._saved = True
+        if jax.process_index() == 0:
+            self._no_manifest = threading.Event()
+            self._manifest = threading.Thread(
+                target=self._write_manifest, args=(step, self._no_manifest), name="manifest", daemon=True
+            )
+            self._manifest.start()
 
     def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """The state and the data position of a step.
@@ -54,22 +107,111 @@ class CheckpointStore:
           like: shapes, dtypes and shardings wanted (`jax.ShapeDtypeStruct` leaves).
 
         Raises:
-          ValueError: the checkpoint cannot be read.
+          ValueError: the checkpoint is damaged or cannot be read.
         """
+        self.verify(step)
         restored = self._read(step, state=_wanted(like), data=ocp.args.JsonRestore())
         return restored.state, restored.data
+
+    def restore_newest(self, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
+        """The newest checkpoint that can be read, or None if there are none; damaged ones are put aside.
+
+        Raises:
+          ValueError: there are checkpoints and none can be read; each is named with the reason.
+        """
+        damaged = {}
+        for step in reversed(self.steps):
+            try:
+                restored = self.restore(step, like)
+            except ValueError as error:
+                damaged[step] = error
+                _log.error("%s", error)
+                continue
+            if damaged:
+                self._put_aside(damaged)
+                _log.error("went back to the checkpoint of step %d; the newer ones are in %s", step, DAMAGED)
+            return restored
+        if damaged:
+            raise ValueError("no checkpoint can be read: " + "; ".join(map(str, damaged.values())))
+        return None
 
     def restore_sampling_params(self, step: int, sharding: jax.sharding.Sharding) -> dict[str, Any]:
         """The parameters to sample with (the moving average where there is one), each laid out by `sharding`.
 
         Raises:
-          ValueError: the checkpoint cannot be read.
+          ValueError: the checkpoint is damaged or cannot be read.
         """
+        self.verify(step)
         with self._readable(step):
             tree = self._manager.item_metadata(step).state.tree
             name = "ema" if tree["ema"] else "params"
         like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree[name])
         return self._read(step, state=_wanted({name: like}, partial_restore=True)).state[name]
+
+    def verify(self, step: int) -> None:
+        """Compares a checkpoint's files with what was written.
+
+        Raises:
+          ValueError: it is damaged.
+        """
+        with self._readable(step):
+            if not verify(self._folder / str(step)):
+                _log.warning("checkpoint %s has no manifest yet, and is restored unverified", self._folder / str(step))
+
+    def close(self) -> bool:
+        """Waits for saves to finish. Returns whether the last one, if any, did."""
+        self._finish()
+        with contextlib.suppress(Exception):  # Said already.
+            self._manager.close()
+        return self._saved
+
+    def _failed(self, what: str, error: Exception) -> None:
+        self._saved = False
+        self._no_manifest.set()
+        self._manifest = None
+        if jax.process_index() == 0:
+            # What was written of it would keep a full disk full.
+            for leftover in self._folder.glob("*.orbax-checkpoint-tmp*"):
+                leftover.rmtree(missing_ok=True)
+        _log.error("%s failed: %s; older checkpoints stay: %s", what, _first_line(error), self._reload())
+
+    def _reload(self) -> list[int]:
+        """What is on disk: a failed save leaves the manager believing in it."""
+        self._manager.reload()
+        return self.steps
+
+    def _write_manifest(self, step: int, given_up: threading.Event) -> None:
+        folder = self._folder / str(step)
+        while not (folder.exists() and ocp.utils.is_checkpoint_finalized(folder)):
+            if given_up.wait(_POLL_SECONDS):
+                return
+        try:
+            write_manifest(folder)
+        # The checkpoint is good without; it may have been deleted meanwhile.
+        except OSError as error:
+            _log.warning("no manifest for %s: %s", folder, error)
+
+    def _finish(self) -> None:
+        """Waits for the save before and its manifest."""
+        try:
+            self._manager.wait_until_finished()
+            self._manager.check_for_errors()
+        except Exception as error:
+            self._failed("the save before", error)
+        if self._manifest is not None:
+            self._manifest.join()
+            self._manifest = None
+
+    def _put_aside(self, steps) -> None:
+        if jax.process_index() == 0:
+            (self._run_folder / DAMAGED).mkdir(parents=True, exist_ok=True)
+            for step in steps:
+                target = self._run_folder / DAMAGED / str(step)
+                if target.exists():
+                    target.rmtree()
+                (self._folder / str(step)).rename(target)
+        multihost_utils.sync_global_devices("damaged checkpoints put aside")
+        self._reload()
 
     def _read(self, step: int, **items: Any) -> ocp.args.Composite:
         with self._readable(step):
@@ -81,10 +223,8 @@ class CheckpointStore:
         try:
             yield
         except Exception as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise ValueError(f"checkpoint {self._folder / str(step)} cannot be read: {reason}") from error
+            raise ValueError(f"checkpoint {self._folder / str(step)} cannot be read: {_first_line(error)}") from error
 
-    def close(self) -> None:
-        """Waits for saves to finish."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

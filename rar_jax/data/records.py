@@ -16,6 +16,8 @@ import numpy as np
 from array_record.python import array_record_module
 from etils import epath
 
+from rar_jax.files import write_atomically
+
 DESCRIPTION = "dataset.json"
 MAX_CODEBOOK_SIZE = 2**16
 # In place of a fingerprint, where codes came without their tokenizer.
@@ -85,13 +87,6 @@ class Description:
 def shard_name(number: int) -> str:
     """The file name of a shard."""
     return f"tokens-{number:05d}.array_record"
-
-
-def write_atomically(path: epath.Path, text: str) -> None:
-    """Writes a file that is there as a whole or not at all."""
-    aside = path.parent / f"{path.name}.{os.getpid()}.partial"
-    aside.write_text(text)
-    aside.replace(path)
 
 
 def write_description(folder: epath.Path, description: Description) -> None:

@@ -6,7 +6,8 @@ from typing import Any
 
 from etils import epath
 
-from rar_jax.data.records import DESCRIPTION, Description, ShardWriter, shard_name, write_atomically, write_description
+from rar_jax.data.records import DESCRIPTION, Description, ShardWriter, shard_name, write_description
+from rar_jax.files import write_atomically
 
 REJECTED = "rejected.txt"
 # What is known while shards are missing; removed when the set is complete.

@@ -7,6 +7,8 @@ import numpy as np
 import tensorboardX
 from etils import epath
 
+from rar_jax.files import write_atomically
+
 FILE = "metrics.jsonl"
 
 
@@ -18,7 +20,7 @@ class MetricsLog:
         folder = epath.Path(run_folder)
         self._path = folder / FILE
         kept = [entry for entry in read_metrics(folder) if entry["step"] <= step]
-        self._path.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
+        write_atomically(self._path, "".join(json.dumps(entry) + "\n" for entry in kept))
         self._file = self._path.open("a")
         self._events = tensorboardX.SummaryWriter(str(folder), purge_step=step + 1 if step else None)
 

@@ -99,10 +99,11 @@ def _microbatches(examples: dict[str, jax.Array], count: int) -> dict[str, jax.A
 def train_step(
     state: TrainState, batch: Batch, *, model: RAR, optimizer: optax.GradientTransformation, recipe: Recipe
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One update.
+    """One update; where the loss or a gradient is not finite, only the step is counted.
 
     Returns:
-      the new state, and float32 scalars: loss (nats a token), accuracy, grad_norm (before clipping).
+      the new state, and float32 scalars: loss (nats a token), accuracy, grad_norm (before clipping), and skipped, 1 for
+      an update left out.
     """
     examples, dropout_key = draw_examples(model, recipe, state.step, batch)
 
@@ -134,7 +135,11 @@ def train_step(
     if ema is not None:
         ema = optax.incremental_update(params, ema, 1 - recipe.ema_decay)
     metrics["grad_norm"] = optax.tree.norm(grads)
-    return TrainState(step=state.step + 1, params=params, opt_state=opt_state, ema=ema), metrics
+    finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
+    metrics["skipped"] = 1.0 - finite.astype(jnp.float32)
+    new = TrainState(step=state.step, params=params, opt_state=opt_state, ema=ema)
+    new = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, state)
+    return new.replace(step=state.step + 1), metrics
 
 
 def eval_step(params: dict[str, Any], batch: Batch, *, model: RAR, recipe: Recipe) -> dict[str, jax.Array]:

@@ -84,9 +84,13 @@ def test_synthetic_data_needs_no_data_set(small_config, tmp_path):
 def test_unreadable_checkpoint(whole_run, small_config, tmp_path, damaged):
     folder = tmp_path / "run"
     shutil.copytree(whole_run[0], folder)
-    (folder / "checkpoints" / "20" / damaged).write_bytes(b"\x00garbage")
-    with pytest.raises(ValueError, match=r"checkpoint .*/20 cannot be read"):
+    for step in ("10", "20"):
+        (folder / "checkpoints" / step / damaged).write_bytes(b"\x00garbage")
+        # As after a crash before it was written: Orbax itself must notice.
+        (folder / "checkpoints" / step / "manifest.json").unlink()
+    with pytest.raises(ValueError, match=r"no checkpoint can be read: checkpoint .*/20 cannot be read.*/10 cannot"):
         loop.prepare(small_config(), folder)
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"10", "20"}
     if damaged.startswith("state"):
         with pytest.raises(ValueError, match=r"checkpoint .*/20 cannot be read"):
             load(folder)
@@ -108,7 +112,12 @@ def test_a_run_does_not_go_on_with_another_method(whole_run, small_config):
     with pytest.raises(ValueError, match=message):
         loop.prepare(changed, folder)
     assert (folder / "config.json").read_text() == before
-    assert loop.prepare(small_config(train={"stop_step": 30, "remat": "none"}, mesh={"fsdp": 4}), folder).restored
+    run = loop.prepare(small_config(train={"stop_step": 30, "remat": "none"}, mesh={"fsdp": 4}), folder)
+    assert run.restored
+    run.lock.close()
+    allowed = loop.prepare(changed, folder, ["permutation.scan_order", "optimizer.learning_rate"])
+    assert allowed.restored
+    allowed.lock.close()
 
 
 def test_a_tokenizer_must_fit_the_model(small_config, tmp_path):

@@ -1,0 +1,236 @@
+"""Every way to die: what a run loses (nothing that was saved), and what it says."""
+
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from rar_jax.training import loop
+from rar_jax.training.metrics import read_metrics
+from rar_jax.training.preemption import NonFiniteError, Preempted, Preemption
+
+
+def config_of(small_config, **sections):
+    defaults = {
+        "train": {"stop_step": 20, "log_every": 3},
+        "checkpoint": {"every": 5},
+        "eval": {"every": 10, "num_images": 32, "samples_per_class": 1},
+    }
+    return small_config(**{name: defaults.get(name, {}) | sections.get(name, {}) for name in {*defaults, *sections}})
+
+
+def final_state(config, folder):
+    run = loop.prepare(config, folder)
+    run.lock.close()
+    run.store.close()
+    return jax.device_get(run.restored[0])
+
+
+@pytest.fixture(scope="module")
+def undisturbed(small_config, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    assert loop.train(loop.prepare(config_of(small_config), folder))
+    return folder, final_state(config_of(small_config), folder)
+
+
+def same(folder, small_config, undisturbed):
+    """The end is the undisturbed run's bit for bit, and so is what was logged on the way."""
+    jax.tree.map(np.testing.assert_array_equal, final_state(config_of(small_config), folder), undisturbed[1])
+    assert read_metrics(folder) == read_metrics(undisturbed[0])
+
+
+class AskedAt(Preemption):
+    """Asks at the end of a step, or between steps at the n-th check from then on."""
+
+    def __init__(self, step, checks=None):
+        super().__init__()
+        self._step, self._checks = step, checks
+
+    def asked(self, step):
+        return self._checks is None and step == self._step
+
+    def check(self):
+        if self._checks is not None:
+            self._checks -= 1
+            if self._checks < 0:
+                raise Preempted
+
+
+@pytest.mark.parametrize(
+    ("asked", "saved"), [(AskedAt(7), 7), (AskedAt(10), 10), (AskedAt(0, 2), 10), (AskedAt(0, 0), 0)]
+)
+def test_a_preempted_run_saves_and_goes_on_as_if_nothing_had_happened(
+    small_config, undisturbed, tmp_path, asked, saved
+):
+    """At the end of a step, at one with an evaluation, within the evaluation, and during the first compile."""
+    config = config_of(small_config)
+    assert not loop.train(loop.prepare(config, tmp_path), asked)
+    steps = [int(path.name) for path in (tmp_path / "checkpoints").iterdir()]
+    assert max(steps, default=0) == saved
+    assert loop.train(loop.prepare(config, tmp_path))
+    same(tmp_path, small_config, undisturbed)
+
+
+def flip_a_bit(folder, largest=True):
+    files = sorted((path for path in folder.rglob("d/*") if path.is_file()), key=lambda path: path.stat().st_size)
+    data = bytearray(files[-1].read_bytes())
+    data[len(data) // 2] ^= 4
+    files[-1].write_bytes(data)
+
+
+def test_one_flipped_bit_goes_back_to_the_checkpoint_before(small_config, undisturbed, tmp_path, caplog):
+    config = config_of(small_config)
+    assert not loop.train(loop.prepare(config, tmp_path), AskedAt(12))
+    flip_a_bit(tmp_path / "checkpoints" / "12" / "state")
+    assert loop.train(loop.prepare(config, tmp_path))
+    messages = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert "12 cannot be read" in messages[0] and "is damaged" in messages[0]
+    assert messages[1].startswith("went back to the checkpoint of step 10")
+    assert (tmp_path / "damaged_checkpoints" / "12").exists()
+    same(tmp_path, small_config, undisturbed)
+
+
+def test_a_checkpoint_that_is_half_there(small_config, undisturbed, tmp_path):
+    config = config_of(small_config)
+    assert not loop.train(loop.prepare(config, tmp_path), AskedAt(12))
+    shutil.rmtree(tmp_path / "checkpoints" / "12" / "state")
+    # And what a kill in the middle of a save leaves.
+    shutil.copytree(tmp_path / "checkpoints" / "10", tmp_path / "checkpoints" / "15.orbax-checkpoint-tmp")
+    assert loop.train(loop.prepare(config, tmp_path))
+    same(tmp_path, small_config, undisturbed)
+
+
+def test_a_checkpoint_without_its_manifest_is_used(small_config, undisturbed, tmp_path, caplog):
+    config = config_of(small_config)
+    assert not loop.train(loop.prepare(config, tmp_path), AskedAt(12))
+    (tmp_path / "checkpoints" / "12" / "manifest.json").unlink()
+    assert loop.train(loop.prepare(config, tmp_path))
+    assert any("is restored unverified" in record.getMessage() for record in caplog.records)
+    same(tmp_path, small_config, undisturbed)
+
+
+def test_a_save_that_fails_is_said_and_training_goes_on(small_config, undisturbed, tmp_path, caplog, monkeypatch):
+    config = config_of(small_config)
+    run = loop.prepare(config, tmp_path)
+    save = run.store._manager.save
+
+    def full(step, **options):
+        if step in (10, 15):
+            raise OSError(28, "No space left on device")
+        return save(step, **options)
+
+    monkeypatch.setattr(run.store._manager, "save", full)
+    assert loop.train(run)
+    said = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert (
+        len(said) == 2
+        and said[0].startswith("the save of step 10 failed")
+        and "No space left" in said[0]
+        and "[5]" in said[0]
+    )
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"5", "20"}
+    same(tmp_path, small_config, undisturbed)
+
+
+def test_a_disk_that_is_full_at_the_end_is_an_error(small_config, tmp_path, monkeypatch):
+    run = loop.prepare(config_of(small_config, train={"stop_step": 4}), tmp_path)
+
+    def full():
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(run.store._manager, "wait_until_finished", full)
+    with pytest.raises(OSError, match="step 4 could not be saved; there is no checkpoint yet"):
+        loop.train(run)
+
+
+def test_a_second_process_is_refused(small_config, tmp_path):
+    run = loop.prepare(config_of(small_config), tmp_path)
+    with pytest.raises(ValueError, match=r"process \d+ trains there; stop it, or choose another --workdir"):
+        loop.prepare(config_of(small_config), tmp_path)
+    run.lock.close()
+    loop.prepare(config_of(small_config), tmp_path).lock.close()
+
+
+def test_numbers_that_stay_bad_end_the_run_and_are_not_saved(small_config, tmp_path):
+    config = config_of(
+        small_config,
+        optimizer={"learning_rate": 1e38, "warmup_epochs": 0},
+        train={"max_skipped": 4},
+        checkpoint={"every": 1},
+    )
+    with pytest.raises(NonFiniteError, match=r"not finite") as caught:
+        loop.train(loop.prepare(config, tmp_path))
+    assert "last good checkpoint" in str(caught.value) or "there is no checkpoint yet" in str(caught.value)
+    run = loop.prepare(config, tmp_path)
+    for leaf in jax.tree.leaves(run.restored[0]) if run.restored else ():
+        assert np.isfinite(leaf).all()
+    run.lock.close()
+
+
+def test_keep_policy(small_config, tmp_path):
+    config = config_of(
+        small_config,
+        checkpoint={"every": 2, "keep": 2, "keep_every": 8, "best_metric": "heldout/target_loss"},
+        eval={"every": 4, "samples_per_class": 0},
+        # The loss rises at the end: the best is not among the newest.
+        optimizer={"learning_rate": 0.3},
+    )
+    assert loop.train(loop.prepare(config, tmp_path))
+    evaluated = {e["step"]: e["heldout/target_loss"] for e in read_metrics(tmp_path) if "heldout/target_loss" in e}
+    best = min(evaluated, key=evaluated.get)
+    steps = {int(path.name) for path in (tmp_path / "checkpoints").iterdir()}
+    assert steps == {8, 16, 18, 20, best}
+
+
+def start(folder, devices, steps):
+    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+    command = [sys.executable, "-m", "rar_jax.main", "--config=configs/digits.py", f"--workdir={folder}"]
+    command += ["--config.model.width=16", "--config.model.depth=1", "--config.eval.num_images=32"]
+    command += ["--config.eval.every=40", "--config.eval.samples_per_class=0", "--config.eval.report_samples=0"]
+    command += ["--config.checkpoint.every=10", "--config.train.log_every=5", f"--config.train.stop_step={steps}"]
+    environment = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PATH": "/usr/bin:/bin"}
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+def losses(folder):
+    return {entry["step"]: entry["train/loss"] for entry in read_metrics(folder) if "train/loss" in entry}
+
+
+@pytest.mark.parametrize(
+    ("kills", "steps"), [pytest.param(4, 600, id="4"), pytest.param(20, 1600, id="20", marks=pytest.mark.long)]
+)
+def test_torture(tmp_path, kills, steps):
+    """Killed at random moments, each time on another number of devices: the losses are the undisturbed run's."""
+    whole = start(tmp_path / "whole", 1, steps)
+    assert whole.wait(timeout=600) == 0, whole.stderr.read()
+    chance = random.Random(kills)
+    for kill in range(kills):
+        process = start(tmp_path / "run", chance.choice([1, 2, 4, 8]), steps)
+        target = (kill + chance.random()) * (steps - 60) / kills
+        deadline = time.monotonic() + 300
+        while (
+            process.poll() is None and time.monotonic() < deadline and max(losses(tmp_path / "run"), default=0) < target
+        ):
+            time.sleep(0.02)
+        time.sleep(chance.random() * 0.2)
+        assert process.poll() is None, process.stderr.read()
+        sent = (signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGKILL)[kill % 4]
+        process.send_signal(sent)
+        code = process.wait(timeout=300)
+        assert code == (-signal.SIGKILL if sent == signal.SIGKILL else 75), process.stderr.read()
+    last = start(tmp_path / "run", 1, steps)
+    assert last.wait(timeout=600) == 0, last.stderr.read()
+    expected, found = losses(tmp_path / "whole"), losses(tmp_path / "run")
+    assert found.keys() == expected.keys()
+    assert max(abs(found[step] - expected[step]) for step in expected) < 1e-3
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["train"]["stop_step"] == steps
