@@ -154,7 +154,7 @@ class CheckpointConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """One experiment. `init_from` names weights to begin with (see `checkpoints.load`); empty is random ones."""
+    """One experiment. `init_from` names weights to begin with (see `checkpoints.load`); random ones by default."""
 
     name: str = "rar_b"
     seed: int = 0
@@ -190,9 +190,19 @@ class Config:
         return window.anneal_start_epoch * self.steps_per_epoch, window.anneal_end_epoch * self.steps_per_epoch
 
 
-def imagenet() -> ml_collections.ConfigDict:
-    """The recipe of the paper for ImageNet at 256 x 256 (Table 6), sized as RAR-B."""
-    return to_config_dict(Config())
+# The sizes of Table 1, each with the sampling options of its published results.
+RAR_SIZES = {
+    "rar_b": (ModelConfig(width=768, depth=24, mlp_width=3072), SampleConfig(16.0, 2.75, 1.0)),
+    "rar_l": (ModelConfig(width=1024, depth=24, mlp_width=4096), SampleConfig(15.5, 2.5, 1.02)),
+    "rar_xl": (ModelConfig(width=1280, depth=32, mlp_width=5120), SampleConfig(6.9, 1.5, 1.02)),
+    "rar_xxl": (ModelConfig(width=1408, depth=40, mlp_width=6144), SampleConfig(8.0, 1.2, 1.02)),
+}
+
+
+def imagenet(size: str = "rar_b") -> ml_collections.ConfigDict:
+    """The recipe of the paper for ImageNet at 256 x 256 (Table 6), with a model of `RAR_SIZES`."""
+    model, sample = RAR_SIZES[size]
+    return to_config_dict(Config(name=size, model=model, sample=sample))
 
 
 def to_config_dict(config: Config) -> ml_collections.ConfigDict:

@@ -15,13 +15,12 @@ from etils import epath
 from jax.sharding import Mesh
 from PIL import Image
 
-from rar_jax.checkpoints.store import CheckpointStore
+from rar_jax.checkpoints.load import load as load_weights
 from rar_jax.config import Config, make_model
 from rar_jax.data.tokenizers import Tokenizer, load_tokenizer
 from rar_jax.images.files import image_grid
 from rar_jax.models.rar import RAR
 from rar_jax.parallel.mesh import make_mesh, replicated
-from rar_jax.run_folder import read_config
 from rar_jax.sampling.sampler import sample_tokens
 
 
@@ -85,34 +84,30 @@ class Generator:
         return self.tokenizer.decode(tokens)
 
 
-def load(checkpoint: epath.PathLike, step: int | None = None) -> Generator:
-    """Loads a run's folder.
+def load(checkpoint: epath.PathLike, step: int | None = None, tokenizer: str | None = None) -> Generator:
+    """Loads a trained model.
 
     Args:
-      checkpoint: the folder that training wrote.
+      checkpoint: a run's folder, one of its steps', a converted folder, or a published .bin, .pth or .safetensors file.
       step: of the checkpoint; the newest by default.
+      tokenizer: what turns its codes into images: digits, or the weights of a VQGAN, named in the same way; by default
+        the run's `config.data.tokenizer`.
 
     Raises:
-      ValueError: there is no run or no such checkpoint, it cannot be read, or the run has no tokenizer for images.
+      ValueError: there is no such checkpoint, it cannot be read, or there is no tokenizer for its codes.
     """
-    folder = epath.Path(checkpoint)
-    config = read_config(folder)
-    tokenizer = load_tokenizer(config)
-    if tokenizer is None:
-        raise ValueError(f"{folder}: config.data.tokenizer='none' has no images to show for its codes")
-    store = CheckpointStore(folder)
-    if not store.steps:
-        raise ValueError(f"no checkpoint in {str(folder)!r}")
-    step = store.steps[-1] if step is None else step
-    if step not in store.steps:
-        raise ValueError(f"no checkpoint of step {step} in {str(folder)!r}: there are {store.steps}")
     mesh = make_mesh((jax.local_device_count(), 1), jax.local_devices())
-    params = store.restore_sampling_params(step, replicated(mesh))
-    store.close()
+    weights = load_weights(checkpoint, "rar", step, replicated(mesh))
+    config = weights.config
+    if tokenizer is not None:
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, tokenizer=tokenizer))
+    images = load_tokenizer(config)
+    if images is None:
+        raise ValueError(f"{checkpoint} comes without a tokenizer for its codes: name one with --tokenizer=WEIGHTS")
     # bfloat16 pays on accelerators; on a CPU its products are many times slower than float32's.
     dtype = "float32" if jax.default_backend() == "cpu" else config.train.dtype
     model = make_model(config, dtype)
-    return Generator(config=config, step=step, model=model, params=params, mesh=mesh, tokenizer=tokenizer)
+    return Generator(config=config, step=weights.step, model=model, params=weights.params, mesh=mesh, tokenizer=images)
 
 
 def show(images: np.ndarray, columns: int = 8) -> Image.Image:

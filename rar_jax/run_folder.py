@@ -4,7 +4,7 @@ import dataclasses
 import fcntl
 import json
 import os
-from typing import TextIO
+from typing import Any, TextIO
 
 from etils import epath
 
@@ -19,7 +19,27 @@ def write_config(folder: epath.PathLike, config: Config) -> None:
     """Writes the config of a run into its folder, which is made if need be."""
     folder = epath.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / CONFIG_FILE, json.dumps(dataclasses.asdict(config), indent=2) + "\n")
+    fields = {"kind": "rar"} | dataclasses.asdict(config)
+    write_atomically(folder / CONFIG_FILE, json.dumps(fields, indent=2) + "\n")
+
+
+def _read_fields(folder: epath.PathLike) -> dict[str, Any]:
+    file = epath.Path(folder) / CONFIG_FILE
+    if not file.exists():
+        raise ValueError(f"no run in {str(folder)!r}: it has no {CONFIG_FILE}")
+    try:
+        return dict(json.loads(file.read_text()))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{file}: {error}") from None
+
+
+def read_kind(folder: epath.PathLike) -> str:
+    """What a folder holds the weights of: rar, whose run it is, or vqgan, where it was converted.
+
+    Raises:
+      ValueError: it has no config.json, or a garbled one.
+    """
+    return _read_fields(folder).get("kind", "rar")
 
 
 def read_config(folder: epath.PathLike) -> Config:
@@ -28,13 +48,12 @@ def read_config(folder: epath.PathLike) -> Config:
     Raises:
       ValueError: the folder has none, or it is not one that this version understands.
     """
-    file = epath.Path(folder) / CONFIG_FILE
-    if not file.exists():
-        raise ValueError(f"no run in {str(folder)!r}: it has no {CONFIG_FILE}")
+    fields = _read_fields(folder)
+    fields.pop("kind", None)
     try:
-        return from_config_dict(json.loads(file.read_text()))
+        return from_config_dict(fields)
     except ValueError as error:
-        raise ValueError(f"{file}: {error}") from None
+        raise ValueError(f"{epath.Path(folder) / CONFIG_FILE}: {error}") from None
 
 
 def check_folder(flag: str, folder: epath.PathLike) -> None:

@@ -12,9 +12,10 @@ from rar_jax.progress import Progress
 from rar_jax.run_folder import check_folder
 from rar_jax.sampling.sampler import check_labels, spread_classes
 
-_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "The folder of a run.")
+_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A run's or converted folder, or a published file of weights.")
+_TOKENIZER = flags.DEFINE_string("tokenizer", None, "Weights of the tokenizer, named alike; by default the run's.")
 _STEP = flags.DEFINE_integer("step", None, "Which checkpoint; by default the newest.", lower_bound=0)
-_OUT = flags.DEFINE_string("out", None, "Folder of the pictures; by default samples/ in the run's folder.")
+_OUT = flags.DEFINE_string("out", None, "Folder of the pictures; by default samples/ in the run's folder, or here.")
 _CLASSES = flags.DEFINE_list("classes", [], "Class indices; by default all, or ten spread over all without --num.")
 _NUM = flags.DEFINE_integer("num", None, "Images, spread evenly over the classes; by default 8 a class.", lower_bound=1)
 _NPZ = flags.DEFINE_bool("npz", False, "Also write samples.npz, in the format of the ADM evaluator.")
@@ -53,7 +54,7 @@ def main(argv):
             check_folder("out", _OUT.value)
         if not _CHECKPOINT.value:
             raise ValueError("name a run's folder with --checkpoint=RUN")
-        generator = load(_CHECKPOINT.value, _STEP.value)
+        generator = load(_CHECKPOINT.value, _STEP.value, _TOKENIZER.value)
         labels = _requested_labels(generator.model.num_classes)
         progress = Progress("sample", len(labels), unit="image")
         images = generator.generate(
@@ -67,7 +68,8 @@ def main(argv):
             on_batch=progress.update,
         )
     progress.close()
-    out = epath.Path(_OUT.value or epath.Path(_CHECKPOINT.value) / "samples")
+    folder = epath.Path(_CHECKPOINT.value)
+    out = epath.Path(_OUT.value or (folder / "samples" if folder.is_dir() else "samples"))
     rows = [images[labels == label][:_MAX_COLUMNS] for label in dict.fromkeys(labels.tolist())][:_MAX_ROWS]
     columns = max(map(len, rows))
     blank = np.full((columns, *images.shape[1:]), 255, np.uint8)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from PIL import Image
+from safetensors.numpy import load_file, save_file
 
 from rar_jax.data.pictures import center_square, read_picture
 from rar_jax.training.metrics import read_metrics
@@ -123,6 +124,25 @@ def test_mistakes_with_tokenize(arguments, message):
     (line,) = result.stderr.strip().splitlines()
     assert line.startswith("error: ") and message in line
     assert not (ROOT / "out").exists()
+
+
+def test_published_weights_in_and_out(golden, vqgan_file, tmp_path):
+    """A file to a folder, pictures from either, and back to a file."""
+    published = tmp_path / "rar.safetensors"
+    save_file(golden.tensors("params/"), published)
+    converted = run("rar_jax.convert", f"--input={published}", f"--output={tmp_path / 'rar'}")
+    assert converted.returncode == 0, converted.stderr
+    tokenizer = run("rar_jax.convert", f"--input={vqgan_file}", f"--output={tmp_path / 'vqgan'}")
+    assert tokenizer.returncode == 0 and tokenizer.stdout.strip().endswith("the weights of a vqgan")
+    back = run("rar_jax.convert", f"--input={tmp_path / 'rar'}", f"--output={tmp_path / 'back.safetensors'}")
+    assert back.returncode == 0, back.stderr
+    tensors = load_file(tmp_path / "back.safetensors")
+    for name, tensor in golden.tensors("params/").items():
+        assert tensors[name].tobytes() == tensor.tobytes()
+    again = run("rar_jax.convert", f"--input={published}", f"--output={tmp_path / 'rar'}")
+    assert again.returncode == 2 and "is there already" in again.stderr
+    other = run("rar_jax.sample", f"--checkpoint={vqgan_file}", f"--tokenizer={vqgan_file}")
+    assert other.returncode == 2 and "those of a rar are needed" in other.stderr
 
 
 @pytest.mark.long

@@ -1,7 +1,8 @@
 """Published PyTorch tensors to our parameters and back: the one place that knows both sets of names."""
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import flax.traverse_util
@@ -9,6 +10,7 @@ import jax
 import numpy as np
 
 from rar_jax.checkpoints.tensor_files import Tensor
+from rar_jax.models.rar import RAR, SPARE_STEP_ROWS
 from rar_jax.models.vqgan import VQGAN
 
 # Published name, our path, and what turns one into the other. "*" is the block, which we stack on a leading axis.
@@ -48,36 +50,101 @@ _TO_OURS = {"same": lambda x: x, "transpose": lambda x: x.T, "leading": lambda x
 _TO_PUBLISHED = {"same": lambda x: x, "transpose": lambda x: x.T, "leading": lambda x: x[None]}
 
 
-def rar_from_pytorch(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Our parameters from the tensors of a published RAR checkpoint.
+def kind_of(names: Collection[str]) -> str | None:
+    """What the tensors of these names are: rar, vqgan, or None for neither."""
+    for kind, telling in (("rar", "target_aware_pos_embed"), ("vqgan", "quantize.embedding.weight")):
+        if telling in names:
+            return kind
+    return None
+
+
+def rar_sizes(tensors: Mapping[str, np.ndarray | Tensor]) -> dict[str, int]:
+    """The sizes of a published RAR checkpoint, read off its tensors: fields of `models.rar.RAR`.
+
+    Raises:
+      ValueError: tensors that tell are missing, or they do not tell a square grid of tokens.
+    """
+    telling = ("embeddings.weight", "lm_head.weight", "timesteps_embeddings", "blocks.0.mlp.fc1.weight")
+    telling += ("blocks.0.attn.q_norm.weight",)
+    if missing := [name for name in telling if name not in tensors]:
+        raise ValueError(f"not a RAR checkpoint: tensors missing {missing}")
+    rows, width = tensors["embeddings.weight"].shape
+    codebook_size = tensors["lm_head.weight"].shape[0]
+    num_tokens = tensors["timesteps_embeddings"].shape[1] - SPARE_STEP_ROWS
+    grid_side = math.isqrt(max(num_tokens, 0))
+    if grid_side < 1 or grid_side**2 != num_tokens:
+        raise ValueError(f"not a RAR checkpoint: timesteps_embeddings has {num_tokens} tokens, not a square")
+    return {
+        "grid_side": grid_side,
+        "codebook_size": codebook_size,
+        # Besides the codes there are a mask token and the null class.
+        "num_classes": rows - codebook_size - 2,
+        "width": width,
+        "depth": 1 + _largest_index(tensors, r"blocks\.(\d+)\."),
+        "num_heads": width // tensors["blocks.0.attn.q_norm.weight"].shape[0],
+        "mlp_width": tensors["blocks.0.mlp.fc1.weight"].shape[0],
+    }
+
+
+def rar_from_pytorch(tensors: Mapping[str, np.ndarray | Tensor]) -> dict[str, Any]:
+    """Our parameters from the tensors of a published RAR checkpoint, read one at a time.
 
     Args:
-      tensors: published name -> array, as in a PyTorch state dict.
+      tensors: published name -> array, or what reads as one.
 
     Returns:
       The parameters of `models.rar.RAR`, blocks stacked on the leading axis.
 
     Raises:
-      ValueError: tensors are missing or not RAR's; all of them are named.
+      ValueError: tensors are missing, not RAR's, or misshapen; all of them are named.
     """
-    depth = 1 + _largest_index(tensors, r"blocks\.(\d+)\.")
-    unused, missing, ours = set(tensors), [], {}
+    sizes = rar_sizes(tensors)
+    depth = sizes["depth"]
+    _check_layout("RAR checkpoint", rar_layout(sizes), tensors)
+    ours = {}
     for published, path, kind in RAR_TENSORS:
-        names = [published.replace("*", str(i)) for i in range(depth)] if "*" in published else [published]
-        missing += [name for name in names if name not in tensors]
-        unused -= set(names)
-        arrays = [_TO_OURS[kind](np.asarray(tensors[name])) for name in names if name in tensors]
-        if arrays:
-            ours[path] = np.stack(arrays) if "*" in published else arrays[0]
-    if missing or unused:
-        raise ValueError(f"not a RAR checkpoint: tensors missing {sorted(missing)}, unknown {sorted(unused)}")
+        if "*" not in published:
+            ours[path] = np.ascontiguousarray(_TO_OURS[kind](np.asarray(tensors[published])))
+            continue
+        for i in range(depth):
+            layer = _TO_OURS[kind](np.asarray(tensors[published.replace("*", str(i))]))
+            stacked = ours.setdefault(path, np.empty((depth, *layer.shape), layer.dtype))
+            stacked[i] = layer
     return flax.traverse_util.unflatten_dict(ours, sep="/")
+
+
+def rar_layout(sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+    """The published names and shapes of a RAR of these sizes (see `rar_sizes`)."""
+    model = RAR(**sizes, dropout=0.0, attention_dropout=0.0)
+    tokens, orders = np.zeros((1, 1), np.int32), np.zeros((1, model.num_tokens), np.int32)
+    params = jax.eval_shape(model.init, jax.random.key(0), tokens, tokens[0], orders)["params"]
+    ours = flax.traverse_util.flatten_dict(params, sep="/")
+    layout = {}
+    for published, path, kind in RAR_TENSORS:
+        shape = ours[path].shape[1:] if "*" in published else ours[path].shape
+        shape = {"same": shape, "transpose": shape[::-1], "leading": (1, *shape)}[kind]
+        layers = range(sizes["depth"]) if "*" in published else (0,)
+        layout |= {published.replace("*", str(i)): shape for i in layers}
+    return layout
+
+
+def _check_layout(what: str, wanted: Mapping[str, tuple], tensors: Mapping[str, np.ndarray | Tensor]) -> None:
+    """Raises a `ValueError` that lists every tensor that is missing, unknown or misshapen."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    missing, unknown = sorted(wanted.keys() - shapes.keys()), sorted(shapes.keys() - wanted.keys())
+    misshapen = [
+        f"{name} is {shapes[name]}, not {shape}" for name, shape in wanted.items() if shapes.get(name, shape) != shape
+    ]
+    if missing or unknown or misshapen:
+        raise ValueError(f"not a {what}: tensors missing {missing}, unknown {unknown}, misshapen {misshapen}")
 
 
 def rar_to_pytorch(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The published names and shapes of our parameters, or of any tree like them (gradients, say): the inverse."""
     ours = flax.traverse_util.flatten_dict(params, sep="/")
     tensors = {}
+    # Without a target-aware embedding the model is what it would be with one of zeros, which the published form has.
+    ours = {"target_aware_embedding": np.zeros_like(ours["position_embedding"])} | ours
     for published, path, kind in RAR_TENSORS:
         if "*" in published:
             for i, layer in enumerate(np.asarray(ours[path])):
@@ -132,20 +199,23 @@ def vqgan_from_pytorch(tensors: Mapping[str, np.ndarray | Tensor]) -> tuple[VQGA
         published[path]: tuple(x.shape[i] for i in (3, 2, 0, 1)) if x.ndim == 4 else x.shape
         for path, x in expected.items()
     }
-    missing, unknown = sorted(wanted.keys() - shapes.keys()), sorted(shapes.keys() - wanted.keys())
-    misshapen = [
-        f"{name} is {shapes[name]}, not {shape}" for name, shape in wanted.items() if shapes.get(name, shape) != shape
-    ]
-    if missing or unknown or misshapen:
-        raise ValueError(
-            f"not a MaskGIT-VQGAN: tensors missing {missing}, unknown {unknown}, misshapen {'; '.join(misshapen)}"
-        )
+    _check_layout("MaskGIT-VQGAN", wanted, tensors)
 
     def ours(name):
         array = np.asarray(tensors[name], np.float32)
         return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
 
     return model, flax.traverse_util.unflatten_dict({path: ours(name) for path, name in published.items()}, sep="/")
+
+
+def vqgan_to_pytorch(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The published names and shapes of VQGAN parameters: the inverse of `vqgan_from_pytorch`."""
+    flat = flax.traverse_util.flatten_dict(params, sep="/")
+
+    def published(array):
+        return np.asarray(array).transpose(3, 2, 0, 1) if array.ndim == 4 else np.asarray(array)
+
+    return {vqgan_name(path): published(array) for path, array in flat.items()}
 
 
 def _largest_index(names: Mapping[str, Any], pattern: str) -> int:

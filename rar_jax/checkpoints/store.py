@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -144,7 +145,7 @@ class CheckpointStore:
         self.verify(step)
         with self._readable(step):
             tree = self._manager.item_metadata(step).state.tree
-            name = "ema" if tree["ema"] else "params"
+            name = "ema" if tree.get("ema") else "params"
         like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree[name])
         return self._read(step, state=_wanted({name: like}, partial_restore=True)).state[name]
 
@@ -224,6 +225,31 @@ class CheckpointStore:
             yield
         except Exception as error:
             raise ValueError(f"checkpoint {self._folder / str(step)} cannot be read: {_first_line(error)}") from error
+
+
+def save_params(run_folder: epath.PathLike, step: int, params: dict[str, Any]) -> None:
+    """Saves parameters alone, as a checkpoint that `CheckpointStore.restore_sampling_params` reads.
+
+    In the foreground and a few at a time, so that no second copy of all of them is held; of NumPy arrays Orbax would
+    make one. Not compressed: weights hardly get smaller, and it takes twice the time.
+
+    Args:
+      run_folder: `checkpoints/` is made below it.
+      step: of the checkpoint.
+      params: of `jax.Array`.
+    """
+    folder = epath.Path(run_folder).resolve() / FOLDER
+    # Orbax refuses an array that is larger than its limit.
+    largest = max(leaf.nbytes for leaf in jax.tree.leaves(params))
+    handler = ocp.PyTreeCheckpointHandler(save_concurrent_gb=math.ceil(largest / 1e9), use_compression=False)
+    with ocp.CheckpointManager(
+        folder,
+        options=ocp.CheckpointManagerOptions(enable_async_checkpointing=False),
+        item_handlers={"state": handler, "data": ocp.JsonCheckpointHandler()},
+    ) as manager:
+        items = {"state": ocp.args.PyTreeSave({"params": params}), "data": ocp.args.JsonSave({})}
+        manager.save(step, args=ocp.args.Composite(**items))
+    write_manifest(folder / str(step))
 
 
 def _first_line(error: Exception) -> str:

@@ -8,9 +8,10 @@ import collections
 import dataclasses
 import functools
 import io
+import os
 import pickle
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ml_dtypes
@@ -76,6 +77,17 @@ def _read_safetensors(path: epath.Path) -> dict[str, Tensor]:
         raise ValueError(f"{path} cannot be read as safetensors: {error}") from None
 
 
+def write_safetensors(path: epath.PathLike, tensors: Mapping[str, np.ndarray]) -> None:
+    """Writes tensors by name, aside first: a file of this name is whole."""
+    # Only here is it needed.
+    from safetensors.numpy import save_file
+
+    path = epath.Path(path)
+    aside = path.parent / f"{path.name}.{os.getpid()}.partial"
+    save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, aside)
+    aside.replace(path)
+
+
 @dataclasses.dataclass(frozen=True)
 class _Storage:
     """A block of numbers in the zip file."""
@@ -135,13 +147,16 @@ class _TensorUnpickler(pickle.Unpickler):
 def _read_torch(path: epath.Path) -> dict[str, Tensor]:
     try:
         with path.open("rb") as file, zipfile.ZipFile(file) as archive:
-            names = set(archive.namelist())
+            sizes = {info.filename: info.file_size for info in archive.infolist()}
             # The one folder that all members are in is named after the file when it was saved.
-            pickled = next((name for name in names if name.endswith("/data.pkl")), None)
+            pickled = next((name for name in sizes if name.endswith("/data.pkl")), None)
             if pickled is None:
                 raise ValueError(f"{path} is a zip file, but not of torch.save: it has no data.pkl")
             folder = pickled.removesuffix("data.pkl")
-            byteorder = archive.read(f"{folder}byteorder") if f"{folder}byteorder" in names else b"little"
+            # torch.save compresses nothing; what is compressed could unpack to any size.
+            if packed := [info.filename for info in archive.infolist() if info.compress_type != zipfile.ZIP_STORED]:
+                raise ValueError(f"{path} is not of torch.save: {packed[0]} is compressed")
+            byteorder = archive.read(f"{folder}byteorder") if f"{folder}byteorder" in sizes else b"little"
             data = archive.read(pickled)
     except zipfile.BadZipFile as error:
         raise ValueError(
@@ -151,8 +166,12 @@ def _read_torch(path: epath.Path) -> dict[str, Tensor]:
 
     def storage(key, dtype, size):
         member = f"{folder}data/{key}"
-        if member not in names:
+        if member not in sizes:
             raise pickle.UnpicklingError(f"{member} is missing")
+        if size * dtype.itemsize > sizes[member]:
+            raise pickle.UnpicklingError(
+                f"{member} has {sizes[member]} bytes, and {size} numbers of {dtype} are asked for"
+            )
         return _Storage(path, member, dtype.newbyteorder(">") if byteorder == b"big" else dtype, size)
 
     try:

@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rar_jax.checkpoints.pytorch import vqgan_from_pytorch
-from rar_jax.checkpoints.tensor_files import read_tensors
+from rar_jax.checkpoints.load import load
 from rar_jax.config import Config
 from rar_jax.data.digits import DigitsTokenizer
 from rar_jax.models.vqgan import VQGAN
@@ -110,7 +109,7 @@ def open_tokenizer(name: str, image_size: int) -> Tokenizer:
     """A tokenizer by name.
 
     Args:
-      name: digits, or a file of MaskGIT-VQGAN weights (.bin, .pth or .safetensors, of any size).
+      name: digits, or MaskGIT-VQGAN weights of any size (see `checkpoints.load.load`).
       image_size: side of the images in pixels.
 
     Raises:
@@ -121,7 +120,8 @@ def open_tokenizer(name: str, image_size: int) -> Tokenizer:
         if image_size != (side := tokenizer.grid_side * tokenizer.downsampling):
             raise ValueError(f"image size {image_size} must be {side}: the digits tokenizer has no other")
         return tokenizer
-    return VQGANTokenizer(*vqgan_from_pytorch(read_tensors(name)), image_size)
+    weights = load(name, "vqgan")
+    return VQGANTokenizer(weights.model, weights.params, image_size)
 
 
 def load_tokenizer(config: Config) -> Tokenizer | None:
@@ -136,7 +136,9 @@ def load_tokenizer(config: Config) -> Tokenizer | None:
     try:
         tokenizer = open_tokenizer(name, config.data.image_size)
     except ValueError as error:
-        raise ValueError(f"config.data.tokenizer={name}: {error}; it is digits, none or a file of weights") from None
+        raise ValueError(
+            f"config.data.tokenizer={name}: {error}; it is digits, none or the weights of a VQGAN"
+        ) from None
     for field, ours, theirs in (
         ("model.grid_side", config.model.grid_side, tokenizer.grid_side),
         ("model.codebook_size", config.model.codebook_size, tokenizer.codebook_size),

@@ -16,6 +16,7 @@ from clu import parameter_overview
 from etils import epath
 from jax.sharding import Mesh
 
+from rar_jax.checkpoints.load import Weights, load
 from rar_jax.checkpoints.store import CheckpointStore
 from rar_jax.config import Config, check_same_run, make_model, mesh_shape
 from rar_jax.data.datasets import Datasets, open_datasets
@@ -31,6 +32,7 @@ from rar_jax.parallel.partition import shardings
 from rar_jax.progress import Progress
 from rar_jax.run_folder import CONFIG_FILE, check_folder, lock, read_config, write_config
 from rar_jax.sampling.sampler import sample_tokens, spread_classes
+from rar_jax.training.finetune import begin_from, check_sizes
 from rar_jax.training.metrics import MetricsLog, read_metrics
 from rar_jax.training.optimizer import adamw, learning_rate_schedule
 from rar_jax.training.preemption import NonFiniteError, Preempted, Preemption
@@ -65,9 +67,21 @@ class Run:
     # Keeps other processes of this machine out of the folder until it is closed.
     lock: TextIO | None
 
+    # What a new run begins with instead of random weights.
+    init_from: Weights | None
+
     def start(self) -> TrainState:
         """The state of a new run, on the mesh."""
-        return jax.jit(self.init, out_shardings=self.shardings)()
+        state = jax.jit(self.init, out_shardings=self.shardings)()
+        if self.init_from is None:
+            return state
+        params, left = begin_from(self.model, state.params, self.init_from.model, self.init_from.params)
+        _log.info("begins with %s; initialised anew: %s", self.config.init_from, ", ".join(left) or "nothing")
+        state = state.replace(params=jax.device_put(params, self.shardings.params))
+        if state.ema is not None:
+            state = state.replace(ema=jax.device_put(params, self.shardings.ema))
+        self.init_from = None
+        return state
 
 
 def prepare(config: Config, folder: epath.PathLike, allow_config_change: Sequence[str] = ()) -> Run:
@@ -116,6 +130,15 @@ def prepare(config: Config, folder: epath.PathLike, allow_config_change: Sequenc
     if (folder / CONFIG_FILE).exists():
         for difference in check_same_run(config, read_config(folder), allow_config_change):
             _log.info("goes on with other settings: the run had %s", difference)
+    init_from = None
+    if config.init_from and not CheckpointStore(folder).steps:
+        # In host memory: the devices may not have room for it whole.
+        host = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
+        try:
+            init_from = load(config.init_from, "rar", sharding=host)
+        except ValueError as error:
+            raise ValueError(f"config.init_from={config.init_from}: {error}") from None
+        check_sizes(model, init_from.model)
     held = lock(folder) if jax.process_index() == 0 else None
     store = CheckpointStore(folder, config.checkpoint)
     like = jax.tree.map(
@@ -137,6 +160,7 @@ def prepare(config: Config, folder: epath.PathLike, allow_config_change: Sequenc
         store=store,
         restored=restored,
         lock=held,
+        init_from=init_from,
     )
 
 

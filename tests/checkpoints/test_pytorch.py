@@ -2,7 +2,14 @@ import jax
 import numpy as np
 import pytest
 
-from rar_jax.checkpoints.pytorch import rar_from_pytorch, rar_to_pytorch, vqgan_from_pytorch, vqgan_name
+from rar_jax.checkpoints.pytorch import (
+    rar_from_pytorch,
+    rar_layout,
+    rar_sizes,
+    rar_to_pytorch,
+    vqgan_from_pytorch,
+    vqgan_name,
+)
 from rar_jax.models.vqgan import VQGAN
 
 
@@ -22,12 +29,45 @@ def test_blocks_keep_their_order(golden):
         )
 
 
+@pytest.mark.parametrize(
+    ("name", "depth", "width", "mlp_width"),
+    [("rar_b", 24, 768, 3072), ("rar_l", 24, 1024, 4096), ("rar_xl", 32, 1280, 5120), ("rar_xxl", 40, 1408, 6144)],
+)
+def test_the_published_sizes_are_covered_to_the_last_tensor(golden_json, name, depth, width, mlp_width):
+    layout = {n: tuple(shape) for n, shape in golden_json("checkpoint_layouts.json")[name].items()}
+    # Arrays of these shapes that take no memory.
+    sizes = rar_sizes({n: np.broadcast_to(np.float32(0), shape) for n, shape in layout.items()})
+    assert sizes == {
+        "grid_side": 16,
+        "codebook_size": 1024,
+        "num_classes": 1000,
+        "width": width,
+        "depth": depth,
+        "num_heads": 16,
+        "mlp_width": mlp_width,
+    }
+    assert rar_layout(sizes) == layout
+
+
 def test_missing_and_unknown_tensors_are_all_named(golden):
     tensors = golden.tensors("params/")
     del tensors["blocks.1.norm2.bias"], tensors["lm_head.bias"]
-    tensors["surprise"] = np.zeros(3)
-    with pytest.raises(ValueError, match=r"missing \['blocks.1.norm2.bias', 'lm_head.bias'\], unknown \['surprise'\]"):
+    tensors["surprise"], tensors["lm_head.weight"] = np.zeros(3), np.zeros((24, 5))
+    expected = (
+        r"missing \['blocks.1.norm2.bias', 'lm_head.bias'\], unknown \['surprise'\], "
+        r"misshapen \['lm_head.weight is \(24, 5\), not"
+    )
+    with pytest.raises(ValueError, match=expected):
         rar_from_pytorch(tensors)
+    with pytest.raises(ValueError, match=r"tensors missing \['embeddings.weight', .*'blocks.0.attn.q_norm.weight'\]"):
+        rar_from_pytorch({"w": np.zeros(3)})
+
+
+def test_without_a_target_aware_embedding_the_published_form_has_zeros(golden):
+    params = {name: value for name, value in golden.params.items() if name != "target_aware_embedding"}
+    tensors = rar_to_pytorch(params)
+    assert tensors.keys() == golden.tensors("params/").keys()
+    assert not tensors["target_aware_pos_embed"].any()
 
 
 def test_the_tree_is_the_models(golden, golden_model):
@@ -63,7 +103,7 @@ def test_tensors_that_are_not_the_tokenizers_are_all_named(vqgan_layout):
     tensors["decoder.conv_in.bias"] = np.zeros(7)
     expected = (
         r"missing \['decoder.norm_out.bias', 'encoder.down.3.block.1.conv2.weight'\], "
-        r"unknown \['loss.discriminator'\], misshapen decoder.conv_in.bias is \(7,\), not \(512,\)"
+        r"unknown \['loss.discriminator'\], misshapen \['decoder.conv_in.bias is \(7,\), not \(512,\)'\]"
     )
     with pytest.raises(ValueError, match=expected):
         vqgan_from_pytorch(tensors)

@@ -162,6 +162,18 @@ def test_damaged_files(tmp_path):
         archive.writestr("a/b", "c")
     with pytest.raises(ValueError, match=r"no data\.pkl"):
         read_tensors(tmp_path / "z.bin")
-    short = read_tensors(torch_file(tmp_path / "s.bin", tensor_pickle(0, (6,), (1,)), **{"0": STORAGE[:8]}))
-    with pytest.raises(ValueError, match="is damaged"):
-        np.asarray(short["w"])
+    with pytest.raises(ValueError, match="has 8 bytes, and 6 numbers of float32 are asked for"):
+        read_tensors(torch_file(tmp_path / "s.bin", tensor_pickle(0, (6,), (1,)), **{"0": STORAGE[:8]}))
+    flipped = bytearray(torch_file(tmp_path / "f.bin", tensor_pickle(0, (6,), (1,)), **{"0": STORAGE}).read_bytes())
+    flipped[flipped.index(STORAGE) + 3] ^= 1
+    (tmp_path / "f.bin").write_bytes(flipped)
+    with pytest.raises(ValueError, match=r"f\.bin is damaged: archive/data/0: Bad CRC"):
+        np.asarray(read_tensors(tmp_path / "f.bin")["w"])
+
+
+def test_a_zip_bomb_is_not_unpacked(tmp_path):
+    with zipfile.ZipFile(tmp_path / "bomb.bin", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", tensor_pickle(0, (6,), (1,)))
+        archive.writestr("archive/data/0", bytes(10**8))
+    with pytest.raises(ValueError, match="is compressed"):
+        read_tensors(tmp_path / "bomb.bin")

@@ -1,0 +1,149 @@
+"""One way to name weights, everywhere: a run's folder, one step's, a converted folder, or a published file."""
+
+import dataclasses
+import json
+from typing import Any
+
+import flax.linen as nn
+import jax
+from etils import epath
+
+from rar_jax.checkpoints.pytorch import kind_of, rar_from_pytorch, rar_sizes, vqgan_from_pytorch
+from rar_jax.checkpoints.store import FOLDER, CheckpointStore, save_params
+from rar_jax.checkpoints.tensor_files import read_tensors
+from rar_jax.config import RAR_SIZES, Config, DataConfig, ModelConfig, SampleConfig, make_model
+from rar_jax.files import write_atomically
+from rar_jax.models.vqgan import VQGAN
+from rar_jax.run_folder import CONFIG_FILE, read_config, read_kind, write_config
+
+# The patch that a token of the published tokenizer stands for.
+_PUBLISHED_DOWNSAMPLING = 16
+# What a converted tokenizer's config.json holds of it.
+_VQGAN_SIZES = ("width", "multipliers", "num_blocks", "latent_width", "codebook_size")
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """A network and its parameters.
+
+    Attributes:
+      kind: rar or vqgan.
+      model: the network.
+      params: its parameters; of a run with a moving average, that.
+      step: of the checkpoint they are from; 0 for published weights.
+      config: of a RAR's run; for published weights one of its sizes, with the paper's sampling options.
+    """
+
+    kind: str
+    model: nn.Module
+    params: dict[str, Any]
+    step: int = 0
+    config: Config | None = None
+
+
+def load(
+    path: epath.PathLike,
+    kind: str | None = None,
+    step: int | None = None,
+    sharding: jax.sharding.Sharding | None = None,
+) -> Weights:
+    """Loads weights.
+
+    Args:
+      path: a run's folder (its newest checkpoint, if `step` is not given), one of its steps' folders, a folder that
+        `python -m rar_jax.convert` wrote, or a .bin, .pth or .safetensors file.
+      kind: rar or vqgan; by default any will do.
+      step: of the checkpoint.
+      sharding: how each array is to lie; by default on the first device.
+
+    Raises:
+      ValueError: there is nothing of that name and kind, or it cannot be read.
+    """
+    path = epath.Path(path)
+    if not path.exists():
+        raise ValueError(f"no weights in {str(path)!r}: there is no such file or folder")
+    sharding = sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    if path.is_file():
+        if step is not None:
+            raise ValueError(f"{path} is a file of weights and has no step {step}")
+        weights = _from_file(path, sharding)
+    else:
+        if path.parent.name == FOLDER and path.name.isdigit():
+            path, step = path.parent.parent, int(path.name)
+        weights = _from_folder(path, step, sharding)
+    if kind not in (None, weights.kind):
+        raise ValueError(f"{path} holds the weights of a {weights.kind}; those of a {kind} are needed")
+    return weights
+
+
+def _from_file(path: epath.Path, sharding: jax.sharding.Sharding) -> Weights:
+    tensors = read_tensors(path)
+    kind = kind_of(tensors)
+    try:
+        if kind == "vqgan":
+            model, params = vqgan_from_pytorch(tensors)
+            return Weights(kind, model, _put(params, sharding))
+        if kind == "rar":
+            config = _published_config(rar_sizes(tensors))
+            params = _put(rar_from_pytorch(tensors), sharding)
+            return Weights(kind, make_model(config, "float32"), params, config=config)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    raise ValueError(f"{path} has neither the tensors of a RAR nor of a MaskGIT-VQGAN; its first: {list(tensors)[:5]}")
+
+
+def _put(params: dict[str, Any], sharding: jax.sharding.Sharding) -> dict[str, Any]:
+    """Moves parameters to the devices one at a time: `params` is emptied, so that no two copies of all are held."""
+    for name in list(params):
+        value = params.pop(name)
+        params[name] = _put(value, sharding) if isinstance(value, dict) else jax.device_put(value, sharding)
+    return params
+
+
+def _published_config(sizes: dict[str, int]) -> Config:
+    model = ModelConfig(**sizes)
+    # Of a size that is not the paper's, its smallest one's: some have to be.
+    name, sample = "published", SampleConfig()
+    for size, (known, options) in RAR_SIZES.items():
+        if (known.width, known.depth, known.mlp_width) == (model.width, model.depth, model.mlp_width):
+            name, sample = size, options
+    data = DataConfig(
+        name="synthetic", image_size=model.grid_side * _PUBLISHED_DOWNSAMPLING, downsampling=_PUBLISHED_DOWNSAMPLING
+    )
+    return Config(name=name, model=model, sample=sample, data=data)
+
+
+def _from_folder(folder: epath.Path, step: int | None, sharding: jax.sharding.Sharding) -> Weights:
+    kind = read_kind(folder)
+    store = CheckpointStore(folder)
+    steps = store.steps
+    if not steps:
+        raise ValueError(f"no checkpoint in {str(folder)!r}")
+    step = steps[-1] if step is None else step
+    if step not in steps:
+        raise ValueError(f"no checkpoint of step {step} in {str(folder)!r}: there are {steps}")
+    params = store.restore_sampling_params(step, sharding)
+    store.close()
+    if kind == "vqgan":
+        sizes = json.loads((folder / CONFIG_FILE).read_text())["model"]
+        return Weights(kind, VQGAN(**sizes | {"multipliers": tuple(sizes["multipliers"])}), params, step)
+    config = read_config(folder)
+    return Weights(kind, make_model(config, "float32"), params, step, config)
+
+
+def save(folder: epath.PathLike, weights: Weights) -> None:
+    """Writes weights as a folder that `load` reads.
+
+    Raises:
+      ValueError: the folder holds something.
+    """
+    folder = epath.Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"--output={folder} is there already: choose another folder")
+    save_params(folder, weights.step, weights.params)
+    # Last: without it there is nothing to load.
+    if weights.kind == "rar":
+        write_config(folder, weights.config)
+    else:
+        sizes = {field: getattr(weights.model, field) for field in _VQGAN_SIZES}
+        write_atomically(folder / CONFIG_FILE, json.dumps({"kind": weights.kind, "model": sizes}, indent=2) + "\n")

@@ -1,0 +1,67 @@
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from rar_jax.checkpoints.load import load, save
+from rar_jax.checkpoints.pytorch import rar_to_pytorch
+from rar_jax.checkpoints.tensor_files import write_safetensors
+
+
+@pytest.fixture(scope="module")
+def rar_file(golden, tmp_path_factory):
+    """The golden RAR as a published file."""
+    path = tmp_path_factory.mktemp("rar") / "rar_tiny.safetensors"
+    save_file(golden.tensors("params/"), path)
+    return path
+
+
+def test_a_published_file_a_converted_folder_and_back(rar_file, golden, golden_model, tmp_path):
+    published = load(rar_file)
+    # The network whose logits are the golden ones, by tests/models and tests/sampling.
+    assert published.kind == "rar"
+    assert published.model.clone(dropout=0.0, attention_dropout=0.0) == golden_model
+    jax.tree.map(np.testing.assert_array_equal, published.params, golden.params)
+    save(tmp_path / "converted", published)
+    converted = load(tmp_path / "converted", "rar")
+    assert converted.config == published.config and converted.model == published.model
+    jax.tree.map(np.testing.assert_array_equal, converted.params, published.params)
+    jax.tree.map(
+        np.testing.assert_array_equal, load(tmp_path / "converted" / "checkpoints" / "0").params, golden.params
+    )
+    write_safetensors(tmp_path / "back.safetensors", rar_to_pytorch(converted.params))
+    back, before = load_file(tmp_path / "back.safetensors"), golden.tensors("params/")
+    assert back.keys() == before.keys()
+    for name, tensor in before.items():
+        assert back[name].dtype == tensor.dtype and back[name].tobytes() == tensor.tobytes(), name
+
+
+def test_a_tokenizer(vqgan_file, tmp_path):
+    published = load(vqgan_file, "vqgan")
+    save(tmp_path / "vqgan", published)
+    converted = load(tmp_path / "vqgan", "vqgan")
+    assert converted.model == published.model
+    jax.tree.map(np.testing.assert_array_equal, converted.params, published.params)
+
+
+def test_weights_that_are_not_there_or_of_another_kind(vqgan_file, rar_file, tmp_path):
+    with pytest.raises(ValueError, match="there is no such file or folder"):
+        load(tmp_path / "nothing.bin")
+    with pytest.raises(ValueError, match=r"no run in .*it has no config\.json"):
+        load(tmp_path)
+    with pytest.raises(ValueError, match=r"holds the weights of a vqgan; those of a rar are needed"):
+        load(vqgan_file, "rar")
+    with pytest.raises(ValueError, match="is a file of weights and has no step 3"):
+        load(rar_file, "rar", step=3)
+    save_file({"w": np.zeros(3)}, tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match=r"neither the tensors of a RAR nor of a MaskGIT-VQGAN; its first: \['w'\]"):
+        load(tmp_path / "other.safetensors")
+    save(tmp_path / "converted", load(rar_file))
+    with pytest.raises(ValueError, match="is there already"):
+        save(tmp_path / "converted", load(rar_file))
+    damaged = max((tmp_path / "converted").rglob("d/*"), key=lambda path: path.stat().st_size)
+    data = bytearray(damaged.read_bytes())
+    data[len(data) // 2] ^= 1
+    damaged.write_bytes(data)
+    with pytest.raises(ValueError, match="is damaged"):
+        load(tmp_path / "converted")

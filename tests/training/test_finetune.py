@@ -1,0 +1,82 @@
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from rar_jax.training import loop
+from rar_jax.training.finetune import begin_from, check_sizes
+
+
+@pytest.fixture(scope="module")
+def initial(golden_model):
+    def make(model, seed=1):
+        tokens = np.zeros((1, 1), np.int32)
+        orders = np.zeros((1, model.num_tokens), np.int32)
+        init = jax.jit(model.init)
+        return jax.device_get(init(jax.random.key(seed), tokens, tokens[0], orders)["params"])
+
+    return make
+
+
+def test_the_same_sizes_take_everything(golden, golden_model, initial):
+    params, left = begin_from(golden_model, initial(golden_model), golden_model, golden.params)
+    assert left == []
+    jax.tree.map(np.testing.assert_array_equal, params, golden.params)
+
+
+def test_other_classes_keep_codes_and_the_null_class(golden, golden_model, initial):
+    classes, codes = golden_model.num_classes, golden_model.codebook_size + 1
+    model = golden_model.clone(num_classes=classes + 3)
+    before = initial(model)
+    params, left = begin_from(model, before, golden_model, golden.params)
+    assert left == ["embeddings/embedding (classes)"]
+    table, theirs = params["embeddings"]["embedding"], golden.params["embeddings"]["embedding"]
+    np.testing.assert_array_equal(table[:codes], theirs[:codes])
+    np.testing.assert_array_equal(table[codes:-1], before["embeddings"]["embedding"][codes:-1])
+    np.testing.assert_array_equal(table[-1], theirs[-1])
+    np.testing.assert_array_equal(params["lm_head"]["kernel"], golden.params["lm_head"]["kernel"])
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"codebook_size": 30}, {"embeddings/embedding (codes)", "lm_head/bias", "lm_head/kernel"}),
+        ({"grid_side": 2}, {"position_embedding", "step_embedding", "target_aware_embedding"}),
+    ],
+)
+def test_another_codebook_or_grid(golden, golden_model, initial, change, expected):
+    model = golden_model.clone(**change)
+    before = initial(model)
+    params, left = begin_from(model, before, golden_model, golden.params)
+    assert set(left) == expected
+    assert jax.tree.map(np.shape, params) == jax.tree.map(np.shape, before)
+    np.testing.assert_array_equal(
+        params["blocks"]["mlp"]["fc1"]["kernel"], golden.params["blocks"]["mlp"]["fc1"]["kernel"]
+    )
+
+
+def test_another_size_is_refused(golden_model):
+    with pytest.raises(ValueError, match=r"config\.model\.depth=3, not 5: only classes, codebook and grid may differ"):
+        check_sizes(golden_model.clone(depth=5), golden_model)
+
+
+def test_a_run_begins_with_a_published_file(golden, golden_model, small_config, tmp_path, caplog):
+    save_file(golden.tensors("params/"), tmp_path / "rar.safetensors")
+    sizes = {name: getattr(golden_model, name) for name in ("width", "depth", "num_heads", "mlp_width", "grid_side")}
+    config = small_config(
+        model=sizes | {"codebook_size": golden_model.codebook_size, "num_classes": 7},
+        data={"name": "synthetic", "tokenizer": "none", "num_images": 64, "image_size": golden_model.grid_side},
+        train={"stop_step": 1, "ema_decay": 0.5},
+    )
+    config = loop.dataclasses.replace(config, init_from=str(tmp_path / "rar.safetensors"))
+    caplog.set_level("INFO", "rar_jax")
+    run = loop.prepare(config, tmp_path / "run")
+    state = run.start()
+    jax.tree.map(np.testing.assert_array_equal, state.params["blocks"], golden.params["blocks"])
+    jax.tree.map(np.testing.assert_array_equal, state.ema["blocks"], golden.params["blocks"])
+    said = [record.getMessage() for record in caplog.records if "initialised anew" in record.getMessage()]
+    assert said[0].endswith("initialised anew: embeddings/embedding (classes)")
+    run.lock.close()
+    with pytest.raises(ValueError, match=r"config\.init_from=nothing\.bin: no weights in 'nothing\.bin'"):
+        loop.prepare(loop.dataclasses.replace(config, init_from="nothing.bin"), tmp_path / "other")
+    assert not (tmp_path / "other").exists()
