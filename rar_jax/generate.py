@@ -17,7 +17,7 @@ from PIL import Image
 
 from rar_jax.checkpoints.load import load as load_weights
 from rar_jax.config import Config, make_model
-from rar_jax.data.tokenizers import Tokenizer, load_tokenizer
+from rar_jax.data.tokenizers import Tokenizer, load_tokenizer, tokenizer_for
 from rar_jax.images.files import image_grid
 from rar_jax.models.rar import RAR
 from rar_jax.parallel.mesh import make_mesh, replicated
@@ -99,9 +99,10 @@ def load(checkpoint: epath.PathLike, step: int | None = None, tokenizer: str | N
     mesh = make_mesh((jax.local_device_count(), 1), jax.local_devices())
     weights = load_weights(checkpoint, "rar", step, replicated(mesh))
     config = weights.config
-    if tokenizer is not None:
-        config = dataclasses.replace(config, data=dataclasses.replace(config.data, tokenizer=tokenizer))
-    images = load_tokenizer(config)
+    if tokenizer is None:
+        images = load_tokenizer(config)
+    else:
+        images, config = tokenizer_for(config, tokenizer)
     if images is None:
         raise ValueError(f"{checkpoint} comes without a tokenizer for its codes: name one with --tokenizer=WEIGHTS")
     # bfloat16 pays on accelerators; on a CPU its products are many times slower than float32's.

@@ -139,6 +139,14 @@ def test_published_weights_in_and_out(golden, vqgan_file, tmp_path):
     tensors = load_file(tmp_path / "back.safetensors")
     for name, tensor in golden.tensors("params/").items():
         assert tensors[name].tobytes() == tensor.tobytes()
+    sources = {"of_file": (published, vqgan_file), "of_folder": (tmp_path / "rar", tmp_path / "vqgan")}
+    for name, (checkpoint, weights) in sources.items():
+        options = ["--num=4", "--classes=1,2", f"--out={tmp_path / name}", "--npz"]
+        sampled = run("rar_jax.sample", f"--checkpoint={checkpoint}", f"--tokenizer={weights}", *options)
+        assert sampled.returncode == 0, sampled.stderr
+    of_file, of_folder = (np.load(tmp_path / name / "samples.npz")["arr_0"] for name in ("of_file", "of_folder"))
+    assert of_file.shape == (4, 8, 8, 3)
+    np.testing.assert_array_equal(of_file, of_folder)
     again = run("rar_jax.convert", f"--input={published}", f"--output={tmp_path / 'rar'}")
     assert again.returncode == 2 and "is there already" in again.stderr
     other = run("rar_jax.sample", f"--checkpoint={vqgan_file}", f"--tokenizer={vqgan_file}")

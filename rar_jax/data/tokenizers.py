@@ -1,5 +1,6 @@
 """Tokenizers: what turns images into codes and back."""
 
+import dataclasses
 import functools
 import hashlib
 from collections.abc import Callable, Mapping
@@ -122,6 +123,23 @@ def open_tokenizer(name: str, image_size: int) -> Tokenizer:
         return tokenizer
     weights = load(name, "vqgan")
     return VQGANTokenizer(weights.model, weights.params, image_size)
+
+
+def tokenizer_for(config: Config, name: str) -> tuple[Tokenizer, Config]:
+    """A tokenizer for the codes of a model, and the model's config with the image size that follows.
+
+    Args:
+      config: of the model; what it says of tokenizer and image size does not count.
+      name: see `open_tokenizer`.
+
+    Raises:
+      ValueError: the tokenizer cannot be read or does not fit the model; both values are given.
+    """
+    side = config.model.grid_side
+    factor = 1 if name == DigitsTokenizer.fingerprint else load(name, "vqgan").model.downsampling
+    data = dataclasses.replace(config.data, tokenizer=name, image_size=side * factor, downsampling=factor)
+    config = dataclasses.replace(config, data=data)
+    return load_tokenizer(config), config
 
 
 def load_tokenizer(config: Config) -> Tokenizer | None:

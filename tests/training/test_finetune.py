@@ -64,7 +64,7 @@ def test_a_run_begins_with_a_published_file(golden, golden_model, small_config, 
     save_file(golden.tensors("params/"), tmp_path / "rar.safetensors")
     sizes = {name: getattr(golden_model, name) for name in ("width", "depth", "num_heads", "mlp_width", "grid_side")}
     config = small_config(
-        model=sizes | {"codebook_size": golden_model.codebook_size, "num_classes": 7},
+        model=sizes | {"codebook_size": golden_model.codebook_size, "num_classes": golden_model.num_classes + 2},
         data={"name": "synthetic", "tokenizer": "none", "num_images": 64, "image_size": golden_model.grid_side},
         train={"stop_step": 1, "ema_decay": 0.5},
     )
