@@ -107,7 +107,7 @@ class ShardedOutput:
             raise ValueError(f"no image of {description['source']} could be used: see {self._folder / REJECTED}")
         made = Description(num_images=num_images, shards=shards, **description)
         write_description(self._folder, made)
-        self._making.rmtree()
+        self._making.rmtree(missing_ok=True)
         for leftover in self._folder.glob("*.partial"):
             leftover.unlink(missing_ok=True)
         return made

@@ -65,12 +65,13 @@ class AskedAt(Preemption):
 
 
 @pytest.mark.parametrize(
-    ("asked", "saved"), [(AskedAt(7), 7), (AskedAt(10), 10), (AskedAt(0, 2), 10), (AskedAt(0, 0), 0)]
+    ("asked", "saved"),
+    [(AskedAt(7), 7), (AskedAt(10), 10), (AskedAt(0, 2), 10), (AskedAt(0, 5), 10), (AskedAt(0, 0), 0)],
 )
 def test_a_preempted_run_saves_and_goes_on_as_if_nothing_had_happened(
     small_config, undisturbed, tmp_path, asked, saved
 ):
-    """At the end of a step, at one with an evaluation, within the evaluation, and during the first compile."""
+    """At the end of a step, at one with an evaluation, within the evaluation, while sampling, and while compiling."""
     config = config_of(small_config)
     assert not loop.train(loop.prepare(config, tmp_path), asked)
     steps = [int(path.name) for path in (tmp_path / "checkpoints").iterdir()]
