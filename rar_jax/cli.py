@@ -55,10 +55,10 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
 
 @contextlib.contextmanager
 def user_errors() -> Iterator[None]:
-    """Within it, a `ValueError` is a user's mistake: it ends the program with one line. For set-up, not for work."""
+    """Within it, a `ValueError` or an unusable path is a user's mistake: it ends the program with one line."""
     try:
         yield
-    except ValueError as error:
+    except (ValueError, FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError) as error:
         fail(error)
 
 

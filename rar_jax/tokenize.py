@@ -4,7 +4,6 @@
 --decode what is in a folder of token records.
 """
 
-import jax
 import numpy as np
 from absl import flags
 from etils import epath
@@ -38,10 +37,8 @@ _CLASS_LIST = flags.DEFINE_string(
 _SHARD_SIZE = flags.DEFINE_integer("shard_size", None, "Records a shard; by default 10,000, of --jsonl 100,000.", 1)
 _WORKERS = flags.DEFINE_integer("workers", None, "Processes that decode images; by default one a core but one.", 1)
 _STRICT = flags.DEFINE_bool("strict", False, "Stop at an image that cannot be used, instead of leaving it out.")
-_PROCESS_INDEX = flags.DEFINE_integer(
-    "process_index", None, "This process, of several on one output; by default JAX's.", 0
-)
-_PROCESS_COUNT = flags.DEFINE_integer("process_count", None, "How many there are; by default JAX's.", 1)
+_PROCESS_INDEX = flags.DEFINE_integer("process_index", None, "This process, of several on one output.", 0)
+_PROCESS_COUNT = flags.DEFINE_integer("process_count", None, "How many there are.", 1)
 _CROPS_PER_IMAGE = flags.DEFINE_integer(
     "crops_per_image", 1, "Of --jsonl: how many of its lines are crops of one image; an epoch takes one.", 1
 )
@@ -147,8 +144,7 @@ def _make_records() -> Description | None:
         )
     if _FLIP.value and _CROPS.value == "ten":
         raise ValueError("--flip: --crops=ten has the mirrors already")
-    index = jax.process_index() if _PROCESS_INDEX.value is None else _PROCESS_INDEX.value
-    count = _PROCESS_COUNT.value or jax.process_count()
+    index, count = _PROCESS_INDEX.value or 0, _PROCESS_COUNT.value or 1
     if index >= count:
         raise ValueError(f"--process_index={index} must be below --process_count={count}")
     return tokenize_images(
@@ -176,6 +172,12 @@ def main(argv):
             raise ValueError("name what to write with --output")
         if not _TOKENIZER.value and not _JSONL.value:
             raise ValueError("name the weights that make the tokens with --tokenizer=WEIGHTS")
+        if _RECONSTRUCT.value and not (_IMAGES.value or _TFDS.value):
+            raise ValueError("--reconstruct draws images: name them with --images or --tfds")
+        if (_PROCESS_INDEX.value is None) != (_PROCESS_COUNT.value is None):
+            raise ValueError("--process_index and --process_count go together")
+        if _PROCESS_COUNT.value is not None and not (_IMAGES.value or _TFDS.value):
+            raise ValueError("--process_count divides --images and --tfds; the rest is the work of one process")
         drawing = bool(_RECONSTRUCT.value or _DECODE.value)
         if drawing and not _OUTPUT.value.endswith(".png"):
             raise ValueError(f"--output={_OUTPUT.value} must be a .png file: --reconstruct and --decode draw a picture")

@@ -116,6 +116,9 @@ def test_reconstructions_are_drawn_below_their_images(scenes, vqgan_file, tmp_pa
         ),
         (["--images=tests", "--output=setup.py", "--tokenizer=digits"], "setup.py is a file, not a folder"),
         (["--images=tests", "--output=out", "--crops=five"], "crops"),
+        (["--reconstruct", "--jsonl=a", "--output=a.png", "--tokenizer=digits"], "name them with --images or --tfds"),
+        (["--images=tests", "--output=out", "--tokenizer=digits", "--process_count=2"], "go together"),
+        (["--jsonl=a", "--output=out", "--process_count=2", "--process_index=1"], "is the work of one process"),
     ],
 )
 def test_mistakes_with_tokenize(arguments, message):

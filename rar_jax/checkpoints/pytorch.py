@@ -180,12 +180,15 @@ def vqgan_from_pytorch(tensors: Mapping[str, np.ndarray | Tensor]) -> tuple[VQGA
     levels = 1 + _largest_index(shapes, r"encoder\.down\.(\d+)\.")
     heads = [f"encoder.down.{i}.block.0.conv1.weight" for i in range(max(levels, 1))]
     sized = ["encoder.conv_in.weight", "encoder.conv_out.weight", "quantize.embedding.weight", *heads]
-    if missing := [name for name in sized if not shapes.get(name)]:
+    if missing := [name for name in sized if name not in shapes]:
         raise ValueError(f"not a MaskGIT-VQGAN: tensors missing {missing}")
+    for name in sized:
+        if 0 in shapes[name] or len(shapes[name]) != (2 if name.startswith("quantize") else 4):
+            raise ValueError(f"not a MaskGIT-VQGAN: misshapen {name}, {shapes[name]}")
     width = shapes["encoder.conv_in.weight"][0]
     model = VQGAN(
         width=width,
-        multipliers=tuple(shapes[name][0] // width for name in heads),
+        multipliers=tuple(max(shapes[name][0] // width, 1) for name in heads),
         num_blocks=1 + _largest_index(shapes, r"encoder\.down\.0\.block\.(\d+)\."),
         latent_width=shapes["encoder.conv_out.weight"][0],
         codebook_size=shapes["quantize.embedding.weight"][0],
@@ -220,4 +223,6 @@ def vqgan_to_pytorch(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 def _largest_index(names: Mapping[str, Any], pattern: str) -> int:
     """The largest number that the pattern's group matches at the beginning of a name, or -1."""
-    return max((int(match[1]) for name in names if (match := re.match(pattern, name))), default=-1)
+    largest = max((int(match[1]) for name in names if (match := re.match(pattern, name))), default=-1)
+    # There are no more levels or blocks than tensors, whatever a name says.
+    return min(largest, len(names))

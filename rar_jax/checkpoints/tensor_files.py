@@ -8,15 +8,17 @@ import collections
 import dataclasses
 import functools
 import io
-import os
+import operator
 import pickle
 import zipfile
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
 from etils import epath
+
+from rar_jax.files import aside
 
 SUFFIXES = (".bin", ".pth", ".pt", ".safetensors")
 
@@ -83,65 +85,105 @@ def write_safetensors(path: epath.PathLike, tensors: Mapping[str, np.ndarray]) -
     from safetensors.numpy import save_file
 
     path = epath.Path(path)
-    aside = path.parent / f"{path.name}.{os.getpid()}.partial"
-    save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, aside)
-    aside.replace(path)
+    partial = aside(path)
+    save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, partial)
+    partial.replace(path)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Storage:
-    """A block of numbers in the zip file."""
+class _StorageType(NamedTuple):
+    """What the pickle sees of a storage class."""
 
-    path: epath.Path
-    member: str
-    dtype: np.dtype
+    name: str
+
+
+class _Storage(NamedTuple):
+    """What the pickle sees of a block of numbers in the zip file."""
+
+    key: str
+    dtype: str
     size: int
 
-    def read(self) -> np.ndarray:
-        try:
-            with self.path.open("rb") as file, zipfile.ZipFile(file) as archive:
-                return np.frombuffer(archive.read(self.member), self.dtype, self.size)
-        except (KeyError, ValueError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{self.path} is damaged: {self.member}: {error}") from None
+
+class _View(NamedTuple):
+    """What the pickle sees of a tensor. Checked when the pickle has ended and can change nothing any more."""
+
+    storage: Any
+    offset: Any
+    shape: Any
+    strides: Any
 
 
-def _rebuild_tensor(storage: _Storage, offset: int, shape: tuple, strides: tuple, *_: Any) -> Tensor:
-    """What `torch._utils._rebuild_tensor_v2` does, within the bounds of the storage."""
-    last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
-    if min((offset, *shape, *strides)) < 0 or (0 not in shape and last >= storage.size):
-        raise pickle.UnpicklingError(f"a tensor of shape {shape} reaches outside its storage {storage.member}")
+class _Rebuild:
+    """`torch._utils._rebuild_tensor_v2`."""
 
-    def read():
-        numbers = storage.read()[offset:]
-        in_bytes = [stride * numbers.itemsize for stride in strides]
-        return np.ascontiguousarray(np.lib.stride_tricks.as_strided(numbers, shape, in_bytes)).reshape(shape)
+    __slots__ = ()
 
-    return Tensor(tuple(shape), read)
+    def __call__(self, storage, offset, shape, strides, *_):
+        return _View(storage, offset, shape, strides)
+
+
+class _Parameter:
+    """`torch._utils._rebuild_parameter`."""
+
+    __slots__ = ()
+
+    def __call__(self, tensor, *_):
+        return tensor
 
 
 class _TensorUnpickler(pickle.Unpickler):
-    """Rebuilds tensors and refuses, by name, everything else that a pickle could import."""
+    """Rebuilds tensors and refuses, by name, everything else that a pickle could import.
 
-    def __init__(self, data: bytes, storage: Callable[[str, np.dtype, int], _Storage]):
-        super().__init__(io.BytesIO(data))
-        self._storage = storage
+    All that it hands to the pickle has no attributes that could be set.
+    """
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("collections", "OrderedDict"):
             return collections.OrderedDict
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return _rebuild_tensor
+            return _Rebuild()
         if (module, name) == ("torch._utils", "_rebuild_parameter"):
-            return lambda tensor, *_: tensor
+            return _Parameter()
         if module == "torch" and name in _STORAGE_DTYPES:
-            return np.dtype(_STORAGE_DTYPES[name])
+            return _StorageType(name)
         raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is not a tensor and is not run")
 
     def persistent_load(self, pid: Any) -> _Storage:
         kind, dtype, key, _, size = pid
-        if kind != "storage" or not isinstance(dtype, np.dtype):
+        if kind != "storage" or type(dtype) is not _StorageType:
             raise pickle.UnpicklingError(f"it holds a {kind!r} of {dtype!r}, which is not a tensor")
-        return self._storage(str(key), dtype, int(size))
+        return _Storage(str(key), dtype.name, int(size))
+
+
+def _tensor(view: _View, path: epath.Path, folder: str, sizes: Mapping[str, int], big_endian: bool) -> Tensor:
+    """A tensor within the bounds of its storage, which is within its member of the zip file."""
+    storage = view.storage
+    if type(storage) is not _Storage:
+        raise ValueError("a tensor has no storage")
+    offset = operator.index(view.offset)
+    shape, strides = (tuple(operator.index(n) for n in numbers) for numbers in (view.shape, view.strides))
+    dtype = np.dtype(_STORAGE_DTYPES[storage.dtype])
+    member = f"{folder}data/{storage.key}"
+    if member not in sizes:
+        raise ValueError(f"{member} is missing")
+    if storage.size * dtype.itemsize > sizes[member]:
+        raise ValueError(f"{member} has {sizes[member]} bytes, and {storage.size} numbers of {dtype} are asked for")
+    last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
+    if min((offset, *shape, *strides)) < 0 or (0 not in shape and last >= storage.size):
+        raise ValueError(f"a tensor of shape {shape} reaches outside its storage {member}")
+
+    def read():
+        try:
+            with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+                numbers = np.frombuffer(archive.read(member), dtype.newbyteorder(">") if big_endian else dtype)[offset:]
+        except (KeyError, ValueError, RuntimeError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{path} is damaged: {member}: {error}") from None
+        if 0 not in shape and last - offset >= len(numbers):
+            raise ValueError(f"{path} is damaged: {member} is shorter than it was")
+        in_bytes = [stride * numbers.itemsize for stride in strides]
+        return np.ascontiguousarray(np.lib.stride_tricks.as_strided(numbers, shape, in_bytes)).reshape(shape)
+
+    return Tensor(shape, read)
 
 
 def _read_torch(path: epath.Path) -> dict[str, Tensor]:
@@ -158,29 +200,20 @@ def _read_torch(path: epath.Path) -> dict[str, Tensor]:
                 raise ValueError(f"{path} is not of torch.save: {packed[0]} is compressed")
             byteorder = archive.read(f"{folder}byteorder") if f"{folder}byteorder" in sizes else b"little"
             data = archive.read(pickled)
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, RuntimeError) as error:
         raise ValueError(
             f"{path} is not a whole zip file of torch.save ({error}): download it again, or, if PyTorch before 1.6 "
             "wrote it, load and save it with a newer one"
         ) from None
 
-    def storage(key, dtype, size):
-        member = f"{folder}data/{key}"
-        if member not in sizes:
-            raise pickle.UnpicklingError(f"{member} is missing")
-        if size * dtype.itemsize > sizes[member]:
-            raise pickle.UnpicklingError(
-                f"{member} has {sizes[member]} bytes, and {size} numbers of {dtype} are asked for"
-            )
-        return _Storage(path, member, dtype.newbyteorder(">") if byteorder == b"big" else dtype, size)
-
     try:
-        tensors = _TensorUnpickler(data, storage).load()
+        views = _TensorUnpickler(io.BytesIO(data)).load()
+        others = [] if isinstance(views, dict) else [type(views).__name__]
+        if not others:
+            others = [f"{name!r} ({type(view).__name__})" for name, view in views.items() if type(view) is not _View]
+            others += [f"the name {name!r}" for name in views if type(name) is not str]
+        if not others:
+            return {name: _tensor(view, path, folder, sizes, byteorder == b"big") for name, view in views.items()}
     except Exception as error:  # A pickle is a program: made badly, it can raise anything.
         raise ValueError(f"{path} is not read: {str(error) or type(error).__name__}") from None
-    others = [] if isinstance(tensors, dict) else [type(tensors).__name__]
-    if not others:
-        others = [f"{name!r} ({type(value).__name__})" for name, value in tensors.items() if type(value) is not Tensor]
-    if others:
-        raise ValueError(f"{path} must hold tensors by name and nothing else; found {', '.join(others[:5])}")
-    return dict(tensors)
+    raise ValueError(f"{path} must hold tensors by name and nothing else; found {', '.join(others[:5])}")

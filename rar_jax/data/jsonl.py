@@ -48,8 +48,12 @@ def import_jsonl(
     size = path.stat().length
     limits = {"T": grid_side**2, "V": codebook_size, "C": len(class_names)}
     plan = {"source": str(path), "bytes": size, "tokenizer": tokenizer, "crops_per_image": crops_per_image}
-    plan |= {"skip_bad": skip_bad, "shard_size": shard_size} | limits
+    plan |= {"shard_size": shard_size} | limits
+    if not size:
+        raise ValueError(f"--jsonl={path} has no lines")
     folder = ShardedOutput(output, plan)
+    if folder.made is not None:
+        return folder.made
     shard, place, line_number = 0, 0, 0
     while (report := folder.report(shard)) is not None:
         shard, place, line_number = shard + 1, report["place"], report["line"]
@@ -61,6 +65,10 @@ def import_jsonl(
             rejected = []
             for line in itertools.islice(iter(lambda: file.readline(_LONGEST_LINE), b""), shard_size):
                 line_number += 1
+                # The rest of a line that is too long belongs to it.
+                rest = line
+                while len(rest) == _LONGEST_LINE and not rest.endswith(b"\n"):
+                    rest = file.readline(_LONGEST_LINE)
                 try:
                     writer.write(*_parse(line))
                 except ValueError as error:

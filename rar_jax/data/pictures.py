@@ -9,6 +9,8 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 CROPS = ("center", "ten")
 # Ten crops are cut from a picture this much larger than they are.
 _MARGIN = 1.1
+# Times as long as wide; beyond it, a centre square would be a blow-up of a few pixels, and take gigabytes to make.
+_LONGEST = 50
 # Modes of more than eight bits: what stands for white.
 _WHITE = {"I": 65535.0, "I;16": 65535.0, "I;16B": 65535.0, "I;16L": 65535.0, "F": 1.0}
 
@@ -20,7 +22,7 @@ def read_picture(data: bytes) -> Image.Image:
     converted.
 
     Raises:
-      ValueError: it is empty, not an image, damaged or too large to be one.
+      ValueError: it is empty, not an image, damaged, too large or too narrow.
     """
     if not data:
         raise ValueError("it is empty")
@@ -32,6 +34,8 @@ def read_picture(data: bytes) -> Image.Image:
     except Exception as error:
         reason = str(error) if not isinstance(error, Image.UnidentifiedImageError) else "it is not an image"
         raise ValueError(reason or type(error).__name__) from None
+    if max(image.size) > _LONGEST * min(image.size):
+        raise ValueError(f"it is {image.width} x {image.height} pixels: too narrow for a square")
     if image.mode in _WHITE:
         grey = np.asarray(image, np.float32) * (255 / _WHITE[image.mode])
         image = Image.fromarray(np.rint(grey.clip(0, 255)).astype(np.uint8))

@@ -10,13 +10,13 @@ import json
 import os
 import threading
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from array_record.python import array_record_module
 from etils import epath
 
-from rar_jax.files import write_atomically
+from rar_jax.files import aside, write_atomically
 
 DESCRIPTION = "dataset.json"
 MAX_CODEBOOK_SIZE = 2**16
@@ -67,6 +67,7 @@ class Description:
       crops_together: whether a record holds the K crops of an image (crop 0 is the centre), or one crop of nobody knows
         which image, as in the published JSONL. An epoch takes one crop of every image in the one case, and a K-th of
         the records in the other, without replacement over K epochs.
+      plan: of the command that made it, all that decided what is in it; it knows its own work by that.
     """
 
     num_images: int
@@ -78,6 +79,7 @@ class Description:
     shards: dict[str, int]
     crops_per_image: int = 1
     crops_together: bool = True
+    plan: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def crops_per_record(self) -> int:
@@ -92,6 +94,26 @@ def shard_name(number: int) -> str:
 def write_description(folder: epath.Path, description: Description) -> None:
     """Writes `dataset.json`, last of all: a folder that has one is complete."""
     write_atomically(folder / DESCRIPTION, json.dumps(dataclasses.asdict(description), indent=2) + "\n")
+
+
+def read_description(folder: epath.Path) -> Description:
+    """Reads `dataset.json`.
+
+    Raises:
+      ValueError: there is none, or it does not describe token records.
+    """
+    path = folder / DESCRIPTION
+    if not path.exists():
+        raise ValueError(f"no token records in {str(folder)!r}: it has no {DESCRIPTION}")
+    try:
+        fields = json.loads(path.read_text())
+        fields["class_names"] = tuple(map(str, fields["class_names"]))
+        fields["shards"] = {str(name): int(count) for name, count in fields["shards"].items()}
+        for number in ("num_images", "grid_side", "codebook_size"):
+            fields[number] = int(fields[number])
+        return Description(**fields)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{path} does not describe token records: {error}") from None
 
 
 def _record_type(num_tokens: int, crops: int) -> np.dtype:
@@ -117,7 +139,7 @@ class ShardWriter:
         if codebook_size > MAX_CODEBOOK_SIZE:
             raise ValueError(f"a codebook of {codebook_size} codes does not fit records of {MAX_CODEBOOK_SIZE}")
         self._path = path
-        self._aside = path.parent / f"{path.name}.{os.getpid()}.partial"
+        self._aside = aside(path)
         self._record = np.zeros((), _record_type(num_tokens, crops))
         self._limits = codebook_size, num_classes
         self._writer = array_record_module.ArrayRecordWriter(str(self._aside), _WRITER_OPTIONS)
@@ -227,14 +249,8 @@ class TokenRecords:
         """
         folder = epath.Path(folder)
         path = folder / DESCRIPTION
-        if not path.exists():
-            raise ValueError(f"no token records in {str(folder)!r}: it has no {DESCRIPTION}")
-        try:
-            fields = json.loads(path.read_text())
-            self.description = Description(**fields | {"class_names": tuple(fields["class_names"])})
-            shards = {str(name): int(count) for name, count in self.description.shards.items()}
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ValueError(f"{path} does not describe token records: {error}") from None
+        self.description = read_description(folder)
+        shards = self.description.shards
         self._type = _record_type(self.description.grid_side**2, self.description.crops_per_record)
         self._paths = [folder / name for name in shards]
         self._readers = []

@@ -1,12 +1,13 @@
 """Token records in the making: which shards are finished, and what was left out of them."""
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from etils import epath
 
-from rar_jax.data.records import DESCRIPTION, Description, ShardWriter, shard_name, write_description
+from rar_jax.data.records import DESCRIPTION, Description, ShardWriter, read_description, shard_name, write_description
 from rar_jax.files import write_atomically
 
 REJECTED = "rejected.txt"
@@ -20,6 +21,9 @@ class ShardedOutput:
 
     A finished shard has its name and a report of what is in it and what was left out. The report is written first, so
     that a shard in place always has one.
+
+    Attributes:
+      made: the description of the set if it was complete from the beginning.
     """
 
     def __init__(self, folder: epath.PathLike, plan: Mapping[str, Any]):
@@ -30,28 +34,33 @@ class ShardedOutput:
           plan: all that decides what goes into which shard; JSON values.
 
         Raises:
-          ValueError: the folder has a finished data set, or was begun with another plan, or holds other things.
+          ValueError: the folder was begun with another plan, or holds other things.
         """
         self._folder = epath.Path(folder)
         self._making = self._folder / _MAKING
+        # As it would be read back.
+        self._plan = plan = json.loads(json.dumps(plan))
+        self.made = self._made()
         plan_file = self._making / _PLAN
-        if (self._folder / DESCRIPTION).exists():
-            raise ValueError(f"--output={folder} has a complete data set: remove it or choose another folder")
-        if self._folder.exists() and not self._making.exists() and any(self._folder.iterdir()):
-            raise ValueError(f"--output={folder} holds other things: choose another folder")
-        if plan_file.exists():
+        if self.made is not None:
+            begun = self.made.plan
+        elif plan_file.exists():
             begun = json.loads(plan_file.read_text())
-            # As it would be read back.
-            plan = json.loads(json.dumps(plan))
-            if different := [name for name in plan | begun if plan.get(name) != begun.get(name)]:
-                raise ValueError(
-                    f"--output={folder} was begun with "
-                    + ", ".join(f"{name}={begun.get(name)!r}, not {plan.get(name)!r}" for name in different)
-                    + ": go on as it was begun, or choose another folder"
-                )
         else:
+            if self._folder.exists() and any(path.name != _MAKING for path in self._folder.iterdir()):
+                raise ValueError(f"--output={folder} holds other things: choose another folder")
             self._making.mkdir(parents=True, exist_ok=True)
             write_atomically(plan_file, json.dumps(plan, indent=2))
+            begun = plan
+        if different := [name for name in plan | begun if plan.get(name) != begun.get(name)]:
+            raise ValueError(
+                f"--output={folder} was begun with "
+                + ", ".join(f"{name}={begun.get(name)!r}, not {plan.get(name)!r}" for name in different)
+                + ": go on as it was begun, or choose another folder"
+            )
+
+    def _made(self) -> Description | None:
+        return read_description(self._folder) if (self._folder / DESCRIPTION).exists() else None
 
     def report(self, shard: int) -> dict[str, Any] | None:
         """What `finish` was told of a shard, or None if it is not finished."""
@@ -94,23 +103,36 @@ class ShardedOutput:
         Raises:
           ValueError: there are no records to describe.
         """
-        reports = [self.report(shard) for shard in range(num_shards)]
+        try:
+            reports = [self.report(shard) for shard in range(num_shards)]
+        except FileNotFoundError:  # Another process completed it meanwhile.
+            reports = [None]
         if None in reports:
-            return None
+            return self._made()
         shards = {shard_name(i): report["num_records"] for i, report in enumerate(reports) if report["num_records"]}
-        rejected = [f"{name}\t{reason}\n" for report in reports for name, reason in report["rejected"]]
+        rejected = [f"{_on_a_line(name)}\t{reason}\n" for report in reports for name, reason in report["rejected"]]
         if rejected:
             write_atomically(self._folder / REJECTED, "".join(rejected))
-        per_image = 1 if description["crops_together"] else description["crops_per_image"]
-        num_images = sum(shards.values()) // per_image
+        num_records = sum(shards.values())
+        num_images = num_records // (1 if description["crops_together"] else description["crops_per_image"])
         if not num_images:
-            raise ValueError(f"no image of {description['source']} could be used: see {self._folder / REJECTED}")
-        made = Description(num_images=num_images, shards=shards, **description)
+            raise ValueError(
+                f"{description['source']} has {num_records} usable records, which are no image of "
+                f"{description['crops_per_image']} crops" + (f": see {self._folder / REJECTED}" if rejected else "")
+            )
+        made = Description(num_images=num_images, shards=shards, plan=self._plan, **description)
         write_description(self._folder, made)
-        self._making.rmtree(missing_ok=True)
-        for leftover in self._folder.glob("*.partial"):
+        with contextlib.suppress(FileNotFoundError):  # Processes that end together all do this.
+            self._making.rmtree()
+        for leftover in self._folder.glob("tokens-*.partial"):
             leftover.unlink(missing_ok=True)
         return made
 
     def _report_file(self, shard: int) -> epath.Path:
         return self._making / f"{shard_name(shard)}.json"
+
+
+def _on_a_line(name: str) -> str:
+    """A file's name, whatever bytes it has, as text without tabs and line ends."""
+    text = name.encode("utf-8", "backslashreplace").decode()
+    return text.replace("\t", "\\t").replace("\n", "\\n")

@@ -97,6 +97,8 @@ def tokenize_images(
         "shard_size": shard_size,
     }
     folder = ShardedOutput(output, plan)
+    if folder.made is not None:
+        return folder.made
     shards = {
         shard: [source[i] for i in range(shard * shard_size, min((shard + 1) * shard_size, len(source)))]
         for shard in range(process_index, num_shards, process_count)
@@ -230,6 +232,7 @@ def _decode(examples: Sequence[Example], side: int) -> list[tuple[np.ndarray, in
         try:
             data, label = example.read()
             results.append((center_square(read_picture(data), side), label))
-        except (OSError, ValueError) as error:
-            results.append(Rejected(example.name, " ".join(str(error).split())))
+        # Whatever is the matter with one image, it is not worth the others.
+        except Exception as error:
+            results.append(Rejected(example.name, " ".join(str(error).split()) or type(error).__name__))
     return results

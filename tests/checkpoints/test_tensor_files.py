@@ -85,7 +85,7 @@ class Named:
         ),
         (Named("os", "system", "touch ran").pickled(), "asks for os.system"),
         (Named("torch.storage", "_load_from_bytes", b"x").pickled(), "asks for torch.storage._load_from_bytes"),
-        (Named("torch._utils", "_rebuild_tensor_v2", 1, 2, (3,), (1,)).pickled(), "is not read"),
+        (Named("torch._utils", "_rebuild_tensor_v2", 1, 2, (3,), (1,)).pickled(), "found _View"),
         (Named("collections", "OrderedDict.fromkeys", [1]).pickled(), r"asks for collections.OrderedDict\.fromkeys"),
         (pickle.dumps({"step": 3, "name": "x"}), r"found 'step' \(int\), 'name' \(str\)"),
         (pickle.dumps([1]), "found list"),
@@ -99,8 +99,8 @@ def test_nothing_but_tensors_is_rebuilt_and_nothing_is_run(tmp_path, monkeypatch
     assert not (tmp_path / "ran").exists()
 
 
-def tensor_pickle(offset, shape, strides, size=6, key="0"):
-    """What torch.save writes of {"w": tensor}."""
+def tensor_pickle(offset, shape, strides, size=6, key="0", name="w"):
+    """What torch.save writes of {name: tensor}."""
     buffer = io.BytesIO()
 
     class Pickler(pickle._Pickler):
@@ -117,7 +117,7 @@ def tensor_pickle(offset, shape, strides, size=6, key="0"):
 
     pickler = Pickler(buffer, 2)
     pickler.write(b"\x80\x02}")
-    pickler.save("w")
+    pickler.save(name)
     pickler.write(b"ctorch._utils\n_rebuild_tensor_v2\n(")
     for value in ("the storage", offset, shape, strides, False, None):
         pickler.save(value)
@@ -140,6 +140,22 @@ def test_offset_and_strides(tmp_path):
 def test_a_tensor_cannot_reach_outside_its_storage(tmp_path, offset, shape, strides):
     path = torch_file(tmp_path / "w.pth", tensor_pickle(offset, shape, strides), **{"0": STORAGE})
     with pytest.raises(ValueError, match="reaches outside its storage"):
+        read_tensors(path)
+
+
+def test_a_pickle_cannot_change_what_was_checked(tmp_path):
+    """BUILD sets attributes of what a pickle made: of a storage, of the function that rebuilds."""
+    state = pickle.dumps({"size": 1, "__doc__": "changed"}, 2)[2:-1]
+    rebuild = b"ctorch._utils\n_rebuild_tensor_v2\n"
+    storage = b"((X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x06tQ"
+    for data in (b"\x80\x02" + storage[1:] + state + b"b.", b"\x80\x02" + rebuild + state + b"b."):
+        with pytest.raises(ValueError, match=r"is not read: .* object has no attribute '__dict__'"):
+            read_tensors(torch_file(tmp_path / "build.bin", data, **{"0": STORAGE}))
+
+
+def test_names_must_be_text(tmp_path):
+    path = torch_file(tmp_path / "n.bin", tensor_pickle(0, (2,), (1,), name=7), **{"0": STORAGE})
+    with pytest.raises(ValueError, match="found the name 7"):
         read_tensors(path)
 
 

@@ -95,15 +95,38 @@ def test_it_goes_on_at_the_first_unfinished_shard(tmp_path, lines):
     import_jsonl(path, tmp_path / "out", shard_size=10, **OPTIONS)
     assert (first.stat().st_ino, first.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
     np.testing.assert_array_equal(everything(tmp_path / "out")["tokens"], [line["tokens"] for line in lines])
-    with pytest.raises(ValueError, match="has a complete data set"):
+    before = (tmp_path / "out" / "dataset.json").stat()
+    assert import_jsonl(path, tmp_path / "out", shard_size=10, **OPTIONS).num_images == 25
+    assert (tmp_path / "out" / "dataset.json").stat() == before
+    with pytest.raises(ValueError, match=r"was begun with crops_per_image=1, not 5"):
+        import_jsonl(path, tmp_path / "out", shard_size=10, crops_per_image=5, **OPTIONS)
+
+
+def test_bad_lines_can_be_left_out_afterwards(tmp_path, lines):
+    path = write(tmp_path / "t.jsonl", [*lines[:12], "?", *lines[12:]])
+    with pytest.raises(ValueError, match="line 13: it is not JSON; --skip_bad leaves such lines out"):
         import_jsonl(path, tmp_path / "out", shard_size=10, **OPTIONS)
+    assert import_jsonl(path, tmp_path / "out", shard_size=10, skip_bad=True, **OPTIONS).num_images == 25
+
+
+def test_a_line_that_is_too_long_is_one_line(tmp_path, lines):
+    long = " " * 2**20 + json.dumps(lines[0])
+    path = write(tmp_path / "t.jsonl", [lines[0], long, lines[1], "?"])
+    import_jsonl(path, tmp_path / "out", skip_bad=True, **OPTIONS)
+    assert everything(tmp_path / "out")["tokens"].tolist() == [lines[0]["tokens"], lines[1]["tokens"]]
+    rejected = (tmp_path / "out" / "rejected.txt").read_text().splitlines()
+    assert [line.split("\t")[0].rsplit(" ", 1)[1] for line in rejected] == ["2", "4"]
 
 
 def test_files_and_folders_that_will_not_do(tmp_path, lines):
     with pytest.raises(ValueError, match="there is no such file"):
         import_jsonl(tmp_path / "t.jsonl", tmp_path / "out", **OPTIONS)
-    with pytest.raises(ValueError, match=r"no image of .* could be used"):
+    with pytest.raises(ValueError, match=r"empty\.jsonl has no lines"):
         import_jsonl(write(tmp_path / "empty.jsonl", []), tmp_path / "out", **OPTIONS)
+    with pytest.raises(ValueError, match="has 25 usable records, which are no image of 30 crops"):
+        import_jsonl(write(tmp_path / "t.jsonl", lines), tmp_path / "few", crops_per_image=30, **OPTIONS)
+    with pytest.raises(ValueError, match=r"has 0 usable records, .*see .*rejected\.txt"):
+        import_jsonl(write(tmp_path / "bad.jsonl", ["?"]), tmp_path / "bad", skip_bad=True, **OPTIONS)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("")
     with pytest.raises(ValueError, match="holds other things"):

@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 from conftest import ROOT
+from PIL import Image
 
 from rar_jax.data.pictures import center_square, cut_crops, read_picture
 from rar_jax.data.records import TokenRecords
@@ -105,8 +106,26 @@ def test_an_output_of_something_else_is_refused(scenes, tokenizer, tmp_path):
         tokenize_images(source, tokenizer, tmp_path / "out", **options | {"crops": "ten", "shard_size": 20})
     made = tokenize_images(source, tokenizer, tmp_path / "out", process_index=1, process_count=2, **options)
     assert made.num_images == 96
-    with pytest.raises(ValueError, match="has a complete data set"):
-        tokenize_images(source, tokenizer, tmp_path / "out", **options)
+    before = (tmp_path / "out" / "dataset.json").stat()
+    assert tokenize_images(source, tokenizer, tmp_path / "out", **options) == made
+    assert (tmp_path / "out" / "dataset.json").stat() == before
+    with pytest.raises(ValueError, match=r"was begun with flip=False, not True"):
+        tokenize_images(source, tokenizer, tmp_path / "out", flip=True, **options)
+
+
+def test_a_name_that_is_not_text_and_a_picture_one_pixel_wide(scenes, tokenizer, tmp_path):
+    (tmp_path / "images" / "a").mkdir(parents=True)
+    shutil.copy(scenes / "china" / "000_000.jpg", tmp_path / "images" / "a" / "good.jpg")
+    with open(os.fsencode(tmp_path / "images" / "a") + b"/caf\xe9.jpg", "wb") as file:
+        file.write(b"not an image")
+    Image.new("RGB", (1, 100_000)).save(tmp_path / "images" / "a" / "thin.png")
+    source = ClassFolders(tmp_path / "images")
+    assert tokenize_images(source, tokenizer, tmp_path / "out", image_size=16, num_workers=1).num_images == 1
+    rejected = (tmp_path / "out" / "rejected.txt").read_text().splitlines()
+    assert sorted(line.rsplit("/", 1)[1] for line in rejected) == [
+        "caf\\udce9.jpg\tit is not an image",
+        "thin.png\tit is 1 x 100000 pixels: too narrow for a square",
+    ]
 
 
 def start(images, output, vqgan_file):
