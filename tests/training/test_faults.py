@@ -215,13 +215,17 @@ def test_torture(tmp_path, kills, steps):
     whole = start(tmp_path / "whole", 1, steps)
     assert whole.wait(timeout=600) == 0, whole.stderr.read()
     chance = random.Random(kills)
+    metrics = tmp_path / "run" / "metrics.jsonl"
     for kill in range(kills):
+        # A process that begins writes the log anew; a signal before that, while Python starts, just ends it.
+        before = metrics.stat().st_ino if metrics.exists() else None
         process = start(tmp_path / "run", chance.choice([1, 2, 4, 8]), steps)
         target = (kill + chance.random()) * (steps - 60) / kills
         deadline = time.monotonic() + 300
-        while (
-            process.poll() is None and time.monotonic() < deadline and max(losses(tmp_path / "run"), default=0) < target
-        ):
+        while process.poll() is None and time.monotonic() < deadline:
+            begun = metrics.exists() and metrics.stat().st_ino != before
+            if begun and max(losses(tmp_path / "run"), default=0) >= target:
+                break
             time.sleep(0.02)
         time.sleep(chance.random() * 0.2)
         assert process.poll() is None, process.stderr.read()
