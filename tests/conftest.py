@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import runpy
+import zlib
 
 # Every test process simulates eight devices; a test that wants one takes jax.devices()[:1]. The suite spends its time
 # compiling small programs that run once, so the compiler is told not to optimise them.
@@ -128,3 +129,26 @@ def vqgan_file(tmp_path_factory):
     arrays = np.load(DATA / "vqgan_tiny.npz")
     save_file({n.removeprefix("params/"): arrays[n] for n in arrays.files if n.startswith("params/")}, path)
     return path
+
+
+@pytest.fixture(scope="session")
+def inception_tensors(golden_json):
+    """Every tensor of the FID Inception network, filled by the rule that the features in `inception.npz` are for."""
+
+    def fill(name, shape):
+        random = np.random.RandomState(zlib.crc32(name.encode()))
+        leaf = name.rsplit(".", 1)[1]
+        if leaf == "num_batches_tracked":
+            return np.array(random.randint(10**6))
+        if leaf == "running_var":
+            return random.uniform(0.5, 1.5, shape).astype(np.float32)
+        if leaf in ("running_mean", "bias"):
+            scale, offset = 0.1, 0
+        elif name.endswith("bn.weight"):
+            scale, offset = 0.1, 1
+        else:
+            scale, offset = np.sqrt(2 / np.prod(shape[1:])), 0
+        return (offset + scale * random.standard_normal(shape)).astype(np.float32)
+
+    layout = golden_json("checkpoint_layouts.json")["pt_inception_2015_12_05"]
+    return {name: fill(name, shape) for name, shape in layout.items()}

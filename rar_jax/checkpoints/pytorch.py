@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import flax.traverse_util
@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from rar_jax.checkpoints.tensor_files import Tensor
+from rar_jax.models.inception import InceptionV3
 from rar_jax.models.rar import RAR, SPARE_STEP_ROWS
 from rar_jax.models.vqgan import VQGAN
 
@@ -50,12 +51,17 @@ _TO_OURS = {"same": lambda x: x, "transpose": lambda x: x.T, "leading": lambda x
 _TO_PUBLISHED = {"same": lambda x: x, "transpose": lambda x: x.T, "leading": lambda x: x[None]}
 
 
+# A tensor that only this kind of network has.
+_TELLING = {
+    "rar": "target_aware_pos_embed",
+    "vqgan": "quantize.embedding.weight",
+    "inception": "Mixed_7c.branch_pool.conv.weight",
+}
+
+
 def kind_of(names: Collection[str]) -> str | None:
-    """What the tensors of these names are: rar, vqgan, or None for neither."""
-    for kind, telling in (("rar", "target_aware_pos_embed"), ("vqgan", "quantize.embedding.weight")):
-        if telling in names:
-            return kind
-    return None
+    """What the tensors of these names are: rar, vqgan, inception, or None for none of them."""
+    return next((kind for kind, telling in _TELLING.items() if telling in names), None)
 
 
 def rar_sizes(tensors: Mapping[str, np.ndarray | Tensor]) -> dict[str, int]:
@@ -195,30 +201,81 @@ def vqgan_from_pytorch(tensors: Mapping[str, np.ndarray | Tensor]) -> tuple[VQGA
     )
     side = model.downsampling
     like = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, side, side, 3), np.float32))["params"]
-    expected = flax.traverse_util.flatten_dict(like, sep="/")
-    published = {path: vqgan_name(path) for path in expected}
-    # Flax has convolutions as [H, W, in, out], PyTorch as [out, in, H, W].
-    wanted = {
-        published[path]: tuple(x.shape[i] for i in (3, 2, 0, 1)) if x.ndim == 4 else x.shape
-        for path, x in expected.items()
-    }
-    _check_layout("MaskGIT-VQGAN", wanted, tensors)
-
-    def ours(name):
-        array = np.asarray(tensors[name], np.float32)
-        return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
-
-    return model, flax.traverse_util.unflatten_dict({path: ours(name) for path, name in published.items()}, sep="/")
+    return model, _from_published("MaskGIT-VQGAN", flax.traverse_util.flatten_dict(like, sep="/"), vqgan_name, tensors)
 
 
 def vqgan_to_pytorch(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The published names and shapes of VQGAN parameters: the inverse of `vqgan_from_pytorch`."""
+    return _to_published(params, vqgan_name)
+
+
+def inception_name(path: str) -> str:
+    """The published name of one of our Inception parameters: Mixed_5b/branch1x1/bn/mean, say.
+
+    The module tree is the published one; the leaves have PyTorch's names there.
+    """
+    *modules, leaf = path.split("/")
+    leaf = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}.get(leaf, leaf)
+    return ".".join([*modules, leaf])
+
+
+def inception_from_pytorch(tensors: Mapping[str, np.ndarray | Tensor]) -> tuple[InceptionV3, dict[str, Any]]:
+    """The FID Inception network from the tensors of pt_inception-2015-12-05.
+
+    Args:
+      tensors: published name -> array, or what reads as one.
+
+    Returns:
+      The network and its parameters, float32. With them, for the way back, is what the network has no use for: the bias
+      of the last layer, and num_batches_tracked of each normalisation, as int32.
+
+    Raises:
+      ValueError: tensors are missing, unknown or misshapen, as another Inception v3's are; all of them are named.
+    """
+    model = InceptionV3()
+    params = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 1, 1, 3), np.uint8))["params"]
+    like = flax.traverse_util.flatten_dict(params, sep="/")
+    unused = {path.replace("/mean", "/num_batches_tracked") for path in like if path.endswith("/mean")}
+    like |= {path: jax.ShapeDtypeStruct((), np.int32) for path in unused}
+    like["fc/bias"] = jax.ShapeDtypeStruct(like["fc/kernel"].shape[1:], np.float32)
+    return model, _from_published("FID Inception network", like, inception_name, tensors)
+
+
+def inception_to_pytorch(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The published names, shapes and dtypes of Inception parameters: the inverse of `inception_from_pytorch`."""
+    tensors = _to_published(params, inception_name)
+    # PyTorch counts in int64, which JAX has only if asked.
+    return {name: array.astype(np.int64) if array.dtype == np.int32 else array for name, array in tensors.items()}
+
+
+def _from_published(
+    what: str,
+    like: Mapping[str, jax.ShapeDtypeStruct],
+    name_of: Callable[[str], str],
+    tensors: Mapping[str, np.ndarray | Tensor],
+) -> dict[str, Any]:
+    """Parameters of these paths, shapes and dtypes from tensors that have the published names of the paths."""
+    names = {path: name_of(path) for path in like}
+    shapes = {path: x.shape for path, x in like.items()}
+    # Flax has kernels as [..., in, out], PyTorch as [out, in, ...].
+    shapes |= {path: (*shape[:-3:-1], *shape[:-2]) for path, shape in shapes.items() if path.endswith("kernel")}
+    _check_layout(what, {names[path]: shape for path, shape in shapes.items()}, tensors)
+
+    def ours(path):
+        array = np.asarray(tensors[names[path]], like[path].dtype)
+        return np.moveaxis(array, (0, 1), (-1, -2)) if path.endswith("kernel") else array
+
+    return flax.traverse_util.unflatten_dict({path: ours(path) for path in like}, sep="/")
+
+
+def _to_published(params: Mapping[str, Any], name_of: Callable[[str], str]) -> dict[str, np.ndarray]:
+    """The tensors of parameters by their published names: the inverse of `_from_published`."""
+
+    def published(path, array):
+        return np.moveaxis(array, (-1, -2), (0, 1)) if path.endswith("kernel") else array
+
     flat = flax.traverse_util.flatten_dict(params, sep="/")
-
-    def published(array):
-        return np.asarray(array).transpose(3, 2, 0, 1) if array.ndim == 4 else np.asarray(array)
-
-    return {vqgan_name(path): published(array) for path, array in flat.items()}
+    return {name_of(path): published(path, np.asarray(array)) for path, array in flat.items()}
 
 
 def _largest_index(names: Mapping[str, Any], pattern: str) -> int:

@@ -3,13 +3,18 @@ import numpy as np
 import pytest
 
 from rar_jax.checkpoints.pytorch import (
+    inception_from_pytorch,
+    inception_to_pytorch,
+    kind_of,
     rar_from_pytorch,
     rar_layout,
     rar_sizes,
     rar_to_pytorch,
     vqgan_from_pytorch,
     vqgan_name,
+    vqgan_to_pytorch,
 )
+from rar_jax.models.inception import InceptionV3
 from rar_jax.models.vqgan import VQGAN
 
 
@@ -94,6 +99,10 @@ def test_the_published_tokenizer_is_covered_to_the_last_tensor(vqgan_layout):
     for name, tensor in vqgan_layout.items():
         expected = tensor.transpose(2, 3, 1, 0) if tensor.ndim == 4 else tensor
         np.testing.assert_array_equal(ours[name], expected)
+    back = vqgan_to_pytorch(params)
+    assert back.keys() == vqgan_layout.keys()
+    for name, tensor in vqgan_layout.items():
+        np.testing.assert_array_equal(back[name], tensor)
 
 
 def test_tensors_that_are_not_the_tokenizers_are_all_named(vqgan_layout):
@@ -109,3 +118,39 @@ def test_tensors_that_are_not_the_tokenizers_are_all_named(vqgan_layout):
         vqgan_from_pytorch(tensors)
     with pytest.raises(ValueError, match=r"not a MaskGIT-VQGAN: tensors missing .*quantize\.embedding\.weight"):
         vqgan_from_pytorch({"lm_head.weight": np.zeros((3, 3))})
+
+
+def test_the_published_inception_network_is_covered_to_the_last_tensor(inception_tensors):
+    model, params = inception_from_pytorch(inception_tensors)
+    assert model == InceptionV3()
+    np.testing.assert_array_equal(
+        params["Mixed_7b"]["branch3x3dbl_3a"]["conv"]["kernel"][0, 2],
+        inception_tensors["Mixed_7b.branch3x3dbl_3a.conv.weight"][:, :, 0, 2].T,
+    )
+    back = inception_to_pytorch(params)
+    assert back.keys() == inception_tensors.keys()
+    for name, tensor in inception_tensors.items():
+        assert back[name].dtype == tensor.dtype, name
+        np.testing.assert_array_equal(back[name], tensor)
+
+
+def test_another_inception_v3_is_refused_by_its_tensors(inception_tensors):
+    """torchvision's has 1,000 classes and an auxiliary head."""
+    tensors = dict(inception_tensors)
+    del tensors["Mixed_5b.branch_pool.bn.num_batches_tracked"], tensors["Mixed_6a.branch3x3.conv.weight"]
+    tensors["AuxLogits.fc.bias"] = np.zeros(1000)
+    tensors["fc.weight"] = np.zeros((1000, 2048))
+    expected = (
+        r"not a FID Inception network: tensors missing \['Mixed_5b.branch_pool.bn.num_batches_tracked', "
+        r"'Mixed_6a.branch3x3.conv.weight'\], unknown \['AuxLogits.fc.bias'\], "
+        r"misshapen \['fc.weight is \(1000, 2048\), not \(1008, 2048\)'\]"
+    )
+    with pytest.raises(ValueError, match=expected):
+        inception_from_pytorch(tensors)
+
+
+def test_the_kind_is_told_by_the_names(golden, vqgan_layout, inception_tensors):
+    assert kind_of(golden.tensors("params/")) == "rar"
+    assert kind_of(vqgan_layout) == "vqgan"
+    assert kind_of(inception_tensors) == "inception"
+    assert kind_of({"w": 0}) is None
