@@ -1,6 +1,6 @@
 """Converts weights: python -m rar_jax.convert --input=rar_b.bin --output=CKPT, or a folder back to .safetensors.
 
-The kind of a published file (RAR or MaskGIT-VQGAN) and its sizes are read off its tensors.
+The kind of a published file (RAR, MaskGIT-VQGAN or FID Inception) and its sizes are read off its tensors.
 """
 
 from absl import flags
@@ -8,14 +8,14 @@ from etils import epath
 
 from rar_jax import cli
 from rar_jax.checkpoints.load import load, save
-from rar_jax.checkpoints.pytorch import rar_to_pytorch, vqgan_to_pytorch
+from rar_jax.checkpoints.pytorch import inception_to_pytorch, rar_to_pytorch, vqgan_to_pytorch
 from rar_jax.checkpoints.tensor_files import write_safetensors
 
 _INPUT = flags.DEFINE_string("input", None, "A published .bin, .pth or .safetensors file, a run's or converted folder.")
 _OUTPUT = flags.DEFINE_string("output", None, "A folder to write (Orbax), or a .safetensors file (published names).")
 _STEP = flags.DEFINE_integer("step", None, "Of a run; by default the newest.", lower_bound=0)
 
-_TO_PYTORCH = {"rar": rar_to_pytorch, "vqgan": vqgan_to_pytorch}
+_TO_PYTORCH = {"rar": rar_to_pytorch, "vqgan": vqgan_to_pytorch, "inception": inception_to_pytorch}
 
 
 def main(argv):
@@ -32,7 +32,7 @@ def main(argv):
             write_safetensors(output, _TO_PYTORCH[weights.kind](weights.params))
         else:
             save(output, weights)
-    print(f"{output}: the weights of a {weights.kind}")
+    print(f"{output}: {weights.kind} weights")
 
 
 if __name__ == "__main__":

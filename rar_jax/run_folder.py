@@ -34,7 +34,7 @@ def _read_fields(folder: epath.PathLike) -> dict[str, Any]:
 
 
 def read_kind(folder: epath.PathLike) -> str:
-    """What a folder holds the weights of: rar, whose run it is, or vqgan, where it was converted.
+    """What a folder holds the weights of: rar, whose run it is, or another kind, where it was converted.
 
     Raises:
       ValueError: it has no config.json, or a garbled one.

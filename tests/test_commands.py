@@ -136,7 +136,7 @@ def test_published_weights_in_and_out(golden, vqgan_file, tmp_path):
     converted = run("rar_jax.convert", f"--input={published}", f"--output={tmp_path / 'rar'}")
     assert converted.returncode == 0, converted.stderr
     tokenizer = run("rar_jax.convert", f"--input={vqgan_file}", f"--output={tmp_path / 'vqgan'}")
-    assert tokenizer.returncode == 0 and tokenizer.stdout.strip().endswith("the weights of a vqgan")
+    assert tokenizer.returncode == 0 and tokenizer.stdout.strip().endswith("vqgan weights")
     back = run("rar_jax.convert", f"--input={tmp_path / 'rar'}", f"--output={tmp_path / 'back.safetensors'}")
     assert back.returncode == 0, back.stderr
     tensors = load_file(tmp_path / "back.safetensors")
@@ -153,7 +153,17 @@ def test_published_weights_in_and_out(golden, vqgan_file, tmp_path):
     again = run("rar_jax.convert", f"--input={published}", f"--output={tmp_path / 'rar'}")
     assert again.returncode == 2 and "is there already" in again.stderr
     other = run("rar_jax.sample", f"--checkpoint={vqgan_file}", f"--tokenizer={vqgan_file}")
-    assert other.returncode == 2 and "those of a rar are needed" in other.stderr
+    assert other.returncode == 2 and "rar weights are needed" in other.stderr
+
+
+def test_inception_weights_in_and_out(inception_tensors, tmp_path):
+    save_file(inception_tensors, tmp_path / "published.safetensors")
+    back = tmp_path / "back.safetensors"
+    converted = run("rar_jax.convert", f"--input={tmp_path / 'published.safetensors'}", f"--output={back}")
+    assert converted.returncode == 0 and converted.stdout.strip().endswith("inception weights")
+    tensors = load_file(back)
+    assert tensors.keys() == inception_tensors.keys()
+    assert all(tensors[name].tobytes() == tensor.tobytes() for name, tensor in inception_tensors.items())
 
 
 @pytest.mark.long

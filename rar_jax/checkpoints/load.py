@@ -8,18 +8,26 @@ import flax.linen as nn
 import jax
 from etils import epath
 
-from rar_jax.checkpoints.pytorch import kind_of, rar_from_pytorch, rar_sizes, vqgan_from_pytorch
+from rar_jax.checkpoints.pytorch import (
+    inception_from_pytorch,
+    kind_of,
+    rar_from_pytorch,
+    rar_sizes,
+    vqgan_from_pytorch,
+)
 from rar_jax.checkpoints.store import FOLDER, CheckpointStore, save_params
 from rar_jax.checkpoints.tensor_files import read_tensors
 from rar_jax.config import RAR_SIZES, Config, DataConfig, ModelConfig, SampleConfig, make_model
 from rar_jax.files import write_atomically
+from rar_jax.models.inception import InceptionV3
 from rar_jax.models.vqgan import VQGAN
 from rar_jax.run_folder import CONFIG_FILE, read_config, read_kind, write_config
 
 # The patch that a token of the published tokenizer stands for.
 _PUBLISHED_DOWNSAMPLING = 16
-# What a converted tokenizer's config.json holds of it.
-_VQGAN_SIZES = ("width", "multipliers", "num_blocks", "latent_width", "codebook_size")
+# The kinds that no run trains: a converted folder's config.json has the sizes of the network, and no run's config.
+_NETWORKS = {"vqgan": VQGAN, "inception": InceptionV3}
+_FROM_PYTORCH = {"vqgan": vqgan_from_pytorch, "inception": inception_from_pytorch}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +35,7 @@ class Weights:
     """A network and its parameters.
 
     Attributes:
-      kind: rar or vqgan.
+      kind: rar, vqgan or inception.
       model: the network.
       params: its parameters; of a run with a moving average, that.
       step: of the checkpoint they are from; 0 for published weights.
@@ -52,7 +60,7 @@ def load(
     Args:
       path: a run's folder (its newest checkpoint, if `step` is not given), one of its steps' folders, a folder that
         `python -m rar_jax.convert` wrote, or a .bin, .pth or .safetensors file.
-      kind: rar or vqgan; by default any will do.
+      kind: rar, vqgan or inception; by default any will do.
       step: of the checkpoint.
       sharding: how each array is to lie; by default on the first device.
 
@@ -72,24 +80,28 @@ def load(
             path, step = path.parent.parent, int(path.name)
         weights = _from_folder(path, step, sharding)
     if kind not in (None, weights.kind):
-        raise ValueError(f"{path} holds the weights of a {weights.kind}; those of a {kind} are needed")
+        raise ValueError(f"{path} holds {weights.kind} weights; {kind} weights are needed")
     return weights
 
 
 def _from_file(path: epath.Path, sharding: jax.sharding.Sharding) -> Weights:
     tensors = read_tensors(path)
     kind = kind_of(tensors)
+    if kind is None:
+        raise ValueError(
+            f"{path} has the tensors of neither a RAR, a MaskGIT-VQGAN nor the FID Inception network; its first: "
+            f"{list(tensors)[:5]}"
+        )
+    config = None
     try:
-        if kind == "vqgan":
-            model, params = vqgan_from_pytorch(tensors)
-            return Weights(kind, model, _put(params, sharding))
-        if kind == "rar":
+        if kind in _NETWORKS:
+            model, params = _FROM_PYTORCH[kind](tensors)
+        else:
             config = _published_config(rar_sizes(tensors))
-            params = _put(rar_from_pytorch(tensors), sharding)
-            return Weights(kind, make_model(config, "float32"), params, config=config)
+            model, params = make_model(config, "float32"), rar_from_pytorch(tensors)
+        return Weights(kind, model, _put(params, sharding), config=config)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    raise ValueError(f"{path} has neither the tensors of a RAR nor of a MaskGIT-VQGAN; its first: {list(tensors)[:5]}")
 
 
 def _put(params: dict[str, Any], sharding: jax.sharding.Sharding) -> dict[str, Any]:
@@ -124,9 +136,11 @@ def _from_folder(folder: epath.Path, step: int | None, sharding: jax.sharding.Sh
         raise ValueError(f"no checkpoint of step {step} in {str(folder)!r}: there are {steps}")
     params = store.restore_sampling_params(step, sharding)
     store.close()
-    if kind == "vqgan":
+    if kind in _NETWORKS:
         sizes = json.loads((folder / CONFIG_FILE).read_text())["model"]
-        return Weights(kind, VQGAN(**sizes | {"multipliers": tuple(sizes["multipliers"])}), params, step)
+        # JSON has no tuples.
+        sizes = {field: tuple(size) if isinstance(size, list) else size for field, size in sizes.items()}
+        return Weights(kind, _NETWORKS[kind](**sizes), params, step)
     config = read_config(folder)
     return Weights(kind, make_model(config, "float32"), params, step, config)
 
@@ -142,8 +156,10 @@ def save(folder: epath.PathLike, weights: Weights) -> None:
         raise ValueError(f"--output={folder} is there already: choose another folder")
     save_params(folder, weights.step, weights.params)
     # Last: without it there is nothing to load.
-    if weights.kind == "rar":
-        write_config(folder, weights.config)
-    else:
-        sizes = {field: getattr(weights.model, field) for field in _VQGAN_SIZES}
+    if weights.kind in _NETWORKS:
+        # Every module of Flax has these two besides.
+        fields = [field.name for field in dataclasses.fields(weights.model) if field.name not in ("parent", "name")]
+        sizes = {field: getattr(weights.model, field) for field in fields}
         write_atomically(folder / CONFIG_FILE, json.dumps({"kind": weights.kind, "model": sizes}, indent=2) + "\n")
+    else:
+        write_config(folder, weights.config)

@@ -86,7 +86,8 @@ def write_safetensors(path: epath.PathLike, tensors: Mapping[str, np.ndarray]) -
 
     path = epath.Path(path)
     partial = aside(path)
-    save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, partial)
+    # Not ascontiguousarray, which makes a vector of a scalar.
+    save_file({name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}, partial)
     partial.replace(path)
 
 

@@ -4,7 +4,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from rar_jax.checkpoints.load import load, save
-from rar_jax.checkpoints.pytorch import rar_to_pytorch
+from rar_jax.checkpoints.pytorch import inception_to_pytorch, rar_to_pytorch
 from rar_jax.checkpoints.tensor_files import write_safetensors
 
 
@@ -44,17 +44,31 @@ def test_a_tokenizer(vqgan_file, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, converted.params, published.params)
 
 
+def test_the_inception_network(inception_tensors, tmp_path):
+    save_file(inception_tensors, tmp_path / "published.safetensors")
+    published = load(tmp_path / "published.safetensors", "inception")
+    save(tmp_path / "converted", published)
+    converted = load(tmp_path / "converted", "inception")
+    assert converted.kind == "inception" and converted.model == published.model
+    write_safetensors(tmp_path / "back.safetensors", inception_to_pytorch(converted.params))
+    back = load_file(tmp_path / "back.safetensors")
+    assert back.keys() == inception_tensors.keys()
+    for name, tensor in inception_tensors.items():
+        assert (back[name].dtype, back[name].shape) == (tensor.dtype, tensor.shape), name
+        assert back[name].tobytes() == tensor.tobytes(), name
+
+
 def test_weights_that_are_not_there_or_of_another_kind(vqgan_file, rar_file, tmp_path):
     with pytest.raises(ValueError, match="there is no such file or folder"):
         load(tmp_path / "nothing.bin")
     with pytest.raises(ValueError, match=r"no run in .*it has no config\.json"):
         load(tmp_path)
-    with pytest.raises(ValueError, match=r"holds the weights of a vqgan; those of a rar are needed"):
+    with pytest.raises(ValueError, match=r"holds vqgan weights; rar weights are needed"):
         load(vqgan_file, "rar")
     with pytest.raises(ValueError, match="is a file of weights and has no step 3"):
         load(rar_file, "rar", step=3)
     save_file({"w": np.zeros(3)}, tmp_path / "other.safetensors")
-    with pytest.raises(ValueError, match=r"neither the tensors of a RAR nor of a MaskGIT-VQGAN; its first: \['w'\]"):
+    with pytest.raises(ValueError, match=r"of neither a RAR, a MaskGIT-VQGAN nor the .*; its first: \['w'\]"):
         load(tmp_path / "other.safetensors")
     save(tmp_path / "converted", load(rar_file))
     with pytest.raises(ValueError, match="is there already"):
