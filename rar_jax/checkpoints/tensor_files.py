@@ -1,17 +1,18 @@
-"""Weights as PyTorch users share them: .bin and .pth (zip files of `torch.save`) and .safetensors.
+"""Weights as PyTorch users share them: .bin and .pth files of `torch.save`, and .safetensors.
 
 Neither needs PyTorch. A .bin or .pth file holds a pickle, which could run anything; ours may rebuild tensors and
 nothing else.
 """
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import io
 import operator
 import pickle
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import ml_dtypes
@@ -21,6 +22,9 @@ from etils import epath
 from rar_jax.files import aside
 
 SUFFIXES = (".bin", ".pth", ".pt", ".safetensors")
+
+# What `torch.save` began files with before PyTorch 1.6 took up zip files: the pickle of this number.
+_LEGACY_MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, 2)
 
 _STORAGE_DTYPES = {
     "DoubleStorage": np.float64,
@@ -98,7 +102,7 @@ class _StorageType(NamedTuple):
 
 
 class _Storage(NamedTuple):
-    """What the pickle sees of a block of numbers in the zip file."""
+    """What the pickle sees of a block of numbers in the file."""
 
     key: str
     dtype: str
@@ -150,37 +154,43 @@ class _TensorUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is not a tensor and is not run")
 
     def persistent_load(self, pid: Any) -> _Storage:
-        kind, dtype, key, _, size = pid
-        if kind != "storage" or type(dtype) is not _StorageType:
+        # Files from before the zip files say here which part of another storage it is, which nothing has used for long.
+        kind, dtype, key, _, size, *part = pid
+        if kind != "storage" or type(dtype) is not _StorageType or any(part):
             raise pickle.UnpicklingError(f"it holds a {kind!r} of {dtype!r}, which is not a tensor")
         return _Storage(str(key), dtype.name, int(size))
 
 
-def _tensor(view: _View, path: epath.Path, folder: str, sizes: Mapping[str, int], big_endian: bool) -> Tensor:
-    """A tensor within the bounds of its storage, which is within its member of the zip file."""
+class _Block(NamedTuple):
+    """A block of numbers in a file: what errors call it, its size in bytes, and what reads it."""
+
+    name: str
+    size: int
+    read: Callable[[], bytes]
+
+
+def _tensor(view: _View, path: epath.Path, blocks: Mapping[str, _Block], big_endian: bool) -> Tensor:
+    """A tensor within the bounds of its storage, which is within its block of the file."""
     storage = view.storage
-    if type(storage) is not _Storage:
-        raise ValueError("a tensor has no storage")
     offset = operator.index(view.offset)
     shape, strides = (tuple(operator.index(n) for n in numbers) for numbers in (view.shape, view.strides))
     dtype = np.dtype(_STORAGE_DTYPES[storage.dtype])
-    member = f"{folder}data/{storage.key}"
-    if member not in sizes:
-        raise ValueError(f"{member} is missing")
-    if storage.size * dtype.itemsize > sizes[member]:
-        raise ValueError(f"{member} has {sizes[member]} bytes, and {storage.size} numbers of {dtype} are asked for")
+    if storage.key not in blocks:
+        raise ValueError(f"storage {storage.key} is missing")
+    block = blocks[storage.key]
+    if storage.size * dtype.itemsize > block.size:
+        raise ValueError(f"{block.name} has {block.size} bytes, and {storage.size} numbers of {dtype} are asked for")
     last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
     if min((offset, *shape, *strides)) < 0 or (0 not in shape and last >= storage.size):
-        raise ValueError(f"a tensor of shape {shape} reaches outside its storage {member}")
+        raise ValueError(f"a tensor of shape {shape} reaches outside its storage {block.name}")
 
     def read():
         try:
-            with path.open("rb") as file, zipfile.ZipFile(file) as archive:
-                numbers = np.frombuffer(archive.read(member), dtype.newbyteorder(">") if big_endian else dtype)[offset:]
+            numbers = np.frombuffer(block.read(), dtype.newbyteorder(">") if big_endian else dtype)[offset:]
         except (KeyError, ValueError, RuntimeError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{path} is damaged: {member}: {error}") from None
+            raise ValueError(f"{path} is damaged: {block.name}: {error}") from None
         if 0 not in shape and last - offset >= len(numbers):
-            raise ValueError(f"{path} is damaged: {member} is shorter than it was")
+            raise ValueError(f"{path} is damaged: {block.name} is shorter than it was")
         in_bytes = [stride * numbers.itemsize for stride in strides]
         return np.ascontiguousarray(np.lib.stride_tricks.as_strided(numbers, shape, in_bytes)).reshape(shape)
 
@@ -188,6 +198,12 @@ def _tensor(view: _View, path: epath.Path, folder: str, sizes: Mapping[str, int]
 
 
 def _read_torch(path: epath.Path) -> dict[str, Tensor]:
+    with path.open("rb") as file:
+        legacy = file.read(len(_LEGACY_MAGIC)) == _LEGACY_MAGIC
+    return _read_legacy(path) if legacy else _read_zip(path)
+
+
+def _read_zip(path: epath.Path) -> dict[str, Tensor]:
     try:
         with path.open("rb") as file, zipfile.ZipFile(file) as archive:
             sizes = {info.filename: info.file_size for info in archive.infolist()}
@@ -202,19 +218,62 @@ def _read_torch(path: epath.Path) -> dict[str, Tensor]:
             byteorder = archive.read(f"{folder}byteorder") if f"{folder}byteorder" in sizes else b"little"
             data = archive.read(pickled)
     except (zipfile.BadZipFile, RuntimeError) as error:
-        raise ValueError(
-            f"{path} is not a whole zip file of torch.save ({error}): download it again, or, if PyTorch before 1.6 "
-            "wrote it, load and save it with a newer one"
-        ) from None
+        raise ValueError(f"{path} is not a whole zip file of torch.save ({error}): download it again") from None
 
+    def read(member):
+        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+            return archive.read(member)
+
+    members = {name.removeprefix(f"{folder}data/"): name for name in sizes if name.startswith(f"{folder}data/")}
+    blocks = {key: _Block(name, sizes[name], functools.partial(read, name)) for key, name in members.items()}
+    with _one_error(path):
+        views = _checked_views(_TensorUnpickler(io.BytesIO(data)).load())
+        return {name: _tensor(view, path, blocks, byteorder == b"big") for name, view in views.items()}
+
+
+def _read_legacy(path: epath.Path) -> dict[str, Tensor]:
+    """Five pickles (a magic number, a version, the machine, the tensors, the order of the storages), and the storages.
+
+    A storage is the count of its numbers, as int64, and the numbers, little-endian on every machine.
+    """
+
+    def read(offset, size):
+        with path.open("rb") as file:
+            file.seek(offset)
+            return file.read(size)
+
+    with _one_error(path), path.open("rb") as file:
+        *_, views, keys = (_TensorUnpickler(file).load() for _ in range(5))
+        views = _checked_views(views)
+        dtypes = {view.storage.key: np.dtype(_STORAGE_DTYPES[view.storage.dtype]) for view in views.values()}
+        blocks = {}
+        for key in keys:
+            size = int.from_bytes(file.read(8), "little") * dtypes[key].itemsize
+            blocks[key] = _Block(f"storage {key}", size, functools.partial(read, file.tell(), size))
+            file.seek(size, io.SEEK_CUR)
+        end = file.tell()
+        if file.seek(0, io.SEEK_END) != end:
+            raise ValueError(f"it has {file.tell()} bytes, and its tensors take {end}: download it again")
+        return {name: _tensor(view, path, blocks, big_endian=False) for name, view in views.items()}
+
+
+def _checked_views(views: Any) -> dict[str, _View]:
+    """What a pickle held, if that is tensors by name."""
+    others = [] if isinstance(views, dict) else [type(views).__name__]
+    if not others:
+        others = [f"{name!r} ({type(view).__name__})" for name, view in views.items() if type(view) is not _View]
+        others += [f"the name {name!r}" for name in views if type(name) is not str]
+    if others:
+        raise ValueError(f"it must hold tensors by name and nothing else; found {', '.join(others[:5])}")
+    if any(type(view.storage) is not _Storage for view in views.values()):
+        raise ValueError("a tensor has no storage")
+    return views
+
+
+@contextlib.contextmanager
+def _one_error(path: epath.Path) -> Iterator[None]:
+    """Turns what unpickling raises into a `ValueError`. A pickle is a program: made badly, it can raise anything."""
     try:
-        views = _TensorUnpickler(io.BytesIO(data)).load()
-        others = [] if isinstance(views, dict) else [type(views).__name__]
-        if not others:
-            others = [f"{name!r} ({type(view).__name__})" for name, view in views.items() if type(view) is not _View]
-            others += [f"the name {name!r}" for name in views if type(name) is not str]
-        if not others:
-            return {name: _tensor(view, path, folder, sizes, byteorder == b"big") for name, view in views.items()}
-    except Exception as error:  # A pickle is a program: made badly, it can raise anything.
+        yield
+    except Exception as error:
         raise ValueError(f"{path} is not read: {str(error) or type(error).__name__}") from None
-    raise ValueError(f"{path} must hold tensors by name and nothing else; found {', '.join(others[:5])}")

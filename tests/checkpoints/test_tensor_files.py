@@ -1,3 +1,4 @@
+import contextlib
 import io
 import pickle
 import zipfile
@@ -18,9 +19,10 @@ def torch_file(path, data_pkl, **members):
     return path
 
 
-def test_what_pytorch_saved_is_read():
-    """tensors.pth was written by torch.save of PyTorch 2.13."""
-    tensors = read_tensors(DATA / "tensors.pth")
+@pytest.mark.parametrize("file", ["tensors.pth", "tensors_legacy.pth"])
+def test_what_pytorch_saved_is_read(file):
+    """By torch.save of PyTorch 2.13; the second with `_use_new_zipfile_serialization=False`, as before PyTorch 1.6."""
+    tensors = read_tensors(DATA / file)
     expected = {
         "p": np.arange(6, dtype=np.float32).reshape(2, 3),  # A torch.nn.Parameter.
         "t": np.arange(6, dtype=np.float32).reshape(2, 3).T,  # Not contiguous.
@@ -39,10 +41,11 @@ def test_what_pytorch_saved_is_read():
     assert np.asarray(tensors["b"]).dtype.name == "bfloat16" and np.asarray(tensors["h"]).dtype == np.float16
 
 
-def test_it_agrees_with_pytorch_itself(tmp_path):
+@pytest.mark.parametrize("as_zip", [True, False])
+def test_it_agrees_with_pytorch_itself(tmp_path, as_zip):
     torch = pytest.importorskip("torch")
     tensors = torch.nn.Conv2d(3, 5, 3).state_dict()
-    torch.save(tensors, tmp_path / "conv.bin")
+    torch.save(tensors, tmp_path / "conv.bin", _use_new_zipfile_serialization=as_zip)
     ours = read_tensors(tmp_path / "conv.bin")
     assert ours.keys() == tensors.keys()
     for name, tensor in tensors.items():
@@ -96,6 +99,11 @@ def test_nothing_but_tensors_is_rebuilt_and_nothing_is_run(tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=message):
         read_tensors(torch_file(tmp_path / "evil.bin", data))
+    # Before the zip files there were five pickles, of which this is the third.
+    magic = pickle.dumps(0x1950A86A20F9469CFC6C, 2) + pickle.dumps(1001, 2)
+    (tmp_path / "legacy.bin").write_bytes(magic + data + pickle.dumps({}, 2) + pickle.dumps([], 2))
+    with contextlib.suppress(ValueError):
+        assert read_tensors(tmp_path / "legacy.bin") == {}
     assert not (tmp_path / "ran").exists()
 
 
@@ -166,13 +174,18 @@ def test_damaged_files(tmp_path):
     (tmp_path / "half.bin").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match=r"half\.bin is not a whole zip file"):
         read_tensors(tmp_path / "half.bin")
+    whole = (DATA / "tensors_legacy.pth").read_bytes()
+    for length in (len(whole) - 1, len(whole) + 1):
+        (tmp_path / "l.bin").write_bytes((whole + b"x")[:length])
+        with pytest.raises(ValueError, match=rf"l\.bin is not read: it has {length} bytes, and its tensors take"):
+            read_tensors(tmp_path / "l.bin")
     (tmp_path / "w.npz").write_bytes(b"")
     with pytest.raises(ValueError, match=r"weights are read from \.bin"):
         read_tensors(tmp_path / "w.npz")
     (tmp_path / "w.safetensors").write_bytes(b"rubbish")
     with pytest.raises(ValueError, match="cannot be read as safetensors"):
         read_tensors(tmp_path / "w.safetensors")
-    with pytest.raises(ValueError, match="archive/data/1 is missing"):
+    with pytest.raises(ValueError, match="storage 1 is missing"):
         read_tensors(torch_file(tmp_path / "m.bin", tensor_pickle(0, (2,), (1,), key="1"), **{"0": STORAGE}))
     with zipfile.ZipFile(tmp_path / "z.bin", "w") as archive:
         archive.writestr("a/b", "c")
