@@ -4,6 +4,7 @@ Dimension letters: B batch, T image tokens, S sequence places, D width, H heads,
 L blocks. Tables and figures named here are those of "Randomized Autoregressive Visual Generation" (Yu et al., 2024).
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,9 @@ LAYER_NORM_EPSILON = 1e-6
 
 # Takes q, k, v [B, S, H, K]; gives the attended values [B, S, H, K] and whatever it keeps (a KV cache, or None).
 Attend = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, Any]]
+
+# How a linear layer multiplies x [..., I] by its kernel [I, O]; takes the arguments of `lax.dot_general`.
+Product = Callable[..., jax.Array]
 
 _normal = nn.initializers.normal(0.02)
 
@@ -59,19 +63,21 @@ class Attention(nn.Module):
     num_heads: int
     dropout: float
     dtype: jnp.dtype
+    product: Product
 
     @nn.compact
     def __call__(self, x: jax.Array, attend: Attend, train: bool) -> tuple[jax.Array, Any]:
         """x [B, S, D] -> ([B, S, D], what `attend` keeps)."""
         batch, length, _ = x.shape
-        qkv = nn.Dense(3 * self.width, dtype=self.dtype, kernel_init=_normal, name="qkv")(x)
+        dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=_normal, dot_general=self.product)
+        qkv = dense(3 * self.width, name="qkv")(x)
         qkv = qkv.reshape(batch, length, 3, self.num_heads, self.width // self.num_heads)
         q, k, v = jnp.moveaxis(qkv, 2, 0)
         q = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=self.dtype, name="q_norm")(q)
         k = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=self.dtype, name="k_norm")(k)
         out, kept = attend(q, k, v)
         out = out.reshape(batch, length, self.width)
-        out = nn.Dense(self.width, dtype=self.dtype, kernel_init=_normal, name="proj")(out)
+        out = dense(self.width, name="proj")(out)
         return nn.Dropout(self.dropout, deterministic=not train)(out), kept
 
 
@@ -82,21 +88,24 @@ class MLP(nn.Module):
     mlp_width: int
     dropout: float
     dtype: jnp.dtype
+    product: Product
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """x [B, S, D] -> [B, S, D]."""
-        x = nn.Dense(self.mlp_width, dtype=self.dtype, kernel_init=_normal, name="fc1")(x)
+        dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=_normal, dot_general=self.product)
+        x = dense(self.mlp_width, name="fc1")(x)
         x = nn.gelu(x, approximate=False)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        x = nn.Dense(self.width, dtype=self.dtype, kernel_init=_normal, name="fc2")(x)
+        x = dense(self.width, name="fc2")(x)
         return nn.Dropout(self.dropout, deterministic=not train)(x)
 
 
 class Block(nn.Module):
     """A transformer block conditioned by adaLN-zero.
 
-    Training and decoding share it: they differ in where the modulation comes from and in how attention is done.
+    Training and decoding share it: they differ in where the modulation comes from, in how attention is done, and in
+    how the few rows of a decode step are multiplied.
     """
 
     width: int
@@ -105,14 +114,15 @@ class Block(nn.Module):
     dropout: float
     attention_dropout: float
     dtype: jnp.dtype
+    product: Product = jax.lax.dot_general
 
     def setup(self):
         zeros = nn.initializers.zeros
         self.modulation = nn.Dense(6 * self.width, dtype=self.dtype, kernel_init=zeros)
         self.norm1 = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=self.dtype)
-        self.attention = Attention(self.width, self.num_heads, self.dropout, self.dtype)
+        self.attention = Attention(self.width, self.num_heads, self.dropout, self.dtype, self.product)
         self.norm2 = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=self.dtype)
-        self.mlp = MLP(self.width, self.mlp_width, self.dropout, self.dtype)
+        self.mlp = MLP(self.width, self.mlp_width, self.dropout, self.dtype, self.product)
         self.weight_dropout = nn.Dropout(self.attention_dropout)
 
     def modulate(self, condition: jax.Array) -> jax.Array:

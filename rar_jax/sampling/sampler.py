@@ -22,7 +22,8 @@ _decode = jax.jit(decode, static_argnames="model")
 
 @functools.cache
 def _preparation(model: RAR, mesh: Mesh):
-    return jax.jit(functools.partial(prepare, model), out_shardings=replicated(mesh))
+    transposed = mesh.devices.flat[0].platform == "cpu"
+    return jax.jit(functools.partial(prepare, model, transposed=transposed), out_shardings=replicated(mesh))
 
 
 def spread_classes(num_classes: int) -> np.ndarray:

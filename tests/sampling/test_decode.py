@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,38 +7,32 @@ import pytest
 
 from rar_jax.models.rar import RAR
 from rar_jax.orders import SCAN_ORDERS, scan_order
-from rar_jax.sampling.decode import decode, decode_step, prefill, prepare
+from rar_jax.sampling.decode import decode, prepare, run_loop
 from rar_jax.sampling.guidance import guide, pow_cosine_weights
 
 APPLY = jax.jit(RAR.apply, static_argnums=0)
-PREPARE = jax.jit(prepare, static_argnums=0)
-PREFILL = jax.jit(prefill, static_argnums=0)
-DECODE_STEP = jax.jit(decode_step, static_argnums=0)
+PREPARE = jax.jit(prepare, static_argnums=(0, 2))
 DECODE = jax.jit(decode, static_argnames="model")
 
 
-def forced_logits(model, params, tokens, labels, orders):
-    """Logits [R, T, V] of a cached decode that is given its tokens [R, T] (grid order), each row in its own order."""
-    prepared = PREPARE(model, params)
-    logits, caches = PREFILL(model, prepared, labels, orders[:, 0])
-    collected = [logits]
-    rows = np.arange(len(tokens))
-    for t in range(tokens.shape[1] - 1):
-        position = orders[:, t]
-        logits, caches = DECODE_STEP(
-            model, prepared, caches, labels, t, tokens[rows, position], position, orders[:, t + 1]
-        )
-        collected.append(logits)
-    return np.stack(collected, axis=1)
+@functools.partial(jax.jit, static_argnums=(0, 5))
+def forced_logits(model, params, tokens, labels, orders, guided=False):
+    """Logits [R, T, V] of a cached decode that is given its tokens [B, T] (grid order), each row in its own order."""
+    visited = jnp.take_along_axis(tokens, orders, axis=1)
+    return run_loop(model, params, labels, orders, lambda t, logits: (visited[:, t], logits), guided).swapaxes(0, 1)
 
 
-def test_golden(golden, golden_model):
-    """Four conditional rows, then four of the null class."""
+@pytest.mark.parametrize("transposed", [True, False])
+def test_golden(golden, golden_model, transposed):
+    """Four conditional rows, then four of the null class: given as labels, and as guidance adds them."""
     labels = np.concatenate([golden["class_labels"], np.full(4, golden.config["classes"])]).astype(np.int32)
     tokens = np.tile(golden["tokens"], (2, 1)).astype(np.int32)
     orders = np.tile(np.arange(16, dtype=np.int32), (8, 1))
-    logits = forced_logits(golden_model, golden.params, tokens, labels, orders)
+    prepared = PREPARE(golden_model, golden.params, transposed)
+    logits = forced_logits(golden_model, prepared, tokens, labels, orders)
     np.testing.assert_allclose(logits, golden["decode/logits"], atol=2e-5, rtol=0)
+    guided = forced_logits(golden_model, prepared, tokens[:4], labels[:4], orders[:4], True)
+    np.testing.assert_allclose(guided, golden["decode/logits"], atol=2e-5, rtol=0)
 
 
 def test_cached_decode_is_the_full_forward_in_any_order(golden, golden_model):
@@ -44,7 +40,7 @@ def test_cached_decode_is_the_full_forward_in_any_order(golden, golden_model):
     tokens = rng.integers(24, size=(6, 16)).astype(np.int32)
     labels = rng.integers(8, size=6).astype(np.int32)
     orders = np.stack([rng.permutation(16) for _ in range(6)]).astype(np.int32)
-    cached = forced_logits(golden_model, golden.params, tokens, labels, orders)
+    cached = forced_logits(golden_model, PREPARE(golden_model, golden.params, True), tokens, labels, orders)
     visited = np.take_along_axis(tokens, orders, axis=1)
     full = APPLY(golden_model, {"params": golden.params}, visited[:, :-1], labels, orders)
     np.testing.assert_allclose(cached, full, atol=2e-5, rtol=0)
@@ -75,7 +71,7 @@ def test_greedy_decode_equals_the_oracle(golden, golden_model, order, guided):
     weights = pow_cosine_weights(16, 4.0, 1.5) if guided else None
     tokens = DECODE(
         golden_model,
-        PREPARE(golden_model, golden.params),
+        PREPARE(golden_model, golden.params, True),
         labels,
         jax.random.key(0),
         jnp.arange(3),
@@ -90,7 +86,7 @@ def test_greedy_decode_equals_the_oracle(golden, golden_model, order, guided):
 def sample(model, params, labels, rows, seed=0, weights=None, temperature=1.0):
     order = jnp.asarray(scan_order("row_major", 4))
     labels, rows = np.asarray(labels, np.int32), np.asarray(rows)
-    prepared = PREPARE(model, params)
+    prepared = PREPARE(model, params, True)
     key = jax.random.key(seed)
     return np.asarray(DECODE(model, prepared, labels, key, rows, order, weights, jnp.float32(temperature)))
 
@@ -119,7 +115,7 @@ def test_first_token_follows_the_model():
     rows = 20_000
     labels = jnp.ones(rows, jnp.int32)
     order = jnp.asarray(scan_order("row_major", 2))
-    tokens = DECODE(model, PREPARE(model, params), labels, jax.random.key(2), jnp.arange(rows), order, None, 1.0)
-    logits, _ = PREFILL(model, PREPARE(model, params), labels[:1], order[:1])
+    tokens = DECODE(model, PREPARE(model, params, True), labels, jax.random.key(2), jnp.arange(rows), order, None, 1.0)
+    logits = APPLY(model, {"params": params}, ones, ones[0] + 1, order[None])[:, 0]
     observed = np.bincount(np.asarray(tokens[:, 0]), minlength=4) / rows
     np.testing.assert_allclose(observed, jax.nn.softmax(logits[0]), atol=0.015)
