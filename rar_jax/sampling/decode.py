@@ -16,7 +16,7 @@ import flax.traverse_util
 import jax
 import jax.numpy as jnp
 
-from rar_jax.models.rar import PREFIX, RAR, Block, attention_weights, weighted_values
+from rar_jax.models.rar import PREFIX, RAR, attention_weights, weighted_values
 from rar_jax.orders import row_keys
 from rar_jax.sampling.choose import choose_token
 from rar_jax.sampling.guidance import guide
@@ -24,7 +24,7 @@ from rar_jax.sampling.guidance import guide
 # The step loop is compiled once a stage.
 _STAGES = 4
 
-_FEW_ROWS_KERNELS = ("attention/qkv/kernel", "attention/proj/kernel", "mlp/fc1/kernel", "mlp/fc2/kernel")
+_TRANSPOSED = ("attention/qkv/kernel", "attention/proj/kernel", "mlp/fc1/kernel", "mlp/fc2/kernel")
 
 
 @flax.struct.dataclass
@@ -34,7 +34,7 @@ class DecodeParams:
     Attributes:
       outer: those outside the blocks, as the model has them.
       blocks: one tree a block. Slicing stacked arrays inside the loop would copy every weight at every step.
-      transposed: the kernels read at each step are [out, in] (see `_few_rows_product`).
+      transposed: the kernels that each step reads are [out, in] (see `models.rar.Linear`).
     """
 
     outer: dict[str, Any]
@@ -43,7 +43,10 @@ class DecodeParams:
 
 
 class Cache(NamedTuple):
-    """Keys and values of one block: [R, S, H, K], in the compute dtype, for the S places up to the stage's last."""
+    """Keys and values of one block: [R, H, S, K], in the compute dtype, for the S places up to the stage's last.
+
+    The heads stand before the places, so that XLA's products read the cache as it lies instead of copying it at each step.
+    """
 
     k: jax.Array
     v: jax.Array
@@ -60,31 +63,9 @@ def prepare(model: RAR, params: dict[str, Any], transposed: bool) -> DecodeParam
     outer = {name: value for name, value in params.items() if name != "blocks"}
     stacked = flax.traverse_util.flatten_dict(params["blocks"], sep="/")
     if transposed:
-        stacked |= {name: stacked[name].swapaxes(1, 2) for name in _FEW_ROWS_KERNELS}
+        stacked |= {name: stacked[name].swapaxes(1, 2) for name in _TRANSPOSED}
     layers = ({name: value[i] for name, value in stacked.items()} for i in range(model.depth))
     return DecodeParams(outer, tuple(flax.traverse_util.unflatten_dict(layer, sep="/") for layer in layers), transposed)
-
-
-def _few_rows_product(x: jax.Array, kernel: jax.Array, *_, **__) -> jax.Array:
-    """x [..., I] by a kernel [I, O] that is stored as [O, I], computed as kernel^T x^T.
-
-    XLA's CPU code reads the weights so at 24 GB/s for two rows, against 17 as x @ kernel (16 rows: 17 and 13). The
-    barriers keep it from turning one into the other.
-    """
-    rows = x.reshape(-1, x.shape[-1])
-    out = jax.lax.optimization_barrier(kernel.T @ jax.lax.optimization_barrier(rows.T)).T
-    return out.reshape(*x.shape[:-1], -1)
-
-
-def _step_block(model: RAR, params: DecodeParams) -> tuple[Block, list[dict[str, Any]]]:
-    """The block as a step runs it, and the parameters of each, kernels [in, out]."""
-    if not params.transposed:
-        return model.block(), list(params.blocks)
-    flat = (flax.traverse_util.flatten_dict(block, sep="/") for block in params.blocks)
-    # Transposed back in name only: the product transposes again.
-    turned = [block | {name: block[name].T for name in _FEW_ROWS_KERNELS} for block in flat]
-    block = model.block().clone(product=_few_rows_product)
-    return block, [flax.traverse_util.unflatten_dict(block, sep="/") for block in turned]
 
 
 def _stages(num_tokens: int) -> Iterator[tuple[int, int]]:
@@ -94,7 +75,7 @@ def _stages(num_tokens: int) -> Iterator[tuple[int, int]]:
 
 
 def _grow(cache: Cache, length: int) -> Cache:
-    return Cache(*(jnp.pad(x, ((0, 0), (0, length - x.shape[1]), (0, 0), (0, 0))) for x in cache))
+    return Cache(*(jnp.pad(x, ((0, 0), (0, 0), (0, length - x.shape[2]), (0, 0))) for x in cache))
 
 
 def run_loop(
@@ -123,7 +104,7 @@ def run_loop(
     # One row a class of the batch and one for the null class, which every image shares.
     classes = jnp.concatenate([labels, jnp.full((repeats - 1,), model.null_class, labels.dtype)])
     outer = {"params": params.outer}
-    block, step_params = _step_block(model, params)
+    block = model.block().clone(transposed=params.transposed)
 
     def every_row(x):
         """[B + 1, ...] -> [2B, ...], or as it is without guidance."""
@@ -134,20 +115,20 @@ def run_loop(
     def modulations(places):
         """SiLU(c) [B + 1, S, D], and each block's modulation [B + 1, S, 6D], at these places."""
         condition = model.apply(outer, classes, places, method=RAR.condition)
-        plain = model.block()
-        return condition, [plain.apply({"params": p}, condition, method="modulate") for p in params.blocks]
+        return condition, [block.apply({"params": p}, condition, method="modulate") for p in params.blocks]
 
     def run(caches, x, condition, modulation, place):
         """Runs x [R, S, D] at `place` onwards: logits [R, V] of the last one, and the caches with them."""
         places = place + jnp.arange(x.shape[1])
-        mask = jnp.arange(caches[0].k.shape[1])[None, :] <= places[:, None]
+        mask = jnp.arange(caches[0].k.shape[2])[None, :] <= places[:, None]
         grown = []
-        for layer, layer_modulation, cache in zip(step_params, modulation, caches, strict=True):
+        for layer, layer_modulation, cache in zip(params.blocks, modulation, caches, strict=True):
 
             def attend(q, k, v, cache=cache):
-                k = jax.lax.dynamic_update_slice_in_dim(cache.k, k, place, axis=1)
-                v = jax.lax.dynamic_update_slice_in_dim(cache.v, v, place, axis=1)
-                return weighted_values(attention_weights(q, k, mask), v), Cache(k, v)
+                k = jax.lax.dynamic_update_slice_in_dim(cache.k, k.swapaxes(1, 2), place, axis=2)
+                v = jax.lax.dynamic_update_slice_in_dim(cache.v, v.swapaxes(1, 2), place, axis=2)
+                attended = weighted_values(attention_weights(q, k.swapaxes(1, 2), mask), v.swapaxes(1, 2))
+                return attended, Cache(k, v)
 
             x, kept = block.apply({"params": layer}, x, every_row(layer_modulation), attend)
             grown.append(kept)
@@ -164,8 +145,8 @@ def run_loop(
         tokens, kept = choose(t, logits)
         return (tokens, caches), kept
 
-    shape = (repeats * batch, PREFIX, model.num_heads, model.width // model.num_heads)
-    caches = [Cache(jnp.zeros(shape, model.dtype), jnp.zeros(shape, model.dtype)) for _ in step_params]
+    shape = (repeats * batch, model.num_heads, PREFIX, model.width // model.num_heads)
+    caches = [Cache(jnp.zeros(shape, model.dtype), jnp.zeros(shape, model.dtype)) for _ in params.blocks]
     targets = jnp.tile(orders[:, :1], (repeats, 1))
     x = model.apply(outer, every_row(classes), targets, method=RAR.embed_prefix)
     logits, caches = run(caches, x, *modulations(jnp.arange(PREFIX)), 0)
