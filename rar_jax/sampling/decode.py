@@ -45,7 +45,7 @@ class DecodeParams:
 class Cache(NamedTuple):
     """Keys and values of one block: [R, H, S, K], in the compute dtype, for the S places up to the stage's last.
 
-    The heads stand before the places, so that XLA's products read the cache as it lies instead of copying it at each step.
+    The heads stand before the places, so that XLA's products read the cache as it lies instead of copying it.
     """
 
     k: jax.Array
