@@ -7,15 +7,30 @@ from absl import flags
 from etils import epath
 
 from rar_jax import cli
-from rar_jax.checkpoints.load import load, save
+from rar_jax.checkpoints.load import Weights, load, save
 from rar_jax.checkpoints.pytorch import inception_to_pytorch, rar_to_pytorch, vqgan_to_pytorch
 from rar_jax.checkpoints.tensor_files import write_safetensors
 
 _INPUT = flags.DEFINE_string("input", None, "A published .bin, .pth or .safetensors file, a run's or converted folder.")
 _OUTPUT = flags.DEFINE_string("output", None, "A folder to write (Orbax), or a .safetensors file (published names).")
+_NUM_HEADS = flags.DEFINE_integer("num_heads", None, "Of a RAR; by default read off its tensors.", lower_bound=1)
 _STEP = flags.DEFINE_integer("step", None, "Of a run; by default the newest.", lower_bound=0)
 
 _TO_PYTORCH = {"rar": rar_to_pytorch, "vqgan": vqgan_to_pytorch, "inception": inception_to_pytorch}
+
+
+def _check_num_heads(weights: Weights) -> None:
+    """Raises a `ValueError` if --num_heads is given and not what the weights have."""
+    given = _NUM_HEADS.value
+    if given is None:
+        return
+    if weights.kind != "rar":
+        raise ValueError(f"--num_heads={given} is of a RAR, and {_INPUT.value} is a {weights.kind}: leave it out")
+    if given != weights.model.num_heads:
+        raise ValueError(
+            f"--num_heads={given}, but the tensors of {_INPUT.value} have {weights.model.num_heads} heads: leave the "
+            "flag out, or check that this is the file that is meant"
+        )
 
 
 def main(argv):
@@ -27,6 +42,7 @@ def main(argv):
         if output.exists():
             raise ValueError(f"--output={output} is there already: remove it or choose another name")
         weights = load(_INPUT.value, step=_STEP.value)
+        _check_num_heads(weights)
         if output.suffix == ".safetensors":
             output.parent.mkdir(parents=True, exist_ok=True)
             write_safetensors(output, _TO_PYTORCH[weights.kind](weights.params))

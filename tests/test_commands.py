@@ -133,7 +133,15 @@ def test_published_weights_in_and_out(golden, vqgan_file, tmp_path):
     """A file to a folder, pictures from either, and back to a file."""
     published = tmp_path / "rar.safetensors"
     save_file(golden.tensors("params/"), published)
-    converted = run("rar_jax.convert", f"--input={published}", f"--output={tmp_path / 'rar'}")
+    heads = golden.config["heads"]
+    for file, flag, message in (
+        (published, heads + 1, f"--num_heads={heads + 1}, but the tensors of {published} have {heads} heads: leave"),
+        (vqgan_file, heads, f"--num_heads={heads} is of a RAR, and {vqgan_file} is a vqgan: leave it out"),
+    ):
+        refused = run("rar_jax.convert", f"--input={file}", f"--output={tmp_path / 'rar'}", f"--num_heads={flag}")
+        assert refused.returncode == 2 and message in refused.stderr and not (tmp_path / "rar").exists()
+    given = f"--num_heads={heads}"
+    converted = run("rar_jax.convert", f"--input={published}", f"--output={tmp_path / 'rar'}", given)
     assert converted.returncode == 0, converted.stderr
     tokenizer = run("rar_jax.convert", f"--input={vqgan_file}", f"--output={tmp_path / 'vqgan'}")
     assert tokenizer.returncode == 0 and tokenizer.stdout.strip().endswith("vqgan weights")

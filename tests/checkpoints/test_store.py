@@ -1,0 +1,59 @@
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from rar_jax.checkpoints.store import CheckpointStore
+from rar_jax.config import CheckpointConfig
+from rar_jax.models.rar import RAR
+from rar_jax.parallel.mesh import make_mesh
+from rar_jax.parallel.partition import shardings
+from rar_jax.training.optimizer import adamw
+from rar_jax.training.state import init_state
+
+STEP = 3
+
+
+@pytest.fixture(scope="module")
+def shapes():
+    """Of a train state with a moving average."""
+    model = RAR(grid_side=4, codebook_size=24, num_classes=5, width=16, depth=2, num_heads=2, mlp_width=32)
+    return jax.eval_shape(functools.partial(init_state, model, adamw(lambda step: 1e-3), 0, True))
+
+
+@pytest.fixture(scope="module")
+def state(shapes):
+    """No two of its arrays alike."""
+    rng = np.random.default_rng(0)
+    filled = jax.tree.map(lambda x: (100 * rng.standard_normal(x.shape)).astype(x.dtype), shapes)
+    return filled.replace(step=np.int32(STEP))
+
+
+@pytest.fixture(scope="module")
+def saved(state, shapes, tmp_path_factory):
+    """A run's folder with the checkpoint of a mesh of data 2 x fsdp 4."""
+    folder = tmp_path_factory.mktemp("run")
+    store = CheckpointStore(folder, CheckpointConfig())
+    store.save(jax.device_put(state, shardings(shapes, make_mesh((2, 4)))), {"loader": 7})
+    assert store.close()
+    return folder
+
+
+@pytest.mark.parametrize("mesh", [(1, 1), (2, 1), (1, 2), (2, 2), (1, 4), (2, 4), (4, 2), (8, 1), (1, 8)])
+def test_a_checkpoint_is_restored_onto_any_mesh(saved, state, shapes, mesh):
+    """To the bit, and with no more of an array on a device than its share."""
+    wanted = shardings(shapes, make_mesh(mesh, jax.devices()[: mesh[0] * mesh[1]]))
+    like = jax.tree.map(lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes, wanted)
+    restored, data = CheckpointStore(saved).restore(STEP, like)
+    assert data == {"loader": 7}
+
+    def check(array, expected, sharding):
+        assert array.dtype == expected.dtype and array.sharding == sharding
+        np.testing.assert_array_equal(array, expected)
+        shards = {shard.device: shard.data.shape for shard in array.addressable_shards}
+        assert shards == dict.fromkeys(sharding.device_set, sharding.shard_shape(array.shape))
+
+    jax.tree.map(check, restored, state, wanted)
+    kernel = restored.params["blocks"]["mlp"]["fc1"]["kernel"]
+    assert {shard.data.shape for shard in kernel.addressable_shards} == {(2, 16, 32 // mesh[1])}
