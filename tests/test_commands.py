@@ -136,7 +136,7 @@ def test_published_weights_in_and_out(golden, vqgan_file, tmp_path):
     heads = golden.config["heads"]
     for file, flag, message in (
         (published, heads + 1, f"--num_heads={heads + 1}, but the tensors of {published} have {heads} heads: leave"),
-        (vqgan_file, heads, f"--num_heads={heads} is of a RAR, and {vqgan_file} is a vqgan: leave it out"),
+        (vqgan_file, heads, f"--num_heads={heads} is of a RAR, and {vqgan_file} holds vqgan weights: leave it out"),
     ):
         refused = run("rar_jax.convert", f"--input={file}", f"--output={tmp_path / 'rar'}", f"--num_heads={flag}")
         assert refused.returncode == 2 and message in refused.stderr and not (tmp_path / "rar").exists()

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
@@ -136,8 +137,13 @@ class CheckpointStore:
             raise ValueError("no checkpoint can be read: " + "; ".join(map(str, damaged.values())))
         return None
 
-    def restore_sampling_params(self, step: int, sharding: jax.sharding.Sharding) -> dict[str, Any]:
-        """The parameters to sample with (the moving average where there is one), each laid out by `sharding`.
+    def restore_sampling_params(self, step: int, sharding: jax.sharding.Sharding, dtype: str) -> dict[str, Any]:
+        """The parameters to sample with (the moving average where there is one), and nothing else of the state.
+
+        Args:
+          step: one of `steps`.
+          sharding: how each array is to lie.
+          dtype: of the floating-point arrays; they are cast before they are put on the devices.
 
         Raises:
           ValueError: the checkpoint is damaged or cannot be read.
@@ -146,7 +152,9 @@ class CheckpointStore:
         with self._readable(step):
             tree = self._manager.item_metadata(step).state.tree
             name = "ema" if tree.get("ema") else "params"
-        like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree[name])
+        like = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, restored_dtype(x.dtype, dtype), sharding=sharding), tree[name]
+        )
         return self._read(step, state=_wanted({name: like}, partial_restore=True)).state[name]
 
     def verify(self, step: int) -> None:
@@ -250,6 +258,11 @@ def save_params(run_folder: epath.PathLike, step: int, params: dict[str, Any]) -
         items = {"state": ocp.args.PyTreeSave({"params": params}), "data": ocp.args.JsonSave({})}
         manager.save(step, args=ocp.args.Composite(**items))
     write_manifest(folder / str(step))
+
+
+def restored_dtype(stored: jnp.dtype, wanted: str) -> jnp.dtype:
+    """What an array of a dtype is restored as: floating-point numbers as wanted, others as they are."""
+    return jnp.dtype(wanted) if jnp.issubdtype(stored, jnp.floating) else stored
 
 
 def _first_line(error: Exception) -> str:

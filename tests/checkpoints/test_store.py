@@ -3,11 +3,12 @@ import functools
 import jax
 import numpy as np
 import pytest
+import tensorstore
 
 from rar_jax.checkpoints.store import CheckpointStore
 from rar_jax.config import CheckpointConfig
 from rar_jax.models.rar import RAR
-from rar_jax.parallel.mesh import make_mesh
+from rar_jax.parallel.mesh import make_mesh, replicated
 from rar_jax.parallel.partition import shardings
 from rar_jax.training.optimizer import adamw
 from rar_jax.training.state import init_state
@@ -18,7 +19,7 @@ STEP = 3
 @pytest.fixture(scope="module")
 def shapes():
     """Of a train state with a moving average."""
-    model = RAR(grid_side=4, codebook_size=24, num_classes=5, width=16, depth=2, num_heads=2, mlp_width=32)
+    model = RAR(grid_side=4, codebook_size=24, num_classes=5, width=128, depth=2, num_heads=2, mlp_width=256)
     return jax.eval_shape(functools.partial(init_state, model, adamw(lambda step: 1e-3), 0, True))
 
 
@@ -56,4 +57,28 @@ def test_a_checkpoint_is_restored_onto_any_mesh(saved, state, shapes, mesh):
 
     jax.tree.map(check, restored, state, wanted)
     kernel = restored.params["blocks"]["mlp"]["fc1"]["kernel"]
-    assert {shard.data.shape for shard in kernel.addressable_shards} == {(2, 16, 32 // mesh[1])}
+    assert {shard.data.shape for shard in kernel.addressable_shards} == {(2, 128, 256 // mesh[1])}
+
+
+def bytes_read():
+    """By TensorStore, in this process so far."""
+    (metric,) = tensorstore.experimental_collect_matching_metrics("/tensorstore/kvstore/file/bytes_read")
+    return metric["values"][0]["value"]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_sampling_reads_the_average_alone_in_the_dtype_asked_for(saved, state, dtype):
+    sharding = replicated(make_mesh((8, 1)))
+    store = CheckpointStore(saved)
+    before = bytes_read()
+    params = store.restore_sampling_params(STEP, sharding, dtype)
+    read = bytes_read() - before
+
+    def check(array, expected):
+        assert array.dtype == dtype and array.sharding == sharding
+        np.testing.assert_array_equal(array, expected.astype(dtype))
+
+    jax.tree.map(check, params, state.ema)
+    # Of four trees of the size of the parameters: themselves, two moments and the average.
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(state.ema))
+    assert 0.8 * size < read < 1.5 * size
