@@ -89,7 +89,7 @@ def load(checkpoint: epath.PathLike, step: int | None = None, tokenizer: str | N
 
     Args:
       checkpoint: a run's folder, one of its steps', a converted folder, or a published .bin, .pth or .safetensors file.
-      step: of the checkpoint; the newest by default.
+      step: of the checkpoint; by default the newest, or where that is damaged the one before it, with a warning.
       tokenizer: what turns its codes into images: digits, or the weights of a VQGAN, named in the same way; by default
         the run's `config.data.tokenizer`.
 

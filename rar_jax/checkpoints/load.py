@@ -59,8 +59,8 @@ def load(
     """Loads weights.
 
     Args:
-      path: a run's folder (its newest checkpoint, if `step` is not given), one of its steps' folders, a folder that
-        `python -m rar_jax.convert` wrote, or a .bin, .pth or .safetensors file.
+      path: a run's folder (its newest checkpoint that is whole, if `step` is not given), one of its steps' folders, a
+        folder that `python -m rar_jax.convert` wrote, or a .bin, .pth or .safetensors file.
       kind: rar, vqgan or inception; by default any will do.
       step: of the checkpoint.
       sharding: how each array is to lie; by default on the first device.
@@ -138,13 +138,12 @@ def _from_folder(folder: epath.Path, step: int | None, sharding: jax.sharding.Sh
     config = None if kind in _NETWORKS else read_config(folder)
     dtype = dtype or (config.train.dtype if config else "float32")
     store = CheckpointStore(folder)
-    steps = store.steps
-    if not steps:
-        raise ValueError(f"no checkpoint in {str(folder)!r}")
-    step = steps[-1] if step is None else step
-    if step not in steps:
-        raise ValueError(f"no checkpoint of step {step} in {str(folder)!r}: there are {steps}")
-    params = store.restore_sampling_params(step, sharding, dtype)
+    if step is None:
+        step, params = store.restore_newest_sampling_params(sharding, dtype)
+    elif step in store.steps:
+        params = store.restore_sampling_params(step, sharding, dtype)
+    else:
+        raise ValueError(f"no checkpoint of step {step} in {str(folder)!r}: there are {store.steps}")
     store.close()
     if kind in _NETWORKS:
         sizes = json.loads((folder / CONFIG_FILE).read_text())["model"]
