@@ -116,9 +116,24 @@ def test_reconstructions_are_drawn_below_their_images(scenes, vqgan_file, tmp_pa
         ),
         (["--images=tests", "--output=setup.py", "--tokenizer=digits"], "setup.py is a file, not a folder"),
         (["--images=tests", "--output=out", "--crops=five"], "crops"),
-        (["--reconstruct", "--jsonl=a", "--output=a.png", "--tokenizer=digits"], "name them with --images or --tfds"),
+        (
+            ["--reconstruct", "--jsonl=a", "--output=a.png", "--tokenizer=digits"],
+            "--reconstruct goes with --images or --tfds",
+        ),
         (["--images=tests", "--output=out", "--tokenizer=digits", "--process_count=2"], "go together"),
-        (["--jsonl=a", "--output=out", "--process_count=2", "--process_index=1"], "is the work of one process"),
+        (
+            ["--jsonl=a", "--output=out", "--process_count=2", "--process_index=1"],
+            "--process_index goes with --images or --tfds",
+        ),
+        (
+            ["--images=tests", "--output=out", "--tokenizer=digits", "--split=train"],
+            "--split goes with --tfds, not with --images: leave it out",
+        ),
+        (["--jsonl=a", "--output=out", "--noflip"], "--flip goes with --images or --tfds, not with --jsonl"),
+        (
+            ["--tfds=mnist", "--output=out", "--tokenizer=digits", "--num=3"],
+            "--num goes with --reconstruct or --decode",
+        ),
     ],
 )
 def test_mistakes_with_tokenize(arguments, message):

@@ -1,4 +1,5 @@
 import jax
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -147,6 +148,27 @@ def test_another_inception_v3_is_refused_by_its_tensors(inception_tensors):
     )
     with pytest.raises(ValueError, match=expected):
         inception_from_pytorch(tensors)
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_numbers_that_are_not_finite_are_refused_by_the_name_of_their_tensor(
+    golden, vqgan_layout, inception_tensors, wrong
+):
+    for tensors, name, from_pytorch in (
+        (golden.tensors("params/"), "lm_head.bias", rar_from_pytorch),
+        (golden.tensors("params/"), "blocks.1.attn.qkv.weight", rar_from_pytorch),
+        (vqgan_layout, "decoder.conv_in.bias", vqgan_from_pytorch),
+        (inception_tensors, "Mixed_5b.branch1x1.bn.running_var", inception_from_pytorch),
+    ):
+        bad = np.array(tensors[name])
+        bad.flat[[0, 3]] = wrong
+        with pytest.raises(ValueError, match=rf"^2 of the {bad.size} numbers of tensor {name} are not finite"):
+            from_pytorch(tensors | {name: bad})
+    half = golden["params/lm_head.bias"].astype(ml_dtypes.bfloat16)
+    rar_from_pytorch(golden.tensors("params/") | {"lm_head.bias": half})
+    half[1] = wrong
+    with pytest.raises(ValueError, match=r"^1 of the 24 numbers of tensor lm_head.bias"):
+        rar_from_pytorch(golden.tensors("params/") | {"lm_head.bias": half})
 
 
 def test_the_kind_is_told_by_the_names(golden, vqgan_layout, inception_tensors):
