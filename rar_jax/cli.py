@@ -1,12 +1,13 @@
 """What the commands share: the config flag with readable errors, and exit codes.
 
 Exit codes: 0 when the work is complete, 75 when it was preempted and what was done is saved (start it again), 2 for a
-user's mistake, 1 for anything else.
+user's mistake, 130 when stopped by SIGINT and 143 by SIGTERM, 1 for anything else.
 """
 
 import contextlib
 import logging
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
@@ -20,6 +21,14 @@ FAILURE = 1
 USER_MISTAKE = 2
 # EX_TEMPFAIL of sysexits.h.
 PREEMPTED = 75
+
+
+# Of these, 128 and the number is what shells say.
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class _Stopped(SystemExit):
+    """Raised by a signal wherever the command is; its code is 128 and the number."""
 
 
 def fail(message: object, code: int = USER_MISTAKE) -> NoReturn:
@@ -62,8 +71,18 @@ def user_errors() -> Iterator[None]:
         fail(error)
 
 
+def _stop(number: int, _: object) -> NoReturn:
+    # What the command leaves behind is cleared away on the way out; a second signal ends it at once.
+    for each in _SIGNALS:
+        signal.signal(each, signal.SIG_DFL)
+    raise _Stopped(128 + number)
+
+
 def run(main: Callable[[Sequence[str]], None]) -> None:
-    """Runs a command, with our log lines on stderr and only the warnings of the libraries."""
+    """Runs a command, with our log lines on stderr and only the warnings of the libraries.
+
+    SIGINT and SIGTERM end it with one line, but for training, which saves first (`training.preemption`).
+    """
     absl.logging.set_verbosity(absl.logging.WARNING)
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
@@ -71,4 +90,11 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     log.propagate = False
-    app.run(main, flags_parser=_parse_flags)
+    for number in _SIGNALS:
+        signal.signal(number, _stop)
+    try:
+        app.run(main, flags_parser=_parse_flags)
+    except _Stopped as stopped:
+        code = stopped.code
+    # Only here are the frames of the command gone, and with them its progress bar.
+    fail(f"stopped by {signal.Signals(code - 128).name}", code)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -43,6 +44,39 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, tmp_path):
     (line,) = result.stderr.strip().splitlines()
     assert line.startswith("error: ") and message in line
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_command_with_one_line(number):
+    main = """
+import time
+from rar_jax import cli
+def main(argv):
+    try:
+        with cli.user_errors():
+            print("begun", flush=True)
+            time.sleep(60)
+    finally:
+        print("ending", flush=True)
+        time.sleep(SECONDS)
+cli.run(main)
+"""
+
+    def begin(seconds):
+        command = [sys.executable, "-c", f"SECONDS = {seconds}\n{main}"]
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert process.stdout.readline() == "begun\n"
+        process.send_signal(number)
+        assert process.stdout.readline() == "ending\n"
+        return process
+
+    process = begin(0)
+    assert process.wait(timeout=30) == {signal.SIGINT: 130, signal.SIGTERM: 143}[number]
+    assert process.stderr.read() == f"error: stopped by {number.name}\n"
+    # A second one does not wait for the first.
+    process = begin(60)
+    process.send_signal(number)
+    assert process.wait(timeout=30) == -number
 
 
 def test_train_then_sample(tmp_path):
