@@ -10,7 +10,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import absl.logging
 from absl import app, flags
@@ -71,10 +71,14 @@ def user_errors() -> Iterator[None]:
         fail(error)
 
 
+def _handle_signals(handler: Any) -> None:
+    for number in _SIGNALS:
+        signal.signal(number, handler)
+
+
 def _stop(number: int, _: object) -> NoReturn:
     # What the command leaves behind is cleared away on the way out; a second signal ends it at once.
-    for each in _SIGNALS:
-        signal.signal(each, signal.SIG_DFL)
+    _handle_signals(signal.SIG_DFL)
     raise _Stopped(128 + number)
 
 
@@ -90,11 +94,13 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     log.propagate = False
-    for number in _SIGNALS:
-        signal.signal(number, _stop)
+    _handle_signals(_stop)
     try:
         app.run(main, flags_parser=_parse_flags)
     except _Stopped as stopped:
         code = stopped.code
+    finally:
+        # While Python shuts down nobody would catch what a handler raises.
+        _handle_signals(signal.SIG_DFL)
     # Only here are the frames of the command gone, and with them its progress bar.
     fail(f"stopped by {signal.Signals(code - 128).name}", code)

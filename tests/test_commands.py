@@ -46,11 +46,17 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def begin(program):
+    """Starts a Python program and waits for its first line."""
+    command = [sys.executable, "-c", f"import threading, time\nfrom rar_jax import cli\n{program}"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "begun\n"
+    return process
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_a_command_with_one_line(number):
     main = """
-import time
-from rar_jax import cli
 def main(argv):
     try:
         with cli.user_errors():
@@ -58,25 +64,34 @@ def main(argv):
             time.sleep(60)
     finally:
         print("ending", flush=True)
-        time.sleep(SECONDS)
+        time.sleep({seconds})
 cli.run(main)
 """
-
-    def begin(seconds):
-        command = [sys.executable, "-c", f"SECONDS = {seconds}\n{main}"]
-        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        assert process.stdout.readline() == "begun\n"
-        process.send_signal(number)
-        assert process.stdout.readline() == "ending\n"
-        return process
-
-    process = begin(0)
+    process = begin(main.format(seconds=0))
+    process.send_signal(number)
     assert process.wait(timeout=30) == {signal.SIGINT: 130, signal.SIGTERM: 143}[number]
     assert process.stderr.read() == f"error: stopped by {number.name}\n"
-    # A second one does not wait for the first.
-    process = begin(60)
+    # A second one does not wait for what the first began.
+    process = begin(main.format(seconds=60))
+    process.send_signal(number)
+    assert process.stdout.readline() == "ending\n"
     process.send_signal(number)
     assert process.wait(timeout=30) == -number
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_python_shuts_down_is_silent(number):
+    """It waits for its threads after the command is done."""
+    main = """
+def wait():
+    threading.main_thread().join()
+    print("begun", flush=True)
+    time.sleep(60)
+cli.run(lambda argv: threading.Thread(target=wait).start())
+"""
+    process = begin(main)
+    process.send_signal(number)
+    assert process.wait(timeout=30) == -number and process.stderr.read() == ""
 
 
 def test_train_then_sample(tmp_path):
