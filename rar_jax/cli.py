@@ -98,9 +98,9 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     try:
         app.run(main, flags_parser=_parse_flags)
     except _Stopped as stopped:
-        code = stopped.code
+        # The frames of the command go, and with them its progress bar: the line below is to come after it.
+        code = stopped.with_traceback(None).code
     finally:
         # While Python shuts down nobody would catch what a handler raises.
         _handle_signals(signal.SIG_DFL)
-    # Only here are the frames of the command gone, and with them its progress bar.
     fail(f"stopped by {signal.Signals(code - 128).name}", code)
