@@ -1,7 +1,10 @@
 """The commands as their users run them: what a mistake prints, and exit codes."""
 
+import functools
 import json
 import os
+import re
+import resource
 import signal
 import subprocess
 import sys
@@ -16,10 +19,16 @@ from rar_jax.data.pictures import center_square, read_picture
 from rar_jax.training.metrics import read_metrics
 
 
-def run(*arguments):
+def run(*arguments, **options):
     environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
     return subprocess.run(
-        [sys.executable, "-m", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+        [sys.executable, "-m", *arguments],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        **options,
     )
 
 
@@ -107,6 +116,26 @@ def test_train_then_sample(tmp_path):
     wrong = run("rar_jax.sample", f"--checkpoint={tmp_path}", "--classes=10")
     assert wrong.returncode == 2
     assert wrong.stderr.strip() == "error: class 10 is not in 0..9, the classes of this model"
+
+
+def test_a_save_that_fails_is_a_line_and_not_the_tracebacks_of_its_threads(tmp_path):
+    overrides = ["--config.model.width=128", "--config.model.depth=1", "--config.train.stop_step=2"]
+    overrides += ["--config.eval.samples_per_class=0", "--config.eval.report_samples=0", "--config.eval.num_images=16"]
+    overrides += ["--config.checkpoint.every=1"]
+    # The records of the digits are smaller, and the largest file of a checkpoint is not.
+    full = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (400_000, 400_000))
+    arguments = ["--config=configs/digits.py", f"--workdir={tmp_path}", *overrides]
+    trained = run("rar_jax.main", *arguments, preexec_fn=full)
+    assert trained.returncode == 1
+    lines = trained.stderr.splitlines()
+    said = [line for line in lines if " failed: " in line]
+    assert len(said) == 2 and all(
+        "File too large" in line and line.endswith("older checkpoints stay: []") for line in said
+    )
+    assert lines[-1] == "error: step 2 could not be saved; there is no checkpoint yet"
+    assert "Traceback" not in trained.stderr and not [
+        line for line in lines if re.match("[EF]\\d{4}|Task |future:", line)
+    ]
 
 
 def test_images_to_records_to_a_run_and_back_to_pictures(scenes, vqgan_file, tmp_path):
