@@ -68,14 +68,23 @@ def rar_sizes(tensors: Mapping[str, np.ndarray | Tensor]) -> dict[str, int]:
     """The sizes of a published RAR checkpoint, read off its tensors: fields of `models.rar.RAR`.
 
     Raises:
-      ValueError: tensors that tell are missing, or they do not tell a square grid of tokens.
+      ValueError: tensors that tell are missing or misshapen, or they do not tell a square grid of tokens.
     """
-    telling = ("embeddings.weight", "lm_head.weight", "timesteps_embeddings", "blocks.0.mlp.fc1.weight")
-    telling += ("blocks.0.attn.q_norm.weight",)
+    telling = {"embeddings.weight": 2, "lm_head.weight": 2, "timesteps_embeddings": 3, "blocks.0.mlp.fc1.weight": 2}
+    telling |= {"blocks.0.attn.q_norm.weight": 1}
     if missing := [name for name in telling if name not in tensors]:
         raise ValueError(f"not a RAR checkpoint: tensors missing {missing}")
+    for name, dimensions in telling.items():
+        if 0 in (shape := tuple(tensors[name].shape)) or len(shape) != dimensions:
+            raise ValueError(f"not a RAR checkpoint: misshapen {name}, {shape}")
     rows, width = tensors["embeddings.weight"].shape
     codebook_size = tensors["lm_head.weight"].shape[0]
+    (head_width,) = tensors["blocks.0.attn.q_norm.weight"].shape
+    if width % head_width:
+        raise ValueError(f"not a RAR checkpoint: a width of {width} is not divided by heads of {head_width}")
+    # Besides the codes there are a mask token and the null class.
+    if (num_classes := rows - codebook_size - 2) < 1:
+        raise ValueError(f"not a RAR checkpoint: {rows} embeddings of {codebook_size} codes leave none for classes")
     num_tokens = tensors["timesteps_embeddings"].shape[1] - SPARE_STEP_ROWS
     grid_side = math.isqrt(max(num_tokens, 0))
     if grid_side < 1 or grid_side**2 != num_tokens:
@@ -83,11 +92,10 @@ def rar_sizes(tensors: Mapping[str, np.ndarray | Tensor]) -> dict[str, int]:
     return {
         "grid_side": grid_side,
         "codebook_size": codebook_size,
-        # Besides the codes there are a mask token and the null class.
-        "num_classes": rows - codebook_size - 2,
+        "num_classes": num_classes,
         "width": width,
         "depth": 1 + _largest_index(tensors, r"blocks\.(\d+)\."),
-        "num_heads": width // tensors["blocks.0.attn.q_norm.weight"].shape[0],
+        "num_heads": width // head_width,
         "mlp_width": tensors["blocks.0.mlp.fc1.weight"].shape[0],
     }
 

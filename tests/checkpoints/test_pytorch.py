@@ -69,6 +69,22 @@ def test_missing_and_unknown_tensors_are_all_named(golden):
         rar_from_pytorch({"w": np.zeros(3)})
 
 
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        ("timesteps_embeddings", (116,), r"misshapen timesteps_embeddings, \(116,\)"),
+        ("blocks.0.attn.q_norm.weight", (0,), r"misshapen blocks.0.attn.q_norm.weight, \(0,\)"),
+        ("blocks.0.attn.q_norm.weight", (7,), "a width of 48 is not divided by heads of 7"),
+        ("blocks.0.mlp.fc1.weight", (), r"misshapen blocks.0.mlp.fc1.weight, \(\)"),
+        ("embeddings.weight", (48,), r"misshapen embeddings.weight, \(48,\)"),
+        ("embeddings.weight", (26, 48), "26 embeddings of 24 codes leave none for classes"),
+    ],
+)
+def test_shapes_that_tell_no_sizes(golden, name, shape, message):
+    with pytest.raises(ValueError, match=f"^not a RAR checkpoint: {message}"):
+        rar_from_pytorch(golden.tensors("params/") | {name: np.zeros(shape, np.float32)})
+
+
 def test_without_a_target_aware_embedding_the_published_form_has_zeros(golden):
     params = {name: value for name, value in golden.params.items() if name != "target_aware_embedding"}
     tensors = rar_to_pytorch(params)
