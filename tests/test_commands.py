@@ -1,10 +1,8 @@
 """The commands as their users run them: what a mistake prints, and exit codes."""
 
-import functools
 import json
 import os
 import re
-import resource
 import signal
 import subprocess
 import sys
@@ -19,17 +17,15 @@ from rar_jax.data.pictures import center_square, read_picture
 from rar_jax.training.metrics import read_metrics
 
 
-def run(*arguments, **options):
+def python(*arguments):
     environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
     return subprocess.run(
-        [sys.executable, "-m", *arguments],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        **options,
+        [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
     )
+
+
+def run(*arguments):
+    return python("-m", *arguments)
 
 
 @pytest.mark.parametrize(
@@ -123,9 +119,9 @@ def test_a_save_that_fails_is_a_line_and_not_the_tracebacks_of_its_threads(tmp_p
     overrides += ["--config.eval.samples_per_class=0", "--config.eval.report_samples=0", "--config.eval.num_images=16"]
     overrides += ["--config.checkpoint.every=1"]
     # The records of the digits are smaller, and the largest file of a checkpoint is not.
-    full = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (400_000, 400_000))
-    arguments = ["--config=configs/digits.py", f"--workdir={tmp_path}", *overrides]
-    trained = run("rar_jax.main", *arguments, preexec_fn=full)
+    full = "import resource, runpy; resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000)); "
+    full += "runpy.run_module('rar_jax.main', run_name='__main__', alter_sys=True)"
+    trained = python("-c", full, "--config=configs/digits.py", f"--workdir={tmp_path}", *overrides)
     assert trained.returncode == 1
     lines = trained.stderr.splitlines()
     said = [line for line in lines if " failed: " in line]
