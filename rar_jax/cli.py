@@ -1,15 +1,17 @@
 """What the commands share: the config flag with readable errors, and exit codes.
 
 Exit codes: 0 when the work is complete, 75 when it was preempted and what was done is saved (start it again), 2 for a
-user's mistake, 1 for anything else.
+user's mistake, 130 when stopped by SIGINT and 143 by SIGTERM, 1 for anything else.
 """
 
 import contextlib
 import logging
 import re
+import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import absl.logging
 from absl import app, flags
@@ -20,6 +22,14 @@ FAILURE = 1
 USER_MISTAKE = 2
 # EX_TEMPFAIL of sysexits.h.
 PREEMPTED = 75
+
+
+# Of these, 128 and the number is what shells say.
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class _Stopped(SystemExit):
+    """Raised by a signal wherever the command is; its code is 128 and the number."""
 
 
 def fail(message: object, code: int = USER_MISTAKE) -> NoReturn:
@@ -62,8 +72,42 @@ def user_errors() -> Iterator[None]:
         fail(error)
 
 
+def _handle_signals(handler: Any) -> None:
+    for number in _SIGNALS:
+        signal.signal(number, handler)
+
+
+def _stop(number: int, _: object) -> NoReturn:
+    # What the command leaves behind is cleared away on the way out; a second signal ends it at once.
+    _handle_signals(signal.SIG_DFL)
+    raise _Stopped(128 + number)
+
+
+def _quiet_checkpoints() -> None:
+    """Leaves out the tracebacks, hundreds on a full disk, of a save or restore that fails in the threads of Orbax.
+
+    `checkpoints.store` says the same in one line.
+    """
+    absl.logging.get_absl_logger().addFilter(
+        lambda record: record.levelno < logging.ERROR or "/orbax/" not in record.pathname
+    )
+    # Of tasks that Orbax gives up, or never begins.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+
+    def unraisable(error):
+        # TensorStore ends work that Orbax waits for no more.
+        if str(error.exc_value) != "Event loop is closed":
+            sys.__unraisablehook__(error)
+
+    sys.unraisablehook = unraisable
+
+
 def run(main: Callable[[Sequence[str]], None]) -> None:
-    """Runs a command, with our log lines on stderr and only the warnings of the libraries."""
+    """Runs a command, with our log lines on stderr and only the warnings of the libraries.
+
+    SIGINT and SIGTERM end it with one line, but for training, which saves first (`training.preemption`).
+    """
     absl.logging.set_verbosity(absl.logging.WARNING)
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
@@ -71,4 +115,14 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     log.propagate = False
-    app.run(main, flags_parser=_parse_flags)
+    _quiet_checkpoints()
+    _handle_signals(_stop)
+    try:
+        app.run(main, flags_parser=_parse_flags)
+    except _Stopped as stopped:
+        # The frames of the command go, and with them its progress bar: the line below is to come after it.
+        code = stopped.with_traceback(None).code
+    finally:
+        # While Python shuts down nobody would catch what a handler raises.
+        _handle_signals(signal.SIG_DFL)
+    fail(f"stopped by {signal.Signals(code - 128).name}", code)

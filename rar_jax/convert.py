@@ -25,7 +25,9 @@ def _check_num_heads(weights: Weights) -> None:
     if given is None:
         return
     if weights.kind != "rar":
-        raise ValueError(f"--num_heads={given} is of a RAR, and {_INPUT.value} is a {weights.kind}: leave it out")
+        raise ValueError(
+            f"--num_heads={given} is of a RAR, and {_INPUT.value} holds {weights.kind} weights: leave it out"
+        )
     if given != weights.model.num_heads:
         raise ValueError(
             f"--num_heads={given}, but the tensors of {_INPUT.value} have {weights.model.num_heads} heads: leave the "

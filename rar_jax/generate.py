@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from PIL import Image
 
 from rar_jax.checkpoints.load import load as load_weights
-from rar_jax.config import Config, make_model
+from rar_jax.config import Config
 from rar_jax.data.tokenizers import Tokenizer, load_tokenizer, tokenizer_for
 from rar_jax.images.files import image_grid
 from rar_jax.models.rar import RAR
@@ -89,7 +89,7 @@ def load(checkpoint: epath.PathLike, step: int | None = None, tokenizer: str | N
 
     Args:
       checkpoint: a run's folder, one of its steps', a converted folder, or a published .bin, .pth or .safetensors file.
-      step: of the checkpoint; the newest by default.
+      step: of the checkpoint; by default the newest, or where that is damaged the one before it, with a warning.
       tokenizer: what turns its codes into images: digits, or the weights of a VQGAN, named in the same way; by default
         the run's `config.data.tokenizer`.
 
@@ -97,7 +97,9 @@ def load(checkpoint: epath.PathLike, step: int | None = None, tokenizer: str | N
       ValueError: there is no such checkpoint, it cannot be read, or there is no tokenizer for its codes.
     """
     mesh = make_mesh((jax.local_device_count(), 1), jax.local_devices())
-    weights = load_weights(checkpoint, "rar", step, replicated(mesh))
+    # bfloat16 pays on accelerators; on a CPU its products are many times slower than float32's.
+    dtype = "float32" if jax.default_backend() == "cpu" else None
+    weights = load_weights(checkpoint, "rar", step, replicated(mesh), dtype)
     config = weights.config
     if tokenizer is None:
         images = load_tokenizer(config)
@@ -105,10 +107,9 @@ def load(checkpoint: epath.PathLike, step: int | None = None, tokenizer: str | N
         images, config = tokenizer_for(config, tokenizer)
     if images is None:
         raise ValueError(f"{checkpoint} comes without a tokenizer for its codes: name one with --tokenizer=WEIGHTS")
-    # bfloat16 pays on accelerators; on a CPU its products are many times slower than float32's.
-    dtype = "float32" if jax.default_backend() == "cpu" else config.train.dtype
-    model = make_model(config, dtype)
-    return Generator(config=config, step=weights.step, model=model, params=weights.params, mesh=mesh, tokenizer=images)
+    return Generator(
+        config=config, step=weights.step, model=weights.model, params=weights.params, mesh=mesh, tokenizer=images
+    )
 
 
 def show(images: np.ndarray, columns: int = 8) -> Image.Image:

@@ -50,6 +50,28 @@ _RECONSTRUCT = flags.DEFINE_bool("reconstruct", False, "Draw images, and below e
 _DECODE = flags.DEFINE_string("decode", None, "Draw records of this folder to --output.")
 _NUM = flags.DEFINE_integer("num", 32, "Images that --reconstruct and --decode draw.", lower_bound=1)
 
+# What each option is of. --tokenizer, --image_size and --output are of all.
+_FROM_IMAGES = ("images", "tfds")
+_OPTIONS = (
+    (_SPLIT, ("tfds",)),
+    (_DATA_DIR, ("tfds",)),
+    (_CROPS, _FROM_IMAGES),
+    (_FLIP, _FROM_IMAGES),
+    (_CLASS_LIST, ("images", "jsonl")),
+    (_SHARD_SIZE, ("images", "tfds", "jsonl")),
+    (_WORKERS, _FROM_IMAGES),
+    (_STRICT, _FROM_IMAGES),
+    (_PROCESS_INDEX, _FROM_IMAGES),
+    (_PROCESS_COUNT, _FROM_IMAGES),
+    (_CROPS_PER_IMAGE, ("jsonl",)),
+    (_GRID_SIDE, ("jsonl",)),
+    (_CODEBOOK_SIZE, ("jsonl",)),
+    (_NUM_CLASSES, ("jsonl",)),
+    (_SKIP_BAD, ("jsonl",)),
+    (_RECONSTRUCT, _FROM_IMAGES),
+    (_NUM, ("reconstruct", "decode")),
+)
+
 _COLUMNS = 8
 
 
@@ -128,6 +150,15 @@ def _decode() -> None:
         print("  " + ", ".join(names[start : start + _COLUMNS]))
 
 
+def _check_options(source: str) -> None:
+    """Raises a `ValueError` that names the first option given that says nothing of what is done."""
+    done = {source} | ({"reconstruct"} if _RECONSTRUCT.value else set())
+    for option, of in _OPTIONS:
+        if option.present and done.isdisjoint(of):
+            goes_with = " or ".join(f"--{name}" for name in of)
+            raise ValueError(f"--{option.name} goes with {goes_with}, not with --{source}: leave it out")
+
+
 def _make_records() -> Description | None:
     if _JSONL.value:
         names = _class_list() or [str(i) for i in range(_NUM_CLASSES.value)]
@@ -172,12 +203,9 @@ def main(argv):
             raise ValueError("name what to write with --output")
         if not _TOKENIZER.value and not _JSONL.value:
             raise ValueError("name the weights that make the tokens with --tokenizer=WEIGHTS")
-        if _RECONSTRUCT.value and not (_IMAGES.value or _TFDS.value):
-            raise ValueError("--reconstruct draws images: name them with --images or --tfds")
+        _check_options(given[0])
         if (_PROCESS_INDEX.value is None) != (_PROCESS_COUNT.value is None):
             raise ValueError("--process_index and --process_count go together")
-        if _PROCESS_COUNT.value is not None and not (_IMAGES.value or _TFDS.value):
-            raise ValueError("--process_count divides --images and --tfds; the rest is the work of one process")
         drawing = bool(_RECONSTRUCT.value or _DECODE.value)
         if drawing and not _OUTPUT.value.endswith(".png"):
             raise ValueError(f"--output={_OUTPUT.value} must be a .png file: --reconstruct and --decode draw a picture")

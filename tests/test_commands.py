@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 
@@ -15,11 +17,15 @@ from rar_jax.data.pictures import center_square, read_picture
 from rar_jax.training.metrics import read_metrics
 
 
-def run(*arguments):
+def python(*arguments):
     environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
     return subprocess.run(
-        [sys.executable, "-m", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+        [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
     )
+
+
+def run(*arguments):
+    return python("-m", *arguments)
 
 
 @pytest.mark.parametrize(
@@ -45,6 +51,54 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def begin(program):
+    """Starts a Python program and waits for its first line."""
+    command = [sys.executable, "-c", f"import threading, time\nfrom rar_jax import cli\n{program}"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "begun\n"
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_command_with_one_line(number):
+    main = """
+def main(argv):
+    try:
+        with cli.user_errors():
+            print("begun", flush=True)
+            time.sleep(60)
+    finally:
+        print("ending", flush=True)
+        time.sleep({seconds})
+cli.run(main)
+"""
+    process = begin(main.format(seconds=0))
+    process.send_signal(number)
+    assert process.wait(timeout=30) == {signal.SIGINT: 130, signal.SIGTERM: 143}[number]
+    assert process.stderr.read() == f"error: stopped by {number.name}\n"
+    # A second one does not wait for what the first began.
+    process = begin(main.format(seconds=60))
+    process.send_signal(number)
+    assert process.stdout.readline() == "ending\n"
+    process.send_signal(number)
+    assert process.wait(timeout=30) == -number
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_python_shuts_down_is_silent(number):
+    """It waits for its threads after the command is done."""
+    main = """
+def wait():
+    threading.main_thread().join()
+    print("begun", flush=True)
+    time.sleep(60)
+cli.run(lambda argv: threading.Thread(target=wait).start())
+"""
+    process = begin(main)
+    process.send_signal(number)
+    assert process.wait(timeout=30) == -number and process.stderr.read() == ""
+
+
 def test_train_then_sample(tmp_path):
     overrides = ["--config.model.width=16", "--config.model.depth=1", "--config.train.stop_step=2"]
     overrides += ["--config.eval.samples_per_class=0", "--config.eval.report_samples=0", "--config.eval.num_images=16"]
@@ -58,6 +112,26 @@ def test_train_then_sample(tmp_path):
     wrong = run("rar_jax.sample", f"--checkpoint={tmp_path}", "--classes=10")
     assert wrong.returncode == 2
     assert wrong.stderr.strip() == "error: class 10 is not in 0..9, the classes of this model"
+
+
+def test_a_save_that_fails_is_a_line_and_not_the_tracebacks_of_its_threads(tmp_path):
+    overrides = ["--config.model.width=128", "--config.model.depth=1", "--config.train.stop_step=2"]
+    overrides += ["--config.eval.samples_per_class=0", "--config.eval.report_samples=0", "--config.eval.num_images=16"]
+    overrides += ["--config.checkpoint.every=1"]
+    # The records of the digits are smaller, and the largest file of a checkpoint is not.
+    full = "import resource, runpy; resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000)); "
+    full += "runpy.run_module('rar_jax.main', run_name='__main__', alter_sys=True)"
+    trained = python("-c", full, "--config=configs/digits.py", f"--workdir={tmp_path}", *overrides)
+    assert trained.returncode == 1
+    lines = trained.stderr.splitlines()
+    said = [line for line in lines if " failed: " in line]
+    assert len(said) == 2 and all(
+        "File too large" in line and line.endswith("older checkpoints stay: []") for line in said
+    )
+    assert lines[-1] == "error: step 2 could not be saved; there is no checkpoint yet"
+    assert "Traceback" not in trained.stderr and not [
+        line for line in lines if re.match("[EF]\\d{4}|Task |future:", line)
+    ]
 
 
 def test_images_to_records_to_a_run_and_back_to_pictures(scenes, vqgan_file, tmp_path):
@@ -116,9 +190,24 @@ def test_reconstructions_are_drawn_below_their_images(scenes, vqgan_file, tmp_pa
         ),
         (["--images=tests", "--output=setup.py", "--tokenizer=digits"], "setup.py is a file, not a folder"),
         (["--images=tests", "--output=out", "--crops=five"], "crops"),
-        (["--reconstruct", "--jsonl=a", "--output=a.png", "--tokenizer=digits"], "name them with --images or --tfds"),
+        (
+            ["--reconstruct", "--jsonl=a", "--output=a.png", "--tokenizer=digits"],
+            "--reconstruct goes with --images or --tfds",
+        ),
         (["--images=tests", "--output=out", "--tokenizer=digits", "--process_count=2"], "go together"),
-        (["--jsonl=a", "--output=out", "--process_count=2", "--process_index=1"], "is the work of one process"),
+        (
+            ["--jsonl=a", "--output=out", "--process_count=2", "--process_index=1"],
+            "--process_index goes with --images or --tfds",
+        ),
+        (
+            ["--images=tests", "--output=out", "--tokenizer=digits", "--split=train"],
+            "--split goes with --tfds, not with --images: leave it out",
+        ),
+        (["--jsonl=a", "--output=out", "--noflip"], "--flip goes with --images or --tfds, not with --jsonl"),
+        (
+            ["--tfds=mnist", "--output=out", "--tokenizer=digits", "--num=3"],
+            "--num goes with --reconstruct or --decode",
+        ),
     ],
 )
 def test_mistakes_with_tokenize(arguments, message):
@@ -136,7 +225,7 @@ def test_published_weights_in_and_out(golden, vqgan_file, tmp_path):
     heads = golden.config["heads"]
     for file, flag, message in (
         (published, heads + 1, f"--num_heads={heads + 1}, but the tensors of {published} have {heads} heads: leave"),
-        (vqgan_file, heads, f"--num_heads={heads} is of a RAR, and {vqgan_file} is a vqgan: leave it out"),
+        (vqgan_file, heads, f"--num_heads={heads} is of a RAR, and {vqgan_file} holds vqgan weights: leave it out"),
     ):
         refused = run("rar_jax.convert", f"--input={file}", f"--output={tmp_path / 'rar'}", f"--num_heads={flag}")
         assert refused.returncode == 2 and message in refused.stderr and not (tmp_path / "rar").exists()

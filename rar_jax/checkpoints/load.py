@@ -15,7 +15,7 @@ from rar_jax.checkpoints.pytorch import (
     rar_sizes,
     vqgan_from_pytorch,
 )
-from rar_jax.checkpoints.store import FOLDER, CheckpointStore, save_params
+from rar_jax.checkpoints.store import FOLDER, CheckpointStore, restored_dtype, save_params
 from rar_jax.checkpoints.tensor_files import read_tensors
 from rar_jax.config import RAR_SIZES, Config, DataConfig, ModelConfig, SampleConfig, make_model
 from rar_jax.files import write_atomically
@@ -54,15 +54,18 @@ def load(
     kind: str | None = None,
     step: int | None = None,
     sharding: jax.sharding.Sharding | None = None,
+    dtype: str | None = "float32",
 ) -> Weights:
     """Loads weights.
 
     Args:
-      path: a run's folder (its newest checkpoint, if `step` is not given), one of its steps' folders, a folder that
-        `python -m rar_jax.convert` wrote, or a .bin, .pth or .safetensors file.
+      path: a run's folder (its newest checkpoint that is whole, if `step` is not given), one of its steps' folders, a
+        folder that `python -m rar_jax.convert` wrote, or a .bin, .pth or .safetensors file.
       kind: rar, vqgan or inception; by default any will do.
       step: of the checkpoint.
       sharding: how each array is to lie; by default on the first device.
+      dtype: of the parameters, whatever they are stored in, and what a RAR computes in: float32, bfloat16, or None for
+        what its run computed in, which for published weights is the paper's bfloat16.
 
     Raises:
       ValueError: there is nothing of that name and kind, or it cannot be read.
@@ -74,17 +77,17 @@ def load(
     if path.is_file():
         if step is not None:
             raise ValueError(f"{path} is a file of weights and has no step {step}")
-        weights = _from_file(path, sharding)
+        weights = _from_file(path, sharding, dtype)
     else:
         if path.parent.name == FOLDER and path.name.isdigit():
             path, step = path.parent.parent, int(path.name)
-        weights = _from_folder(path, step, sharding)
+        weights = _from_folder(path, step, sharding, dtype)
     if kind not in (None, weights.kind):
         raise ValueError(f"{path} holds {weights.kind} weights; {kind} weights are needed")
     return weights
 
 
-def _from_file(path: epath.Path, sharding: jax.sharding.Sharding) -> Weights:
+def _from_file(path: epath.Path, sharding: jax.sharding.Sharding, dtype: str | None) -> Weights:
     tensors = read_tensors(path)
     kind = kind_of(tensors)
     if kind is None:
@@ -95,20 +98,25 @@ def _from_file(path: epath.Path, sharding: jax.sharding.Sharding) -> Weights:
     config = None
     try:
         if kind in _NETWORKS:
+            dtype = dtype or "float32"
             model, params = _FROM_PYTORCH[kind](tensors)
         else:
             config = _published_config(rar_sizes(tensors))
-            model, params = make_model(config, "float32"), rar_from_pytorch(tensors)
-        return Weights(kind, model, _put(params, sharding), config=config)
+            dtype = dtype or config.train.dtype
+            model, params = make_model(config, dtype), rar_from_pytorch(tensors)
+        return Weights(kind, model, _put(params, sharding, dtype), config=config)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
 
-def _put(params: dict[str, Any], sharding: jax.sharding.Sharding) -> dict[str, Any]:
-    """Moves parameters to the devices one at a time: `params` is emptied, so that no two copies of all are held."""
+def _put(params: dict[str, Any], sharding: jax.sharding.Sharding, dtype: str) -> dict[str, Any]:
+    """Casts and moves parameters to the devices one at a time, in place, so that no two copies of all are held."""
     for name in list(params):
         value = params.pop(name)
-        params[name] = _put(value, sharding) if isinstance(value, dict) else jax.device_put(value, sharding)
+        if isinstance(value, dict):
+            params[name] = _put(value, sharding, dtype)
+        else:
+            params[name] = jax.device_put(value.astype(restored_dtype(value.dtype, dtype), copy=False), sharding)
     return params
 
 
@@ -125,24 +133,24 @@ def _published_config(sizes: dict[str, int]) -> Config:
     return Config(name=name, model=model, sample=sample, data=data)
 
 
-def _from_folder(folder: epath.Path, step: int | None, sharding: jax.sharding.Sharding) -> Weights:
+def _from_folder(folder: epath.Path, step: int | None, sharding: jax.sharding.Sharding, dtype: str | None) -> Weights:
     kind = read_kind(folder)
+    config = None if kind in _NETWORKS else read_config(folder)
+    dtype = dtype or (config.train.dtype if config else "float32")
     store = CheckpointStore(folder)
-    steps = store.steps
-    if not steps:
-        raise ValueError(f"no checkpoint in {str(folder)!r}")
-    step = steps[-1] if step is None else step
-    if step not in steps:
-        raise ValueError(f"no checkpoint of step {step} in {str(folder)!r}: there are {steps}")
-    params = store.restore_sampling_params(step, sharding)
+    if step is None:
+        step, params = store.restore_newest_sampling_params(sharding, dtype)
+    elif step in store.steps:
+        params = store.restore_sampling_params(step, sharding, dtype)
+    else:
+        raise ValueError(f"no checkpoint of step {step} in {str(folder)!r}: there are {store.steps}")
     store.close()
     if kind in _NETWORKS:
         sizes = json.loads((folder / CONFIG_FILE).read_text())["model"]
         # JSON has no tuples.
         sizes = {field: tuple(size) if isinstance(size, list) else size for field, size in sizes.items()}
         return Weights(kind, _NETWORKS[kind](**sizes), params, step)
-    config = read_config(folder)
-    return Weights(kind, make_model(config, "float32"), params, step, config)
+    return Weights(kind, make_model(config, dtype), params, step, config)
 
 
 def save(folder: epath.PathLike, weights: Weights) -> None:

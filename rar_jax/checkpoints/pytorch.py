@@ -68,14 +68,23 @@ def rar_sizes(tensors: Mapping[str, np.ndarray | Tensor]) -> dict[str, int]:
     """The sizes of a published RAR checkpoint, read off its tensors: fields of `models.rar.RAR`.
 
     Raises:
-      ValueError: tensors that tell are missing, or they do not tell a square grid of tokens.
+      ValueError: tensors that tell are missing or misshapen, or they do not tell a square grid of tokens.
     """
-    telling = ("embeddings.weight", "lm_head.weight", "timesteps_embeddings", "blocks.0.mlp.fc1.weight")
-    telling += ("blocks.0.attn.q_norm.weight",)
+    telling = {"embeddings.weight": 2, "lm_head.weight": 2, "timesteps_embeddings": 3, "blocks.0.mlp.fc1.weight": 2}
+    telling |= {"blocks.0.attn.q_norm.weight": 1}
     if missing := [name for name in telling if name not in tensors]:
         raise ValueError(f"not a RAR checkpoint: tensors missing {missing}")
+    for name, dimensions in telling.items():
+        if 0 in (shape := tuple(tensors[name].shape)) or len(shape) != dimensions:
+            raise ValueError(f"not a RAR checkpoint: misshapen {name}, {shape}")
     rows, width = tensors["embeddings.weight"].shape
     codebook_size = tensors["lm_head.weight"].shape[0]
+    (head_width,) = tensors["blocks.0.attn.q_norm.weight"].shape
+    if width % head_width:
+        raise ValueError(f"not a RAR checkpoint: a width of {width} is not divided by heads of {head_width}")
+    # Besides the codes there are a mask token and the null class.
+    if (num_classes := rows - codebook_size - 2) < 1:
+        raise ValueError(f"not a RAR checkpoint: {rows} embeddings of {codebook_size} codes leave none for classes")
     num_tokens = tensors["timesteps_embeddings"].shape[1] - SPARE_STEP_ROWS
     grid_side = math.isqrt(max(num_tokens, 0))
     if grid_side < 1 or grid_side**2 != num_tokens:
@@ -83,11 +92,10 @@ def rar_sizes(tensors: Mapping[str, np.ndarray | Tensor]) -> dict[str, int]:
     return {
         "grid_side": grid_side,
         "codebook_size": codebook_size,
-        # Besides the codes there are a mask token and the null class.
-        "num_classes": rows - codebook_size - 2,
+        "num_classes": num_classes,
         "width": width,
         "depth": 1 + _largest_index(tensors, r"blocks\.(\d+)\."),
-        "num_heads": width // tensors["blocks.0.attn.q_norm.weight"].shape[0],
+        "num_heads": width // head_width,
         "mlp_width": tensors["blocks.0.mlp.fc1.weight"].shape[0],
     }
 
@@ -102,7 +110,7 @@ def rar_from_pytorch(tensors: Mapping[str, np.ndarray | Tensor]) -> dict[str, An
       The parameters of `models.rar.RAR`, blocks stacked on the leading axis.
 
     Raises:
-      ValueError: tensors are missing, not RAR's, or misshapen; all of them are named.
+      ValueError: tensors are missing, not RAR's, or misshapen; all of them are named. Or one is not finite.
     """
     sizes = rar_sizes(tensors)
     depth = sizes["depth"]
@@ -110,10 +118,10 @@ def rar_from_pytorch(tensors: Mapping[str, np.ndarray | Tensor]) -> dict[str, An
     ours = {}
     for published, path, kind in RAR_TENSORS:
         if "*" not in published:
-            ours[path] = np.ascontiguousarray(_TO_OURS[kind](np.asarray(tensors[published])))
+            ours[path] = np.ascontiguousarray(_TO_OURS[kind](_finite(tensors, published)))
             continue
         for i in range(depth):
-            layer = _TO_OURS[kind](np.asarray(tensors[published.replace("*", str(i))]))
+            layer = _TO_OURS[kind](_finite(tensors, published.replace("*", str(i))))
             stacked = ours.setdefault(path, np.empty((depth, *layer.shape), layer.dtype))
             stacked[i] = layer
     return flax.traverse_util.unflatten_dict(ours, sep="/")
@@ -143,6 +151,14 @@ def _check_layout(what: str, wanted: Mapping[str, tuple], tensors: Mapping[str, 
     ]
     if missing or unknown or misshapen:
         raise ValueError(f"not a {what}: tensors missing {missing}, unknown {unknown}, misshapen {misshapen}")
+
+
+def _finite(tensors: Mapping[str, np.ndarray | Tensor], name: str, dtype: Any = None) -> np.ndarray:
+    """Reads a tensor, as a dtype if given; raises a `ValueError` that names it if a number in it is not finite."""
+    array = np.asarray(tensors[name], dtype)
+    if wrong := array.size - np.count_nonzero(np.isfinite(array)):
+        raise ValueError(f"{wrong} of the {array.size} numbers of tensor {name} are not finite: get the file again")
+    return array
 
 
 def rar_to_pytorch(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -180,7 +196,7 @@ def vqgan_from_pytorch(tensors: Mapping[str, np.ndarray | Tensor]) -> tuple[VQGA
       The network and its parameters, float32.
 
     Raises:
-      ValueError: tensors are missing, unknown or misshapen; all of them are named.
+      ValueError: tensors are missing, unknown or misshapen; all of them are named. Or one is not finite.
     """
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     levels = 1 + _largest_index(shapes, r"encoder\.down\.(\d+)\.")
@@ -230,7 +246,8 @@ def inception_from_pytorch(tensors: Mapping[str, np.ndarray | Tensor]) -> tuple[
       of the last layer, and num_batches_tracked of each normalisation, as int32.
 
     Raises:
-      ValueError: tensors are missing, unknown or misshapen, as another Inception v3's are; all of them are named.
+      ValueError: tensors are missing, unknown or misshapen, as another Inception v3's are; all of them are named. Or
+        one is not finite.
     """
     model = InceptionV3()
     params = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 1, 1, 3), np.uint8))["params"]
@@ -262,7 +279,7 @@ def _from_published(
     _check_layout(what, {names[path]: shape for path, shape in shapes.items()}, tensors)
 
     def ours(path):
-        array = np.asarray(tensors[names[path]], like[path].dtype)
+        array = _finite(tensors, names[path], like[path].dtype)
         return np.moveaxis(array, (0, 1), (-1, -2)) if path.endswith("kernel") else array
 
     return flax.traverse_util.unflatten_dict({path: ours(path) for path in like}, sep="/")

@@ -4,10 +4,11 @@ import contextlib
 import logging
 import math
 import threading
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
@@ -24,6 +25,8 @@ FOLDER = "checkpoints"
 DAMAGED = "damaged_checkpoints"
 
 _POLL_SECONDS = 0.2
+
+_T = TypeVar("_T")
 
 
 def _wanted(like: Any, **options: Any) -> ocp.args.PyTreeRestore:
@@ -120,24 +123,21 @@ class CheckpointStore:
         Raises:
           ValueError: there are checkpoints and none can be read; each is named with the reason.
         """
-        damaged = {}
-        for step in reversed(self.steps):
-            try:
-                restored = self.restore(step, like)
-            except ValueError as error:
-                damaged[step] = error
-                _log.error("%s", error)
-                continue
-            if damaged:
-                self._put_aside(damaged)
-                _log.error("went back to the checkpoint of step %d; the newer ones are in %s", step, DAMAGED)
-            return restored
+        if not self.steps:
+            return None
+        step, restored, damaged = self._newest_readable(lambda step: self.restore(step, like))
         if damaged:
-            raise ValueError("no checkpoint can be read: " + "; ".join(map(str, damaged.values())))
-        return None
+            self._put_aside(damaged)
+            _log.error("went back to the checkpoint of step %d; the newer ones are in %s", step, DAMAGED)
+        return restored
 
-    def restore_sampling_params(self, step: int, sharding: jax.sharding.Sharding) -> dict[str, Any]:
-        """The parameters to sample with (the moving average where there is one), each laid out by `sharding`.
+    def restore_sampling_params(self, step: int, sharding: jax.sharding.Sharding, dtype: str) -> dict[str, Any]:
+        """The parameters to sample with (the moving average where there is one), and nothing else of the state.
+
+        Args:
+          step: one of `steps`.
+          sharding: how each array is to lie.
+          dtype: of the floating-point arrays; they are cast before they are put on the devices.
 
         Raises:
           ValueError: the checkpoint is damaged or cannot be read.
@@ -146,8 +146,30 @@ class CheckpointStore:
         with self._readable(step):
             tree = self._manager.item_metadata(step).state.tree
             name = "ema" if tree.get("ema") else "params"
-        like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree[name])
+            like = jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct(x.shape, restored_dtype(x.dtype, dtype), sharding=sharding), tree[name]
+            )
         return self._read(step, state=_wanted({name: like}, partial_restore=True)).state[name]
+
+    def restore_newest_sampling_params(self, sharding: jax.sharding.Sharding, dtype: str) -> tuple[int, dict[str, Any]]:
+        """The parameters to sample with of the newest checkpoint that can be read, and its step.
+
+        Damaged ones stay where they are: only training, which replaces them, puts them aside.
+
+        Args:
+          sharding, dtype: as in `restore_sampling_params`.
+
+        Raises:
+          ValueError: there are no checkpoints, or none can be read; each is named with the reason.
+        """
+        step, params, damaged = self._newest_readable(lambda step: self.restore_sampling_params(step, sharding, dtype))
+        if damaged:
+            _log.warning(
+                "the checkpoint of step %d is used, as that of step %s cannot be read",
+                step,
+                ", ".join(map(str, damaged)),
+            )
+        return step, params
 
     def verify(self, step: int) -> None:
         """Compares a checkpoint's files with what was written.
@@ -165,6 +187,26 @@ class CheckpointStore:
         with contextlib.suppress(Exception):  # Said already.
             self._manager.close()
         return self._saved
+
+    def _newest_readable(self, read: Callable[[int], _T]) -> tuple[int, _T, list[int]]:
+        """The newest step that can be read, what was read of it, and the newer steps that could not be, newest first.
+
+        Raises:
+          ValueError: there are no checkpoints, or none can be read; each is named with the reason.
+        """
+        damaged = {}
+        for step in reversed(self.steps):
+            try:
+                result = read(step)
+            except ValueError as error:
+                damaged[step] = error
+                continue
+            for error in damaged.values():
+                _log.error("%s", error)
+            return step, result, list(damaged)
+        if not damaged:
+            raise ValueError(f"no checkpoint in {str(self._run_folder)!r}")
+        raise ValueError("no checkpoint can be read: " + "; ".join(map(str, damaged.values())))
 
     def _failed(self, what: str, error: Exception) -> None:
         self._saved = False
@@ -250,6 +292,11 @@ def save_params(run_folder: epath.PathLike, step: int, params: dict[str, Any]) -
         items = {"state": ocp.args.PyTreeSave({"params": params}), "data": ocp.args.JsonSave({})}
         manager.save(step, args=ocp.args.Composite(**items))
     write_manifest(folder / str(step))
+
+
+def restored_dtype(stored: jnp.dtype, wanted: str) -> jnp.dtype:
+    """What an array of a dtype is restored as: floating-point numbers as wanted, others as they are."""
+    return jnp.dtype(wanted) if jnp.issubdtype(stored, jnp.floating) else stored
 
 
 def _first_line(error: Exception) -> str:

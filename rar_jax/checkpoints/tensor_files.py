@@ -9,11 +9,13 @@ import contextlib
 import dataclasses
 import functools
 import io
+import math
 import operator
 import pickle
+import pickletools
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -25,6 +27,9 @@ SUFFIXES = (".bin", ".pth", ".pt", ".safetensors")
 
 # What `torch.save` began files with before PyTorch 1.6 took up zip files: the pickle of this number.
 _LEGACY_MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, 2)
+
+# What reading from a damaged file raises.
+_DAMAGED = (zipfile.BadZipFile, EOFError, KeyError, OSError, OverflowError, RuntimeError, ValueError)
 
 _STORAGE_DTYPES = {
     "DoubleStorage": np.float64,
@@ -156,9 +161,25 @@ class _TensorUnpickler(pickle.Unpickler):
     def persistent_load(self, pid: Any) -> _Storage:
         # Files from before the zip files say here which part of another storage it is, which nothing has used for long.
         kind, dtype, key, _, size, *part = pid
-        if kind != "storage" or type(dtype) is not _StorageType or any(part):
-            raise pickle.UnpicklingError(f"it holds a {kind!r} of {dtype!r}, which is not a tensor")
-        return _Storage(str(key), dtype.name, int(size))
+        if kind != "storage" or type(dtype) is not _StorageType or type(key) is not str or any(part):
+            # Not shown: a few bytes of a pickle can make a tuple of tuples that takes for ever to print.
+            raise pickle.UnpicklingError("it refers to something that is not the numbers of a tensor")
+        return _Storage(key, dtype.name, operator.index(size))
+
+
+def _unpickle(file: BinaryIO) -> Any:
+    """What the pickle that begins here holds; the file is then behind it.
+
+    Raises:
+      Exception: of any kind; see `_one_error`.
+    """
+    begin = file.tell()
+    for number, (operation, argument, _) in enumerate(pickletools.genops(file)):
+        # Room is made for as many objects as the highest number says, which can be more than there is memory.
+        if operation.name in ("PUT", "LONG_BINPUT") and argument > number:
+            raise pickle.UnpicklingError(f"it gives the number {argument} to one of its first {number} objects")
+    file.seek(begin)
+    return _TensorUnpickler(file).load()
 
 
 class _Block(NamedTuple):
@@ -183,16 +204,19 @@ def _tensor(view: _View, path: epath.Path, blocks: Mapping[str, _Block], big_end
     last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
     if min((offset, *shape, *strides)) < 0 or (0 not in shape and last >= storage.size):
         raise ValueError(f"a tensor of shape {shape} reaches outside its storage {block.name}")
+    # With a stride of 0 a file of a few bytes would fill any memory.
+    if math.prod(shape) > storage.size:
+        raise ValueError(f"a tensor of shape {shape} repeats the {storage.size} numbers of its storage {block.name}")
 
     def read():
         try:
             numbers = np.frombuffer(block.read(), dtype.newbyteorder(">") if big_endian else dtype)[offset:]
-        except (KeyError, ValueError, RuntimeError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{path} is damaged: {block.name}: {error}") from None
-        if 0 not in shape and last - offset >= len(numbers):
-            raise ValueError(f"{path} is damaged: {block.name} is shorter than it was")
-        in_bytes = [stride * numbers.itemsize for stride in strides]
-        return np.ascontiguousarray(np.lib.stride_tricks.as_strided(numbers, shape, in_bytes)).reshape(shape)
+            if 0 not in shape and last - offset >= len(numbers):
+                raise ValueError("it is shorter than it was")
+            in_bytes = [stride * numbers.itemsize for stride in strides]
+            return np.ascontiguousarray(np.lib.stride_tricks.as_strided(numbers, shape, in_bytes)).reshape(shape)
+        except _DAMAGED as error:
+            raise ValueError(f"{path} is damaged: {block.name}: {str(error) or type(error).__name__}") from None
 
     return Tensor(shape, read)
 
@@ -206,29 +230,32 @@ def _read_torch(path: epath.Path) -> dict[str, Tensor]:
 def _read_zip(path: epath.Path) -> dict[str, Tensor]:
     try:
         with path.open("rb") as file, zipfile.ZipFile(file) as archive:
-            sizes = {info.filename: info.file_size for info in archive.infolist()}
-            # The one folder that all members are in is named after the file when it was saved.
-            pickled = next((name for name in sizes if name.endswith("/data.pkl")), None)
-            if pickled is None:
-                raise ValueError(f"{path} is a zip file, but not of torch.save: it has no data.pkl")
-            folder = pickled.removesuffix("data.pkl")
-            # torch.save compresses nothing; what is compressed could unpack to any size.
-            if packed := [info.filename for info in archive.infolist() if info.compress_type != zipfile.ZIP_STORED]:
-                raise ValueError(f"{path} is not of torch.save: {packed[0]} is compressed")
-            byteorder = archive.read(f"{folder}byteorder") if f"{folder}byteorder" in sizes else b"little"
-            data = archive.read(pickled)
-    except (zipfile.BadZipFile, RuntimeError) as error:
+            infos, length = archive.infolist(), file.seek(0, io.SEEK_END)
+    except _DAMAGED as error:
         raise ValueError(f"{path} is not a whole zip file of torch.save ({error}): download it again") from None
 
     def read(member):
         with path.open("rb") as file, zipfile.ZipFile(file) as archive:
             return archive.read(member)
 
-    members = {name.removeprefix(f"{folder}data/"): name for name in sizes if name.startswith(f"{folder}data/")}
-    blocks = {key: _Block(name, sizes[name], functools.partial(read, name)) for key, name in members.items()}
     with _one_error(path):
-        views = _checked_views(_TensorUnpickler(io.BytesIO(data)).load())
-        return {name: _tensor(view, path, blocks, byteorder == b"big") for name, view in views.items()}
+        # torch.save compresses nothing; what is compressed could unpack to any size.
+        if packed := [info.filename for info in infos if info.compress_type != zipfile.ZIP_STORED]:
+            raise ValueError(f"{packed[0]} is compressed, which torch.save does not do")
+        # Members that overlap, or that are not there.
+        sizes = {info.filename: info.file_size for info in infos}
+        if (claimed := sum(sizes.values())) > length:
+            raise ValueError(f"it has {length} bytes, and claims to hold {claimed}")
+        # The one folder that all members are in is named after the file when it was saved.
+        pickled = next((name for name in sizes if name.endswith("/data.pkl")), None)
+        if pickled is None:
+            raise ValueError("it is a zip file, but not of torch.save: it has no data.pkl")
+        folder = pickled.removesuffix("data.pkl")
+        big_endian = f"{folder}byteorder" in sizes and read(f"{folder}byteorder") == b"big"
+        members = {name.removeprefix(f"{folder}data/"): name for name in sizes if name.startswith(f"{folder}data/")}
+        blocks = {key: _Block(name, sizes[name], functools.partial(read, name)) for key, name in members.items()}
+        views = _checked_views(_unpickle(io.BytesIO(read(pickled))))
+        return {name: _tensor(view, path, blocks, big_endian) for name, view in views.items()}
 
 
 def _read_legacy(path: epath.Path) -> dict[str, Tensor]:
@@ -243,7 +270,7 @@ def _read_legacy(path: epath.Path) -> dict[str, Tensor]:
             return file.read(size)
 
     with _one_error(path), path.open("rb") as file:
-        *_, views, keys = (_TensorUnpickler(file).load() for _ in range(5))
+        *_, views, keys = (_unpickle(file) for _ in range(5))
         views = _checked_views(views)
         dtypes = {view.storage.key: np.dtype(_STORAGE_DTYPES[view.storage.dtype]) for view in views.values()}
         blocks = {}

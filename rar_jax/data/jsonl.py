@@ -112,6 +112,7 @@ def _parse(line: bytes) -> tuple[int, np.ndarray]:
         codes = np.array(tokens)
     except ValueError:
         codes = np.empty(0)
-    if codes.dtype.kind not in "iu" or codes.ndim != 1:
+    # NumPy takes true for 1 where there are numbers besides.
+    if codes.dtype.kind not in "iu" or codes.ndim != 1 or bool in map(type, tokens):
         raise ValueError('"tokens" must be a list of integers')
     return label, codes[None]

@@ -282,7 +282,7 @@ class TokenRecords:
           {"tokens": int32 [B, T], "label": int32 [B]}.
 
         Raises:
-          ValueError: a record cannot be read; its shard is named.
+          ValueError: a record cannot be read, or its label or a code is out of range; its shard is named.
         """
         # In file order, so that reads run forwards.
         by_place = np.argsort(indices, kind="stable")
@@ -301,7 +301,21 @@ class TokenRecords:
                             f"record {place} of shard {self._paths[shard]} cannot be read: {error}"
                         ) from None
         tokens = records["tokens"][np.arange(len(indices)), crops]
+        self._check_range("label", records["label"], len(self.description.class_names), indices)
+        self._check_range("code", tokens, self.description.codebook_size, indices)
         return {"tokens": tokens.astype(np.int32), "label": records["label"].astype(np.int32)}
+
+    def _check_range(self, what: str, values: np.ndarray, limit: int, indices: np.ndarray) -> None:
+        """Raises a `ValueError` if a value [B] or [B, T] is not in 0..limit-1: lookups would take it for another."""
+        if 0 <= values.min(initial=0) and values.max(initial=0) < limit:
+            return
+        outside = np.argwhere((values < 0) | (values >= limit))[0]
+        index = indices[outside[0]]
+        shard = np.searchsorted(self._starts, index, side="right") - 1
+        raise ValueError(
+            f"record {index - self._starts[shard]} of shard {self._paths[shard]} has {what} {values[tuple(outside)]}, "
+            f"which is not in 0..{limit - 1} as {DESCRIPTION} says"
+        )
 
     def read_ahead(self) -> None:
         """Reads all the files once in the background, so that the random reads that follow find them in memory.

@@ -1,4 +1,5 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -34,6 +35,22 @@ def test_a_published_file_a_converted_folder_and_back(rar_file, golden, golden_m
     assert back.keys() == before.keys()
     for name, tensor in before.items():
         assert back[name].dtype == tensor.dtype and back[name].tobytes() == tensor.tobytes(), name
+
+
+@pytest.mark.parametrize("stored", ["float32", "float16"])
+def test_the_dtype_of_a_file_and_of_a_folder(golden, tmp_path, stored):
+    tensors = {name: tensor.astype(stored) for name, tensor in golden.tensors("params/").items()}
+    save_file(tensors, tmp_path / "rar.safetensors")
+    whole = load(tmp_path / "rar.safetensors")
+    save(tmp_path / "folder", whole)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(whole.params)} == {"float32"}
+    for path in (tmp_path / "rar.safetensors", tmp_path / "folder"):
+        for dtype in ("bfloat16", None):
+            half = load(path, dtype=dtype)
+            assert half.model == whole.model.clone(dtype=jnp.dtype("bfloat16"))
+            jax.tree.map(
+                np.testing.assert_array_equal, half.params, jax.tree.map(lambda x: x.astype("bfloat16"), whole.params)
+            )
 
 
 def test_a_tokenizer(vqgan_file, tmp_path):

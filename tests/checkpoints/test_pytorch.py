@@ -1,4 +1,5 @@
 import jax
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -66,6 +67,22 @@ def test_missing_and_unknown_tensors_are_all_named(golden):
         rar_from_pytorch(tensors)
     with pytest.raises(ValueError, match=r"tensors missing \['embeddings.weight', .*'blocks.0.attn.q_norm.weight'\]"):
         rar_from_pytorch({"w": np.zeros(3)})
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        ("timesteps_embeddings", (116,), r"misshapen timesteps_embeddings, \(116,\)"),
+        ("blocks.0.attn.q_norm.weight", (0,), r"misshapen blocks.0.attn.q_norm.weight, \(0,\)"),
+        ("blocks.0.attn.q_norm.weight", (7,), "a width of 48 is not divided by heads of 7"),
+        ("blocks.0.mlp.fc1.weight", (), r"misshapen blocks.0.mlp.fc1.weight, \(\)"),
+        ("embeddings.weight", (48,), r"misshapen embeddings.weight, \(48,\)"),
+        ("embeddings.weight", (26, 48), "26 embeddings of 24 codes leave none for classes"),
+    ],
+)
+def test_shapes_that_tell_no_sizes(golden, name, shape, message):
+    with pytest.raises(ValueError, match=f"^not a RAR checkpoint: {message}"):
+        rar_from_pytorch(golden.tensors("params/") | {name: np.zeros(shape, np.float32)})
 
 
 def test_without_a_target_aware_embedding_the_published_form_has_zeros(golden):
@@ -147,6 +164,27 @@ def test_another_inception_v3_is_refused_by_its_tensors(inception_tensors):
     )
     with pytest.raises(ValueError, match=expected):
         inception_from_pytorch(tensors)
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_numbers_that_are_not_finite_are_refused_by_the_name_of_their_tensor(
+    golden, vqgan_layout, inception_tensors, wrong
+):
+    for tensors, name, from_pytorch in (
+        (golden.tensors("params/"), "lm_head.bias", rar_from_pytorch),
+        (golden.tensors("params/"), "blocks.1.attn.qkv.weight", rar_from_pytorch),
+        (vqgan_layout, "decoder.conv_in.bias", vqgan_from_pytorch),
+        (inception_tensors, "Mixed_5b.branch1x1.bn.running_var", inception_from_pytorch),
+    ):
+        bad = np.array(tensors[name])
+        bad.flat[[0, 3]] = wrong
+        with pytest.raises(ValueError, match=rf"^2 of the {bad.size} numbers of tensor {name} are not finite"):
+            from_pytorch(tensors | {name: bad})
+    half = golden["params/lm_head.bias"].astype(ml_dtypes.bfloat16)
+    rar_from_pytorch(golden.tensors("params/") | {"lm_head.bias": half})
+    half[1] = wrong
+    with pytest.raises(ValueError, match=r"^1 of the 24 numbers of tensor lm_head.bias"):
+        rar_from_pytorch(golden.tensors("params/") | {"lm_head.bias": half})
 
 
 def test_the_kind_is_told_by_the_names(golden, vqgan_layout, inception_tensors):

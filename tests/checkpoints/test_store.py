@@ -1,13 +1,15 @@
 import functools
+import shutil
 
 import jax
 import numpy as np
 import pytest
+import tensorstore
 
 from rar_jax.checkpoints.store import CheckpointStore
 from rar_jax.config import CheckpointConfig
 from rar_jax.models.rar import RAR
-from rar_jax.parallel.mesh import make_mesh
+from rar_jax.parallel.mesh import make_mesh, replicated
 from rar_jax.parallel.partition import shardings
 from rar_jax.training.optimizer import adamw
 from rar_jax.training.state import init_state
@@ -18,7 +20,7 @@ STEP = 3
 @pytest.fixture(scope="module")
 def shapes():
     """Of a train state with a moving average."""
-    model = RAR(grid_side=4, codebook_size=24, num_classes=5, width=16, depth=2, num_heads=2, mlp_width=32)
+    model = RAR(grid_side=4, codebook_size=24, num_classes=5, width=128, depth=2, num_heads=2, mlp_width=256)
     return jax.eval_shape(functools.partial(init_state, model, adamw(lambda step: 1e-3), 0, True))
 
 
@@ -56,4 +58,89 @@ def test_a_checkpoint_is_restored_onto_any_mesh(saved, state, shapes, mesh):
 
     jax.tree.map(check, restored, state, wanted)
     kernel = restored.params["blocks"]["mlp"]["fc1"]["kernel"]
-    assert {shard.data.shape for shard in kernel.addressable_shards} == {(2, 16, 32 // mesh[1])}
+    assert {shard.data.shape for shard in kernel.addressable_shards} == {(2, 128, 256 // mesh[1])}
+
+
+def bytes_read():
+    """By TensorStore, in this process so far."""
+    (metric,) = tensorstore.experimental_collect_matching_metrics("/tensorstore/kvstore/file/bytes_read")
+    return metric["values"][0]["value"]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_sampling_reads_the_average_alone_in_the_dtype_asked_for(saved, state, dtype):
+    sharding = replicated(make_mesh((8, 1)))
+    store = CheckpointStore(saved)
+    before = bytes_read()
+    params = store.restore_sampling_params(STEP, sharding, dtype)
+    read = bytes_read() - before
+
+    def check(array, expected):
+        assert array.dtype == dtype and array.sharding == sharding
+        np.testing.assert_array_equal(array, expected.astype(dtype))
+
+    jax.tree.map(check, params, state.ema)
+    # Of four trees of the size of the parameters: themselves, two moments and the average.
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(state.ema))
+    assert 0.8 * size < read < 1.5 * size
+
+
+def files(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def flip_a_bit(step):
+    largest = max((step / "state").rglob("d/*"), key=lambda path: path.stat().st_size)
+    data = bytearray(largest.read_bytes())
+    data[len(data) // 2] ^= 4
+    largest.write_bytes(data)
+
+
+def half(step):
+    shutil.rmtree(step / "state")
+
+
+def half_and_no_manifest(step):
+    half(step)
+    (step / "manifest.json").unlink()
+
+
+@pytest.mark.parametrize("damage", [flip_a_bit, half, half_and_no_manifest])
+def test_sampling_goes_back_to_the_newest_checkpoint_that_is_whole_and_changes_nothing(
+    saved, state, tmp_path, caplog, damage
+):
+    folder = tmp_path / "run"
+    shutil.copytree(saved, folder)
+    checkpoints = folder / "checkpoints"
+    for newer in (STEP + 2, STEP + 4):
+        shutil.copytree(checkpoints / str(STEP), checkpoints / str(newer))
+        damage(checkpoints / str(newer))
+    before = files(folder)
+    sharding = replicated(make_mesh((8, 1)))
+    store = CheckpointStore(folder)
+    step, params = store.restore_newest_sampling_params(sharding, "float32")
+    assert step == STEP
+    jax.tree.map(np.testing.assert_array_equal, params, state.ema)
+    said = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert [line.split(" cannot be read")[0] for line in said] == [f"checkpoint {checkpoints / n}" for n in ("7", "5")]
+    last = caplog.records[-1]
+    assert last.levelname == "WARNING"
+    assert last.getMessage() == "the checkpoint of step 3 is used, as that of step 7, 5 cannot be read"
+    # Asked for by its number it is refused.
+    with pytest.raises(ValueError, match=rf"checkpoints/{STEP + 4} cannot be read"):
+        store.restore_sampling_params(STEP + 4, sharding, "float32")
+    store.close()
+    assert files(folder) == before
+
+
+def test_no_checkpoint_that_is_whole(saved, tmp_path, caplog):
+    sharding = replicated(make_mesh((8, 1)))
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(ValueError, match=f"no checkpoint in '{tmp_path}'"):
+        CheckpointStore(tmp_path).restore_newest_sampling_params(sharding, "float32")
+    shutil.copytree(saved / "checkpoints" / str(STEP), tmp_path / "checkpoints" / str(STEP))
+    half(tmp_path / "checkpoints" / str(STEP))
+    with pytest.raises(ValueError, match=r"no checkpoint can be read: .*/3 cannot be read: .* is missing"):
+        CheckpointStore(tmp_path).restore_newest_sampling_params(sharding, "float32")
+    # The error is the one line that says it.
+    assert not [record for record in caplog.records if record.name.startswith("rar_jax")]

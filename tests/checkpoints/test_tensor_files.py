@@ -1,6 +1,8 @@
 import contextlib
 import io
 import pickle
+import random
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -149,6 +151,77 @@ def test_a_tensor_cannot_reach_outside_its_storage(tmp_path, offset, shape, stri
     path = torch_file(tmp_path / "w.pth", tensor_pickle(offset, shape, strides), **{"0": STORAGE})
     with pytest.raises(ValueError, match="reaches outside its storage"):
         read_tensors(path)
+
+
+@pytest.mark.parametrize(("shape", "strides"), [((10**13,), (0,)), ((2, 2, 2), (1, 1, 1)), ((7, 1), (0, 0))])
+def test_a_tensor_is_not_larger_than_its_storage(tmp_path, shape, strides):
+    path = torch_file(tmp_path / "w.pth", tensor_pickle(0, shape, strides), **{"0": STORAGE})
+    with pytest.raises(ValueError, match=r"repeats the 6 numbers of its storage archive/data/0"):
+        read_tensors(path)
+
+
+def test_an_empty_tensor_of_any_shape_takes_nothing(tmp_path):
+    path = torch_file(tmp_path / "w.pth", tensor_pickle(0, (0, 2**70), (1, 1)), **{"0": STORAGE})
+    with pytest.raises(ValueError, match=r"w\.pth is damaged: archive/data/0: "):
+        np.asarray(read_tensors(path)["w"])
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        # The object memo, by number: room for 2**27 pointers is a gigabyte.
+        (b"\x80\x02}r\xff\xff\xff\x07.", "gives the number 134217727 to one of its first 2 objects"),
+        (b"\x80\x02}p134217727\n.", "gives the number 134217727 to one of its first 2 objects"),
+        (b"\x80\x05\x96" + (2**31).to_bytes(8, "little") + b".", "expected 2147483648 bytes in a bytearray8"),
+    ],
+)
+def test_no_room_is_made_for_what_is_not_there(tmp_path, data, message):
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=message):
+        read_tensors(torch_file(tmp_path / "r.bin", data))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10**7
+
+
+def test_members_that_are_claimed_and_not_there(tmp_path):
+    path = torch_file(tmp_path / "c.bin", tensor_pickle(0, (6,), (1,)), **{"0": STORAGE})
+    data = bytearray(path.read_bytes())
+    # Its sizes in the directory at the end.
+    entry = data.rindex(b"archive/data/0") - 46
+    data[entry + 20 : entry + 28] = (2**31).to_bytes(4, "little") * 2
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=rf"it has {len(data)} bytes, and claims to hold 21474\d+"):
+        read_tensors(path)
+
+
+def nested(depth):
+    """Pickled: a tuple of two of the same tuple, of two of the same tuple, and so on."""
+    return b")" + b"2\x86" * depth
+
+
+def test_what_would_take_for_ever_to_print_is_not_printed(tmp_path):
+    for kind, key in ((nested(60), b"K\x00"), (b"X\x07\x00\x00\x00storage", nested(60))):
+        storage = b"(" + kind + b"ctorch\nFloatStorage\n" + key + b"NK\x06tQ."
+        with pytest.raises(ValueError, match="refers to something that is not the numbers of a tensor"):
+            read_tensors(torch_file(tmp_path / "n.bin", b"\x80\x02" + storage, **{"0": STORAGE}))
+
+
+@pytest.mark.parametrize("file", ["tensors.pth", "tensors_legacy.pth"])
+def test_whatever_is_wrong_with_a_file_is_one_error_that_names_it(tmp_path, file):
+    whole, chance = (DATA / file).read_bytes(), random.Random(0)
+    for _ in range(1500):
+        data = bytearray(whole)
+        for _ in range(chance.choice([1, 2])):
+            place = chance.randrange(len(data))
+            change = chance.choice([b"", chance.randbytes(1), chance.randbytes(4)])
+            data[place : place + chance.choice([0, 1, 4])] = change
+        (tmp_path / "f.bin").write_bytes(data)
+        try:
+            for tensor in read_tensors(tmp_path / "f.bin").values():
+                np.asarray(tensor)
+        except ValueError as error:
+            assert str(tmp_path / "f.bin") in str(error)
 
 
 def test_a_pickle_cannot_change_what_was_checked(tmp_path):

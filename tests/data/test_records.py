@@ -3,6 +3,7 @@ import threading
 
 import numpy as np
 import pytest
+from array_record.python import array_record_module
 
 from rar_jax.data.records import SyntheticRecords, TokenRecords, write_records
 
@@ -104,6 +105,39 @@ def test_a_damaged_record_names_its_shard(folder, images):
     np.testing.assert_array_equal(records.read(np.array([3]))["tokens"], images[0][[3]])
     with pytest.raises(ValueError, match=r"record 3 of shard .*tokens-00001.*cannot be read"):
         records.read(np.arange(25))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"codebook_size": 1023}, r"record 0 of shard .*tokens-00000\S* has code 1023, which is not in 0\.\.1022"),
+        (
+            {"class_names": ["cat"]},
+            r"record 0 of shard .*tokens-00001\S* has label 2, which is not in 0\.\.0 as dataset",
+        ),
+    ],
+)
+def test_a_record_out_of_range_is_refused(tmp_path, changes, message):
+    """As another program may write it, or a `dataset.json` that was edited describes it."""
+    tokens, labels = np.zeros((25, 9), int), np.zeros(25, int)
+    tokens[0, 4], labels[10] = 1023, 2
+    write_records(tmp_path, zip(tokens, labels, strict=True), shard_size=10, **OPTIONS)
+    fields = json.loads((tmp_path / "dataset.json").read_text())
+    (tmp_path / "dataset.json").write_text(json.dumps(fields | changes))
+    records = TokenRecords(tmp_path)
+    np.testing.assert_array_equal(records.read(np.array([24, 1, 9]))["label"], [0, 0, 0])
+    with pytest.raises(ValueError, match=message):
+        records.read(np.array([24, 10, 0, 9]))
+
+
+def test_a_negative_label_is_refused(folder):
+    """As a program that knows the format by half writes it."""
+    writer = array_record_module.ArrayRecordWriter(str(folder / "tokens-00002.array_record"), "group_size:1")
+    for label in (0, 1, 2, -1, 0):
+        writer.write(np.int32(label).astype("<i4").tobytes() + bytes(9 * 2))
+    writer.close()
+    with pytest.raises(ValueError, match=r"record 3 of shard .*tokens-00002\S* has label -1, which is not in 0\.\.2"):
+        TokenRecords(folder).read(np.arange(25))
 
 
 def test_reading_ahead_changes_nothing(folder, images):
