@@ -80,11 +80,14 @@ def gaussian(features: np.ndarray) -> Gaussian:
 def frechet(a: Gaussian, b: Gaussian) -> float:
     """FID of two Gaussians (Heusel et al., 2017): |mu_a - mu_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)).
 
-    With S = R R^T, the trace of the root is the sum of the singular values of R_a^T R_b: no square root of a number that
-    rounding may have made negative, and singular covariances do no harm.
+    With S = R R^T, the trace of the root is the sum of the singular values of R_a^T R_b: no square root of a number
+    that rounding may have made negative, and singular covariances do no harm.
 
     Returns:
       In squared units of the features.
+
+    Raises:
+      ValueError: they are of different numbers of features.
     """
     if a.mu.shape != b.mu.shape:
         raise ValueError(f"features of {len(a.mu)} and of {len(b.mu)} numbers cannot be compared")
@@ -101,7 +104,7 @@ def frechet_distance(features_a: np.ndarray, features_b: np.ndarray) -> float:
 def inception_score(logits: np.ndarray, split_size: int = _SPLIT_SIZE) -> float:
     """Inception Score (Salimans et al., 2016): the mean over splits of exp(E KL(p(y|x) || p(y))).
 
-    Splits are consecutive, and a short last one counts as one, as in the ADM evaluator: the order of the images matters.
+    Splits are consecutive, and a short last one counts as one, as in the ADM evaluator: the order of images matters.
 
     Args:
       logits: float [N, classes]; of the FID Inception network, those without bias.

@@ -38,7 +38,7 @@ def test_what_cannot_be_used(tmp_path, arrays, message):
 def test_truncated(tmp_path, kept):
     write_statistics(tmp_path / "a.npz", {"pool": gaussian(np.eye(9))})
     (tmp_path / "a.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:kept])
-    with pytest.raises(ValueError, match="not a whole .npz file"):
+    with pytest.raises(ValueError, match=r"not a whole \.npz file"):
         read_statistics(tmp_path / "a.npz")
     with pytest.raises(ValueError, match="there is no such file"):
         read_statistics(tmp_path / "b.npz")

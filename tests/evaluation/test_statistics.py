@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 import scipy.linalg
-
 from conftest import DATA
 
 from rar_jax.evaluation.statistics import Moments, frechet_distance, gaussian, inception_score
