@@ -5,6 +5,7 @@ Distances are float32 matrix products on the first device, in blocks: 50,000 fea
 
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -45,12 +46,12 @@ def precision_recall(
     centre = np.mean(reference, axis=0, dtype=np.float64)
     reference, samples = _Blocks(reference, centre), _Blocks(samples, centre)
     radii_reference, radii_samples = _radii(reference, k, on_block), _radii(samples, k, on_block)
-    sample_inside = [jnp.zeros(samples.size, bool) for _ in samples.rows]
-    reference_inside = [jnp.zeros(reference.size, bool) for _ in reference.rows]
-    for i, (rows, radii) in enumerate(zip(samples.rows, radii_samples, strict=True)):
-        for j, (others, other_radii) in enumerate(zip(reference.rows, radii_reference, strict=True)):
+    sample_inside = [jnp.zeros(samples.size, bool) for _ in samples.blocks]
+    reference_inside = [jnp.zeros(reference.size, bool) for _ in reference.blocks]
+    for i, (block, radii) in enumerate(zip(samples.blocks, radii_samples, strict=True)):
+        for j, (other, other_radii) in enumerate(zip(reference.blocks, radii_reference, strict=True)):
             sample_inside[i], reference_inside[j] = _covered(
-                *(rows, others, radii, other_radii, sample_inside[i], reference_inside[j])
+                *(block, other, radii, other_radii, sample_inside[i], reference_inside[j])
             )
             on_block(samples.size * reference.size)
     precision, recall = samples.join(sample_inside).mean(), reference.join(reference_inside).mean()
@@ -69,7 +70,7 @@ def nearest(queries: np.ndarray, reference: np.ndarray, k: int) -> np.ndarray:
     """The k reference features nearest to each query, nearest first.
 
     Args:
-      queries: float [Q, F], few.
+      queries: float [Q, F], Q at most 4096.
       reference: float [N, F].
       k: at most N.
 
@@ -77,8 +78,8 @@ def nearest(queries: np.ndarray, reference: np.ndarray, k: int) -> np.ndarray:
       int [Q, k], their rows.
     """
     centre = np.mean(reference, axis=0, dtype=np.float64)
-    blocks, few = _Blocks(reference, centre), jnp.asarray(queries - centre, jnp.float32)
-    squared = np.concatenate([np.asarray(_squared_distances(few, rows)) for rows in blocks.rows], axis=1)
+    blocks, few = _Blocks(reference, centre), _Blocks(queries, centre)
+    squared = np.concatenate([few.join([_squared_distances(few.blocks[0], block)]) for block in blocks.blocks], axis=1)
     return np.argsort(squared, axis=1, kind="stable")[:, :k]
 
 
@@ -88,32 +89,38 @@ def _layout(count: int) -> tuple[int, int]:
     return blocks, -(-count // (blocks * _LANES)) * _LANES
 
 
+class _Block(NamedTuple):
+    """Features [size, F] and their squared norms [size], float32; padding has an infinite norm, far from all."""
+
+    features: jax.Array
+    norms: jax.Array
+
+
 class _Blocks:
-    """Features in blocks on the device, each float32 [size, F]; padding is infinitely far from all."""
+    """Features on the device, in blocks of one size."""
 
     def __init__(self, features: np.ndarray, centre: np.ndarray):
-        # Centred: what all have in common would cost the digits of their differences.
         self.count = len(features)
         blocks, self.size = _layout(self.count)
-        self.rows = []
+        self.blocks = []
         for start in range(0, blocks * self.size, self.size):
+            # Centred: what all have in common would cost the digits of their differences.
             part = (features[start : start + self.size] - centre).astype(np.float32)
-            self.rows.append(jnp.pad(part, ((0, self.size - len(part)), (0, 0)), constant_values=jnp.inf))
+            padding = self.size - len(part)
+            norms = np.pad(np.square(part).sum(axis=1), (0, padding), constant_values=np.inf)
+            self.blocks.append(_Block(jnp.asarray(np.pad(part, ((0, padding), (0, 0)))), jnp.asarray(norms)))
 
     def join(self, parts: list[jax.Array]) -> np.ndarray:
         """What is known of each feature, without the padding."""
         return np.concatenate(jax.device_get(parts))[: self.count]
 
 
-def _squared_distances(a: jax.Array, b: jax.Array) -> jax.Array:
-    """float32 [A, F], [B, F] -> [A, B]: |a|^2 + |b|^2 - 2ab; exactly 0 between equal features, inf for padding."""
-    padding_a, padding_b = (jnp.isinf(x[:, 0]) for x in (a, b))
-    a, b = (jnp.where(padding[:, None], 0, x) for x, padding in ((a, padding_a), (b, padding_b)))
-    norms = jnp.sum(a * a, axis=1)[:, None] + jnp.sum(b * b, axis=1)
+def _squared_distances(a: _Block, b: _Block) -> jax.Array:
+    """[A, B] float32: |a|^2 + |b|^2 - 2ab; exactly 0 between equal features, inf for padding."""
+    norms = a.norms[:, None] + b.norms
     # A TPU or GPU would by default round the products' inputs to bfloat16 or TF32.
-    squared = norms - 2 * jnp.dot(a, b.T, precision=jax.lax.Precision.HIGHEST)
-    squared = jnp.where(squared <= _ROUNDING * norms, 0, squared)
-    return jnp.where(padding_a[:, None] | padding_b, jnp.inf, squared)
+    squared = norms - 2 * jnp.dot(a.features, b.features.T, precision=jax.lax.Precision.HIGHEST)
+    return jnp.where(squared <= _ROUNDING * norms, jnp.where(jnp.isinf(norms), jnp.inf, 0), squared)
 
 
 def _smallest(values: jax.Array, best: list[jax.Array]) -> list[jax.Array]:
@@ -128,7 +135,9 @@ def _smallest(values: jax.Array, best: list[jax.Array]) -> list[jax.Array]:
 @functools.partial(jax.jit, donate_argnums=(2, 3))
 def _update_both(a, b, best_a, best_b):
     squared = _squared_distances(a, b)
-    return _smallest(squared, best_a), _smallest(squared.T, best_b)
+    # Transposed once: read against its layout, each of its lanes takes several times as long.
+    transposed = jax.lax.optimization_barrier(squared.T)
+    return _smallest(squared, best_a), _smallest(transposed, best_b)
 
 
 @functools.partial(jax.jit, donate_argnums=1)
@@ -146,12 +155,12 @@ def _last(best: list[jax.Array]) -> jax.Array:
 def _radii(features: _Blocks, k: int, on_block: Callable[[int], None]) -> list[jax.Array]:
     """The squared distance of each feature to its k-th nearest other one, by blocks."""
     # One more than k: each is its own nearest.
-    best = [[jnp.full((features.size, _LANES), jnp.inf) for _ in range(k + 1)] for _ in features.rows]
-    for i, rows in enumerate(features.rows):
-        best[i] = _update(rows, best[i])
+    best = [[jnp.full((features.size, _LANES), jnp.inf) for _ in range(k + 1)] for _ in features.blocks]
+    for i, block in enumerate(features.blocks):
+        best[i] = _update(block, best[i])
         on_block(features.size**2)
-        for j in range(i + 1, len(features.rows)):
-            best[i], best[j] = _update_both(rows, features.rows[j], best[i], best[j])
+        for j in range(i + 1, len(features.blocks)):
+            best[i], best[j] = _update_both(block, features.blocks[j], best[i], best[j])
             on_block(features.size**2)
     return [_last(each) for each in best]
 
