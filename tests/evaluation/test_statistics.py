@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 import scipy.linalg
+from conftest import DATA
 
-from rar_jax.evaluation.statistics import frechet_distance
+from rar_jax.evaluation.statistics import Moments, frechet_distance, gaussian, inception_score
 
 
 @pytest.fixture
@@ -34,3 +35,55 @@ def test_a_shift_counts_its_square(features):
 def test_singular_covariances(features):
     a, b = (np.pad(x, ((0, 0), (0, 3))) for x in features)
     assert frechet_distance(a, b) == pytest.approx(frechet_distance(*features), rel=1e-6)
+
+
+@pytest.fixture(scope="module")
+def adm():
+    return np.load(DATA / "adm_metrics.npz")
+
+
+def test_adm_fid(adm):
+    assert frechet_distance(adm["sample_features"], adm["reference_features"]) == pytest.approx(adm["fid"], rel=1e-5)
+
+
+def test_adm_inception_score(adm):
+    with np.errstate(divide="ignore"):
+        logits = np.log(adm["softmax_probs"])
+    score = inception_score(logits, int(adm["inception_split_size"]))
+    assert score == pytest.approx(adm["inception_score"], rel=1e-5)
+    assert abs(inception_score(logits) - score) > 1e-3
+
+
+def test_inception_score_at_its_ends():
+    logits = 100 * np.eye(8)
+    assert inception_score(np.zeros((20, 8))) == pytest.approx(1)
+    assert inception_score(logits) == pytest.approx(8)
+    # The short last split of one class counts as much as the full one of all eight.
+    assert inception_score(np.concatenate([logits, logits[:2] * 0]), split_size=8) == pytest.approx((8 + 1) / 2)
+
+
+def test_batches_do_not_matter(features):
+    a = features[0].astype(np.float32) + 1000
+    moments = Moments()
+    for part in np.split(a, [1, 3, 250]):
+        moments.add(part)
+    found = moments.gaussian()
+    np.testing.assert_allclose(found.mu, a.mean(0, dtype=np.float64), rtol=1e-12)
+    np.testing.assert_allclose(found.sigma, np.cov(a.T.astype(np.float64)), rtol=1e-9, atol=1e-9)
+    assert moments.count == 400
+
+
+def test_fewer_images_than_features():
+    """Rank 3 in 50 dimensions, where a root of the product of covariances would be of noise."""
+    a, b = np.random.default_rng(0).standard_normal((2, 4, 50))
+    assert gaussian(a).root().shape == (50, 3)
+    assert abs(frechet_distance(a, a)) < 1e-12 * np.trace(gaussian(a).sigma)
+    assert frechet_distance(a, b) == pytest.approx(frechet_distance(b, a), rel=1e-12)
+    constant = np.ones((4, 50))
+    expected = np.trace(gaussian(a).sigma) + ((a.mean(0) - 1) ** 2).sum()
+    assert frechet_distance(a, constant) == pytest.approx(expected, rel=1e-12)
+
+
+def test_one_image_has_no_covariance():
+    with pytest.raises(ValueError, match=r"1 image\(s\) have no covariance"):
+        gaussian(np.ones((1, 3)))

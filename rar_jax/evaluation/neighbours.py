@@ -1,0 +1,174 @@
+"""Nearest neighbours among features: precision and recall, and which reference images are nearest.
+
+Distances are float32 matrix products on the first device, in blocks: 50,000 features need no 50,000 x 50,000 matrix.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+# A block of distances takes 64 MB.
+_BLOCK = 4096
+# Candidates for the nearest are kept in so many lanes and sorted at the end: sorting whole rows takes far longer than
+# the distances do.
+_LANES = 128
+# Of |a|^2 + |b|^2: below it a squared distance is rounding, and the features are the same.
+_ROUNDING = 1e-5
+
+
+def precision_recall(
+    reference: np.ndarray, samples: np.ndarray, k: int = 3, on_block: Callable[[int], None] = lambda distances: None
+) -> tuple[float, float]:
+    """Improved precision and recall (Kynkaanniemi et al., 2019), as the ADM evaluator has them.
+
+    A set's manifold is the union of balls around its features, each as far as the k-th nearest other one. Precision is
+    the share of samples in the reference's manifold, recall the share of references in the samples'. ADM rounds
+    distances to float16; here they are float32.
+
+    Args:
+      reference: float [N, F].
+      samples: float [M, F].
+      k: 3 in the papers.
+      on_block: told the number of distances after each block, of `num_distances` in all.
+
+    Raises:
+      ValueError: a set has no k-th neighbour.
+    """
+    for name, features in (("reference", reference), ("samples", samples)):
+        if len(features) <= k:
+            raise ValueError(
+                f"{len(features)} {name} are too few for precision and recall: at least {k + 1} are needed"
+            )
+    centre = np.mean(reference, axis=0, dtype=np.float64)
+    reference, samples = _Blocks(reference, centre), _Blocks(samples, centre)
+    radii_reference, radii_samples = _radii(reference, k, on_block), _radii(samples, k, on_block)
+    sample_inside = [jnp.zeros(samples.size, bool) for _ in samples.blocks]
+    reference_inside = [jnp.zeros(reference.size, bool) for _ in reference.blocks]
+    for i, (block, radii) in enumerate(zip(samples.blocks, radii_samples, strict=True)):
+        for j, (other, other_radii) in enumerate(zip(reference.blocks, radii_reference, strict=True)):
+            sample_inside[i], reference_inside[j] = _covered(
+                *(block, other, radii, other_radii, sample_inside[i], reference_inside[j])
+            )
+            on_block(samples.size * reference.size)
+    precision, recall = samples.join(sample_inside).mean(), reference.join(reference_inside).mean()
+    return float(precision), float(recall)
+
+
+def num_distances(num_reference: int, num_samples: int) -> int:
+    """How many distances `precision_recall` computes, padding included; those within a set once for both ends."""
+    total, (n, m) = 0, (_layout(num) for num in (num_reference, num_samples))
+    for blocks, size in (n, m):
+        total += blocks * (blocks + 1) // 2 * size**2
+    return total + n[0] * n[1] * m[0] * m[1]
+
+
+def nearest(queries: np.ndarray, reference: np.ndarray, k: int) -> np.ndarray:
+    """The k reference features nearest to each query, nearest first.
+
+    Args:
+      queries: float [Q, F], Q at most 4096.
+      reference: float [N, F].
+      k: at most N.
+
+    Returns:
+      int [Q, k], their rows.
+    """
+    centre = np.mean(reference, axis=0, dtype=np.float64)
+    blocks, few = _Blocks(reference, centre), _Blocks(queries, centre)
+    squared = np.concatenate([few.join([_squared_distances(few.blocks[0], block)]) for block in blocks.blocks], axis=1)
+    return np.argsort(squared, axis=1, kind="stable")[:, :k]
+
+
+def _layout(count: int) -> tuple[int, int]:
+    """How many blocks, and of how many rows: all alike and a multiple of the lanes, with little padding."""
+    blocks = -(-count // _BLOCK)
+    return blocks, -(-count // (blocks * _LANES)) * _LANES
+
+
+class _Block(NamedTuple):
+    """Features [size, F] and their squared norms [size], float32; padding has an infinite norm, far from all."""
+
+    features: jax.Array
+    norms: jax.Array
+
+
+class _Blocks:
+    """Features on the device, in blocks of one size."""
+
+    def __init__(self, features: np.ndarray, centre: np.ndarray):
+        self.count = len(features)
+        blocks, self.size = _layout(self.count)
+        self.blocks = []
+        for start in range(0, blocks * self.size, self.size):
+            # Centred: what all have in common would cost the digits of their differences.
+            part = (features[start : start + self.size] - centre).astype(np.float32)
+            padding = self.size - len(part)
+            norms = np.pad(np.square(part).sum(axis=1), (0, padding), constant_values=np.inf)
+            self.blocks.append(_Block(jnp.asarray(np.pad(part, ((0, padding), (0, 0)))), jnp.asarray(norms)))
+
+    def join(self, parts: list[jax.Array]) -> np.ndarray:
+        """What is known of each feature, without the padding."""
+        return np.concatenate(jax.device_get(parts))[: self.count]
+
+
+def _squared_distances(a: _Block, b: _Block) -> jax.Array:
+    """[A, B] float32: |a|^2 + |b|^2 - 2ab; exactly 0 between equal features, inf for padding."""
+    norms = a.norms[:, None] + b.norms
+    # A TPU or GPU would by default round the products' inputs to bfloat16 or TF32.
+    squared = norms - 2 * jnp.dot(a.features, b.features.T, precision=jax.lax.Precision.HIGHEST)
+    return jnp.where(squared <= _ROUNDING * norms, jnp.where(jnp.isinf(norms), jnp.inf, 0), squared)
+
+
+def _smallest(values: jax.Array, best: list[jax.Array]) -> list[jax.Array]:
+    """Sorts values [A, B] into the smallest so far, lane by lane: best[n] [A, lanes] has the n-th smallest."""
+    best = list(best)
+    for lanes in jnp.split(values, values.shape[1] // _LANES, axis=1):
+        for n, held in enumerate(best):
+            best[n], lanes = jnp.minimum(held, lanes), jnp.maximum(held, lanes)
+    return best
+
+
+@functools.partial(jax.jit, donate_argnums=(2, 3))
+def _update_both(a, b, best_a, best_b):
+    squared = _squared_distances(a, b)
+    # Transposed once: read against its layout, each of its lanes takes several times as long.
+    transposed = jax.lax.optimization_barrier(squared.T)
+    return _smallest(squared, best_a), _smallest(transposed, best_b)
+
+
+@functools.partial(jax.jit, donate_argnums=1)
+def _update(a, best):
+    return _smallest(_squared_distances(a, a), best)
+
+
+@jax.jit
+def _last(best: list[jax.Array]) -> jax.Array:
+    radii = jnp.sort(jnp.concatenate(best, axis=1), axis=1)[:, len(best) - 1]
+    # Padding has nobody near; it must cover nobody either.
+    return jnp.where(jnp.isinf(radii), -1, radii)
+
+
+def _radii(features: _Blocks, k: int, on_block: Callable[[int], None]) -> list[jax.Array]:
+    """The squared distance of each feature to its k-th nearest other one, by blocks."""
+    # One more than k: each is its own nearest.
+    best = [[jnp.full((features.size, _LANES), jnp.inf) for _ in range(k + 1)] for _ in features.blocks]
+    for i, block in enumerate(features.blocks):
+        best[i] = _update(block, best[i])
+        on_block(features.size**2)
+        for j in range(i + 1, len(features.blocks)):
+            best[i], best[j] = _update_both(block, features.blocks[j], best[i], best[j])
+            on_block(features.size**2)
+    return [_last(each) for each in best]
+
+
+@jax.jit
+def _covered(a, b, radii_a, radii_b, a_inside, b_inside):
+    """Which features are within the radius of one of the other set, besides those known to be."""
+    squared = _squared_distances(a, b)
+    a_inside |= (squared <= radii_b).any(axis=1)
+    b_inside |= (squared <= radii_a[:, None]).any(axis=0)
+    return a_inside, b_inside

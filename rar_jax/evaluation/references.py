@@ -1,0 +1,53 @@
+"""Statistics on disk, in the format of the ADM evaluator's reference batches: mu, sigma, mu_s, sigma_s and arr_0."""
+
+import numpy as np
+from etils import epath
+
+from rar_jax.evaluation.statistics import Gaussian
+
+# Names in the file: of the pool features (FID) and of the spatial features (sFID).
+_NAMES = {"pool": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
+
+
+def read_statistics(path: epath.PathLike) -> dict[str, Gaussian]:
+    """The stored statistics of an .npz, used as they are.
+
+    Returns:
+      Those that it has, of pool (FID) and spatial (sFID); none of a file of images only.
+
+    Raises:
+      ValueError: it cannot be read, has one half of a pair, or shapes that do not go together.
+    """
+    path = epath.Path(path)
+    try:
+        with path.open("rb") as file, np.load(file) as arrays:
+            stored = {name: arrays[name] for pair in _NAMES.values() for name in pair if name in arrays.files}
+    except FileNotFoundError:
+        raise ValueError(f"{path}: there is no such file") from None
+    # A truncated or foreign file: zipfile, zlib and NumPy each raise kinds of their own.
+    except Exception as error:
+        raise ValueError(f"{path} is not a whole .npz file ({error}): copy or download it again") from None
+    found = {}
+    for kind, (mean, covariance) in _NAMES.items():
+        if (mean in stored) != (covariance in stored):
+            raise ValueError(f"{path} has only one of {mean} and {covariance}: an ADM reference has both")
+        if mean in stored:
+            mu, sigma = (np.asarray(stored[name], np.float64) for name in (mean, covariance))
+            if mu.ndim != 1 or sigma.shape != mu.shape * 2:
+                raise ValueError(f"{path}: {mean} {mu.shape} and {covariance} {sigma.shape} must be (F,) and (F, F)")
+            if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
+                raise ValueError(f"{path}: {mean} or {covariance} is not finite: make the statistics again")
+            found[kind] = Gaussian(mu, sigma)
+    return found
+
+
+def write_statistics(path: epath.PathLike, statistics: dict[str, Gaussian]) -> None:
+    """Writes what `read_statistics` reads; its folder is made if need be."""
+    path = epath.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    arrays = {}
+    for kind, found in statistics.items():
+        mean, covariance = _NAMES[kind]
+        arrays |= {mean: found.mu, covariance: found.sigma}
+    with path.open("wb") as file:
+        np.savez(file, **arrays)

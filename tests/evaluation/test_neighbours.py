@@ -1,0 +1,60 @@
+import numpy as np
+import pytest
+from conftest import DATA
+from scipy.spatial.distance import cdist
+
+from rar_jax.evaluation import neighbours
+from rar_jax.evaluation.neighbours import nearest, num_distances, precision_recall
+
+
+def by_definition(reference, samples, k=3):
+    radii = [np.sort(cdist(x, x), axis=1)[:, k] for x in (reference, samples)]
+    between = cdist(samples, reference)
+    return (between <= radii[0]).any(axis=1).mean(), (between <= radii[1][:, None]).any(axis=0).mean()
+
+
+def test_adm_precision_and_recall():
+    adm = np.load(DATA / "adm_metrics.npz")
+    precision, recall = precision_recall(adm["reference_features"], adm["sample_features"])
+    assert precision == pytest.approx(adm["precision"], abs=0.01)
+    assert recall == pytest.approx(adm["recall"], abs=0.01)
+
+
+@pytest.mark.parametrize("k", [1, 5])
+def test_blocks_do_not_matter(monkeypatch, k):
+    rng = np.random.default_rng(0)
+    # Far from the origin, where |a|^2 + |b|^2 - 2ab in float32 would have no digits left.
+    reference, samples = rng.standard_normal((700, 4)) + 3000, rng.standard_normal((900, 4)) * 1.5 + 3000
+    expected = by_definition(reference, samples, k)
+    assert 0.5 < expected[0] < 0.99
+    for block in (4096, 256):
+        monkeypatch.setattr(neighbours, "_BLOCK", block)
+        seen = []
+        found = precision_recall(reference, samples, k, on_block=seen.append)
+        assert found == pytest.approx(expected, abs=1.5 / 700)
+        assert sum(seen) == num_distances(700, 900)
+
+
+def test_a_set_covers_itself_and_nothing_far_away():
+    a = np.random.default_rng(0).standard_normal((300, 10))
+    assert precision_recall(a, a) == (1, 1)
+    assert precision_recall(a, a + 100) == (0, 0)
+
+
+def test_copies_of_one_image_are_at_distance_zero():
+    rng = np.random.default_rng(0)
+    reference = rng.standard_normal((500, 300)).astype(np.float32)
+    constant = reference[:1].repeat(200, axis=0)
+    assert precision_recall(reference, constant) == (1, 1 / 500)
+
+
+def test_too_few():
+    with pytest.raises(ValueError, match="3 samples are too few for precision and recall: at least 4"):
+        precision_recall(np.zeros((9, 2)), np.zeros((3, 2)))
+
+
+def test_nearest(monkeypatch):
+    monkeypatch.setattr(neighbours, "_BLOCK", 256)
+    rng = np.random.default_rng(0)
+    reference, queries = rng.standard_normal((600, 5)), rng.standard_normal((7, 5))
+    np.testing.assert_array_equal(nearest(queries, reference, 4), np.argsort(cdist(queries, reference))[:, :4])

@@ -1,0 +1,44 @@
+import numpy as np
+import pytest
+
+from rar_jax.evaluation.references import read_statistics, write_statistics
+from rar_jax.evaluation.statistics import gaussian
+
+
+def test_in_the_format_of_adm_and_back(tmp_path):
+    found = {
+        kind: gaussian(np.random.default_rng(i).standard_normal((9, 4))) for i, kind in enumerate(("pool", "spatial"))
+    }
+    path = tmp_path / "new" / "reference.npz"
+    write_statistics(path, found)
+    with np.load(path) as file:
+        assert set(file.files) == {"mu", "sigma", "mu_s", "sigma_s"}
+        np.testing.assert_array_equal(file["sigma_s"], found["spatial"].sigma)
+    again = read_statistics(path)
+    for kind in found:
+        np.testing.assert_array_equal(again[kind].mu, found[kind].mu)
+        np.testing.assert_array_equal(again[kind].sigma, found[kind].sigma)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"mu": np.zeros(3)}, "has only one of mu and sigma"),
+        ({"mu": np.zeros(3), "sigma": np.zeros((3, 4))}, r"\(3,\) and sigma \(3, 4\) must be"),
+        ({"mu_s": np.full(2, np.nan), "sigma_s": np.eye(2)}, "mu_s or sigma_s is not finite"),
+    ],
+)
+def test_what_cannot_be_used(tmp_path, arrays, message):
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(ValueError, match=message):
+        read_statistics(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("kept", [0, 20, 700])
+def test_truncated(tmp_path, kept):
+    write_statistics(tmp_path / "a.npz", {"pool": gaussian(np.eye(9))})
+    (tmp_path / "a.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:kept])
+    with pytest.raises(ValueError, match=r"not a whole \.npz file"):
+        read_statistics(tmp_path / "a.npz")
+    with pytest.raises(ValueError, match="there is no such file"):
+        read_statistics(tmp_path / "b.npz")
