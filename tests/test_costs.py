@@ -1,0 +1,51 @@
+import pytest
+
+from rar_jax.costs import Work, decode_floor, decode_modulation_flops, decode_steps, forward_flops, modulation_flops
+from rar_jax.models.rar import RAR
+
+# T = 4, V = 5, D = 4, MLP 6, two blocks: small enough to count by hand.
+SMALL = RAR(grid_side=2, codebook_size=5, num_classes=3, width=4, depth=2, num_heads=2, mlp_width=6)
+RAR_B = RAR(
+    grid_side=16, codebook_size=1024, num_classes=1000, width=768, depth=24, num_heads=16, mlp_width=3072
+)  # fmt: skip
+
+
+def test_forward_by_hand():
+    # A place in a block: qkv 4 x 12, projection 4 x 4, MLP 4 x 6 and 6 x 4: 112 multiply-adds. Five places.
+    products = 2 * 5 * 112 * 2
+    # Scores and mixing, each 4 multiply-adds a pair; the five places see 1 + 2 + 3 + 4 + 5 of them.
+    attention = 2 * (4 + 4) * 15 * 2
+    # Six modulations a block of 4 x 4, and two for the head's four places.
+    modulations = 2 * 5 * 6 * 16 * 2 + 2 * 4 * 2 * 16
+    head = 2 * 4 * 4 * 5
+    assert forward_flops(SMALL) == products + attention + modulations + head
+    assert modulation_flops(SMALL) == 2 * 14 * 16
+
+
+def test_decode_by_hand():
+    steps = list(decode_steps(SMALL, rows=2, itemsize=4))
+    assert len(steps) == 4
+    kernels, head = 2 * 112, 4 * 5
+    # The prefill's two places see one and two; the last step's sees five.
+    assert steps[0].flops == 2 * (2 * (2 * kernels + head) + 4 * 2 * 4 * 3)
+    assert steps[-1].flops == 2 * (2 * (kernels + head) + 4 * 2 * 4 * 5)
+    assert steps[-1].bytes == 4 * (kernels + head + 2 * 2 * 2 * 4 * 5)
+    # Two classes and the null class, at five places, the first without the head's two.
+    assert decode_modulation_flops(SMALL, 3) == 3 * (5 * 2 * 14 * 16 - 2 * 2 * 16)
+
+
+def test_a_decode_sums_to_a_forward_pass():
+    """One image without guidance: every product of a forward pass, once."""
+    steps = list(decode_steps(RAR_B, rows=1, itemsize=4))
+    total = sum(work.flops for work in steps) + decode_modulation_flops(RAR_B, 1)
+    assert total == pytest.approx(forward_flops(RAR_B), rel=1e-12)
+
+
+def test_the_floor_is_the_slower_of_bytes_and_flops():
+    assert Work(flops=10, bytes=10).seconds(flop_rate=1, bandwidth=2) == 10
+    assert Work(flops=10, bytes=10).seconds(flop_rate=2, bandwidth=1) == 10
+    steps, modulations = decode_floor(RAR_B, 1, True, 4, flop_rate=1e30, bandwidth=30e9)
+    # 24 blocks of 7,077,888 weights and a head of 786,432 are read 256 times; the cache adds some.
+    weights = 4 * 256 * (24 * 7_077_888 + 786_432) / 30e9
+    assert weights < steps < 1.1 * weights
+    assert modulations == pytest.approx(2 * 257 * 2 * (24 * 6 + 2) * 768**2 / 1e30, rel=1e-3)
