@@ -11,6 +11,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from rar_jax.models.dropout import Dropout
+
 # Every image is preceded by two tokens: cls, and the embedding of its class.
 PREFIX = 2
 # Published tables have more rows than a sequence uses. We keep them, so that the weights interchange.
@@ -104,7 +106,7 @@ class Attention(nn.Module):
         out, kept = attend(q, k, v)
         out = out.reshape(batch, length, self.width)
         out = Linear(self.width, self.dtype, self.transposed, name="proj")(out)
-        return nn.Dropout(self.dropout, deterministic=not train)(out), kept
+        return Dropout(self.dropout)(out, train), kept
 
 
 class MLP(nn.Module):
@@ -121,9 +123,9 @@ class MLP(nn.Module):
         """x [B, S, D] -> [B, S, D]."""
         x = Linear(self.mlp_width, self.dtype, self.transposed, name="fc1")(x)
         x = nn.gelu(x, approximate=False)
-        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        x = Dropout(self.dropout)(x, train)
         x = Linear(self.width, self.dtype, self.transposed, name="fc2")(x)
-        return nn.Dropout(self.dropout, deterministic=not train)(x)
+        return Dropout(self.dropout)(x, train)
 
 
 class Block(nn.Module):
@@ -148,7 +150,7 @@ class Block(nn.Module):
         self.attention = Attention(self.width, self.num_heads, self.dropout, self.dtype, self.transposed)
         self.norm2 = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=self.dtype)
         self.mlp = MLP(self.width, self.mlp_width, self.dropout, self.dtype, self.transposed)
-        self.weight_dropout = nn.Dropout(self.attention_dropout)
+        self.weight_dropout = Dropout(self.attention_dropout)
 
     def modulate(self, condition: jax.Array) -> jax.Array:
         """SiLU(c) [B, S, D] -> [B, S, 6D]: shift, scale and gate for attention, then the same for the MLP."""
@@ -169,7 +171,7 @@ class Block(nn.Module):
 
         def attend(q, k, v):
             mask = jnp.tril(jnp.ones((x.shape[1], x.shape[1]), bool))
-            weights = self.weight_dropout(attention_weights(q, k, mask), deterministic=not train)
+            weights = self.weight_dropout(attention_weights(q, k, mask), train)
             return weighted_values(weights, v), None
 
         return self(x, self.modulate(condition), attend, train)[0]
