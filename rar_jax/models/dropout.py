@@ -1,13 +1,14 @@
 """Dropout whose random bits cost next to nothing, and are the same on any mesh.
 
-A mask is a hash of (key, row, place in the row), computed from the indices alone: a few integer operations that XLA
-fuses into the product with the mask. So no bits are stored, the backward pass hashes again instead of keeping the mask,
-and each device makes those of its own shard. Threefry, JAX's default generator, takes some hundred operations a draw.
+A mask is a hash of (seeds of the row, place in the row), computed from the indices alone: a few integer operations that
+XLA fuses into the product with the mask. So no bits are stored, the backward pass hashes again instead of keeping the
+mask, and each device makes those of its own rows. Threefry, JAX's default generator, takes some hundred operations a
+draw; here it draws the seeds.
 """
 
 import functools
+from typing import NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -54,26 +55,36 @@ def _drop_backward(rate, seeds, gradient):
 _drop.defvjp(_drop_forward, _drop_backward)
 
 
-def dropout(key: jax.Array, x: jax.Array, rate: float) -> jax.Array:
+def drop(x: jax.Array, seeds: jax.Array | None, rate: float) -> jax.Array:
     """Each element of x is zero with probability `rate`, else divided by 1 - rate.
 
     Args:
-      key: a typed PRNG key [].
-      x: [B, ...]; what is dropped of a row depends on its number, not on B.
+      x: [B, ...]; what is dropped of a row depends on its seeds and its shape, not on the other rows.
+      seeds: uint32 [B, 2], or None outside training: x as it is.
       rate: from 0 to below 1, rounded to a multiple of 2^-32.
     """
-    return _drop(x, jax.random.key_data(row_keys(key, jnp.arange(x.shape[0])))[:, :2], rate)
+    return x if seeds is None or not rate else _drop(x, seeds, rate)
 
 
-class Dropout(nn.Module):
-    """`dropout`, with a key of its own from the "dropout" rng for every call.
+class Seeds(NamedTuple):
+    """The seeds of a block's four dropouts, uint32 [B, 2] each (or [L, B, 2], of all blocks); None where all is kept.
 
     Attributes:
-      rate: from 0 to below 1.
+      weights: of the attention probabilities. projection: after that of the attention.
+      hidden: after GELU. output: after the second MLP layer.
     """
 
-    rate: float
+    weights: jax.Array | None = None
+    projection: jax.Array | None = None
+    hidden: jax.Array | None = None
+    output: jax.Array | None = None
 
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """x [B, ...] -> the same; x itself outside training."""
-        return dropout(self.make_rng("dropout"), x, self.rate) if train and self.rate else x
+
+NO_DROPOUT = Seeds()
+
+
+def draw_seeds(key: jax.Array, depth: int, rows: int) -> Seeds:
+    """Seeds of every dropout of every block for every row, [L, B, 2] each; `key` is a typed PRNG key []."""
+    keys = jax.random.split(key, (len(Seeds._fields), depth))
+    each_row = jax.vmap(jax.vmap(row_keys, in_axes=(0, None)), in_axes=(0, None))
+    return Seeds(*jax.random.key_data(each_row(keys, jnp.arange(rows)))[..., :2])

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Callable
 
+import flax.linen as nn
 import jax
 import optax
 from jax.sharding import Mesh
@@ -11,7 +12,7 @@ from jax.sharding import Mesh
 from rar_jax.config import Config, make_model
 from rar_jax.models.rar import RAR
 from rar_jax.orders import scan_order
-from rar_jax.parallel.mesh import batch_sharding, replicated
+from rar_jax.parallel.mesh import AXES, batch_sharding, replicated
 from rar_jax.parallel.partition import shardings
 from rar_jax.training.optimizer import adamw, learning_rate_schedule
 from rar_jax.training.state import TrainState, init_state
@@ -41,8 +42,13 @@ class Program:
     def jit_step(self, mesh: Mesh) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
         """`train_step` of (state, batch) on a mesh, jitted; the state is donated."""
         layout = self.shardings(mesh)
+
+        def step(state, batch):
+            with jax.sharding.use_abstract_mesh(mesh.abstract_mesh), nn.logical_axis_rules((("batch", AXES),)):
+                return train_step(state, batch, model=self.model, optimizer=self.optimizer, recipe=self.recipe)
+
         return jax.jit(
-            functools.partial(train_step, model=self.model, optimizer=self.optimizer, recipe=self.recipe),
+            step,
             in_shardings=(layout, batch_sharding(mesh)),
             out_shardings=(layout, replicated(mesh)),
             donate_argnums=0,
