@@ -18,3 +18,8 @@ def write_atomically(path: epath.PathLike, text: str) -> None:
     partial = aside(path)
     partial.write_text(text)
     partial.replace(path)
+
+
+def cache_folder(name: str) -> epath.Path:
+    """Where what can be made again is kept between runs: under XDG_CACHE_HOME, or ~/.cache."""
+    return epath.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "rar_jax" / name

@@ -5,6 +5,7 @@ from absl import flags
 from etils import epath
 
 from rar_jax import cli
+from rar_jax.compilation_cache import keep_compiled_programs
 from rar_jax.generate import load
 from rar_jax.images.files import image_grid, write_npz, write_png
 from rar_jax.orders import SCAN_ORDERS
@@ -49,6 +50,7 @@ def _requested_labels(num_classes: int) -> np.ndarray:
 
 def main(argv):
     del argv
+    keep_compiled_programs()
     with cli.user_errors():
         if _OUT.value:
             check_folder("out", _OUT.value)
