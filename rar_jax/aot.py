@@ -5,12 +5,21 @@ says of the real program. FLOPs are the formula's (`costs`); the times are a roo
 """
 
 import functools
+import importlib.util
+import math
 import os
 import re
 from typing import Any
 
-# Before JAX starts: no TPU is to be looked for, nor another process that compiles.
-os.environ |= {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
+# Before JAX starts: no TPU is to be looked for, nor another process that compiles. The last two only spare libtpu's
+# complaints that it does not know the machine; the topology is asked for by name.
+os.environ |= {
+    "JAX_PLATFORMS": "cpu",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+}
 
 import jax
 import jax.numpy as jnp
@@ -53,7 +62,7 @@ class DoesNotFitError(Exception):
 
 
 def open_topology(name: str) -> tuple[list[jax.Device], Chip]:
-    """The devices of a slice, to compile for, and what one of them is.
+    """The devices of a slice, to compile for, and what one of them is: a chip, or on a v4 one of its two cores.
 
     Raises:
       ValueError: there is no such slice, or no compiler for it here.
@@ -62,14 +71,18 @@ def open_topology(name: str) -> tuple[list[jax.Device], Chip]:
     kinds = [kind for kind, chip in CHIPS.items() if "tpu" in chip.source]
     if generation not in kinds:
         raise ValueError(f"--topology={name} must begin with one of {', '.join(kinds)}, as v5e:8x8 does")
+    if importlib.util.find_spec("libtpu") is None:
+        raise ValueError(
+            f"--topology={name} needs the TPU's compiler, the package libtpu: launch/install.sh tpu installs it, also "
+            "where there is no TPU"
+        )
     try:
         devices = topologies.get_topology_desc(platform="tpu", topology_name=name).devices
-    except (jax.errors.JaxRuntimeError, RuntimeError) as error:
-        raise ValueError(
-            f"--topology={name}: {str(error).splitlines()[0]} (the compiler is in the package libtpu; "
-            "launch/install.sh tpu installs it, also where there is no TPU)"
-        ) from None
-    return list(devices), CHIPS[generation]
+    except jax.errors.JaxRuntimeError as error:
+        raise ValueError(f"--topology={name}: {str(error).splitlines()[0]}") from None
+    share = len(devices) / math.prod(int(size) for size in name.partition(":")[2].split("x"))
+    *rates, source = CHIPS[generation]
+    return list(devices), Chip(*(rate / share for rate in rates), source)
 
 
 def _abstract(shapes: Any, layout: Any) -> Any:
@@ -189,9 +202,9 @@ def analyse(config: Config, devices: list[jax.Device], chip: Chip) -> dict[str, 
     # Each argument is read and each result written once at least, each temporary both.
     least = work.get("bytes read", 1e9 * (2 * used["arguments, GB"] + 2 * used["temporaries, GB"]))
     return {
-        "memory of a chip, by the compiler": used | {"total, GB": sum(used.values())},
-        "work of a chip, by formula": work,
-        "collectives of a chip, by the compiler": said | {"sent, GB": sent / 1e9},
+        "memory of a device, by the compiler": used | {"total, GB": sum(used.values())},
+        "work of a device, by formula": work,
+        "collectives of a device, by the compiler": said | {"sent, GB": sent / 1e9},
         "roofline, by the data sheet": {
             "products, ms": 1e3 * flops / chip.flop_rate,
             "products of the model FLOP alone, ms": 1e3 * work["model FLOP"] / chip.flop_rate,
@@ -228,9 +241,9 @@ def main(argv):
         results = analyse(config, devices, chip)
     except DoesNotFitError as error:
         cli.fail(f"{what}: does not fit: {error}; try {_try(config)}", cli.FAILURE)
-    show({what: {"chips": len(devices), "kind": devices[0].device_kind}} | results, _JSON.value)
-    total = results["memory of a chip, by the compiler"]["total, GB"]
-    print(f"fits: {total:.1f} of {chip.memory / 1e9:.0f} GB a chip")
+    show({what: {"devices": len(devices), "kind": devices[0].device_kind}} | results, _JSON.value)
+    total = results["memory of a device, by the compiler"]["total, GB"]
+    print(f"fits: {total:.1f} of {chip.memory / 1e9:.0f} GB a device")
 
 
 if __name__ == "__main__":
