@@ -110,7 +110,10 @@ def compile_step(config: Config, devices: list[jax.Device]) -> jax.stages.Compil
     Raises:
       ValueError: the config does not fit the devices. DoesNotFitError: nor does the program a device's memory.
     """
-    mesh = make_mesh(mesh_shape(config, len(devices)), devices)
+    try:
+        mesh = make_mesh(mesh_shape(config, len(devices)), devices)
+    except NotImplementedError as error:
+        raise ValueError(f"config.mesh.fsdp={config.mesh.fsdp} does not lie on this slice: {error}") from None
     program = make_program(config)
     state = _abstract(jax.eval_shape(program.init), program.shardings(mesh))
     rows = config.train.batch_size
@@ -238,7 +241,8 @@ def main(argv):
             raise ValueError(f"--batch_size={_BATCH.value} must be divisible by the {len(devices)} chips")
     what = f"{config.name}, {_WHAT.value}, on {_TOPOLOGY.value}"
     try:
-        results = analyse(config, devices, chip)
+        with cli.user_errors():
+            results = analyse(config, devices, chip)
     except DoesNotFitError as error:
         cli.fail(f"{what}: does not fit: {error}; try {_try(config)}", cli.FAILURE)
     show({what: {"devices": len(devices), "kind": devices[0].device_kind}} | results, _JSON.value)

@@ -305,6 +305,13 @@ class Observer:
         self._grid_classes = spread_classes(run.program.model.num_classes)
         # Also the batch of the report, so that the decode loop is compiled once.
         self._grid_images = len(self._grid_classes) * run.config.eval.samples_per_class
+        # One small program instead of some twenty.
+        self._schedules = jax.jit(
+            lambda step: {
+                "learning_rate": run.program.learning_rate(step),
+                "r": randomness(step, *run.config.anneal_steps),
+            }
+        )
         self._eval_step = jax.jit(functools.partial(eval_step, model=run.program.model, recipe=run.program.recipe))
 
     def due(self, step: int) -> bool:
@@ -351,9 +358,8 @@ class Observer:
         logged = {f"train/{name}": float(np.mean([each[name] for each in taken])) for name in names} | {
             "train/skipped": float(len(values) - len(taken)),
             "train/epoch": step / run.config.steps_per_epoch,
-            "train/learning_rate": float(run.program.learning_rate(step - 1)),
-            "train/r": float(randomness(jnp.int32(step - 1), *run.config.anneal_steps)),
         }
+        logged |= {f"train/{name}": float(value) for name, value in self._schedules(step - 1).items()}
         self._metrics.write(step, logged)
         note = f"loss {logged['train/loss']:.3f}" if taken else "no finite update"
         if speed:
