@@ -16,6 +16,7 @@ import ml_collections
 
 from rar_jax.models.rar import RAR, REMAT_POLICIES
 from rar_jax.orders import scan_order
+from rar_jax.sampling.options import Options
 
 DATA_NAMES = ("records", "digits", "synthetic")
 DTYPES = ("bfloat16", "float32")
@@ -114,11 +115,14 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class SampleConfig:
-    """Sampling: pow-cosine guidance (`sampling.guidance`) and temperature. A guidance_scale of 1 is no guidance."""
+    """Sampling; the fields of `sampling.options.Options`. A guidance_scale of 1 is no guidance."""
 
+    guidance: str = "pow_cosine"
     guidance_scale: float = 16.0
     guidance_power: float = 2.75
     temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,10 +196,10 @@ class Config:
 
 # The sizes of Table 1, each with the sampling options of its published results.
 RAR_SIZES = {
-    "rar_b": (ModelConfig(width=768, depth=24, mlp_width=3072), SampleConfig(16.0, 2.75, 1.0)),
-    "rar_l": (ModelConfig(width=1024, depth=24, mlp_width=4096), SampleConfig(15.5, 2.5, 1.02)),
-    "rar_xl": (ModelConfig(width=1280, depth=32, mlp_width=5120), SampleConfig(6.9, 1.5, 1.02)),
-    "rar_xxl": (ModelConfig(width=1408, depth=40, mlp_width=6144), SampleConfig(8.0, 1.2, 1.02)),
+    "rar_b": (ModelConfig(width=768, depth=24, mlp_width=3072), SampleConfig("pow_cosine", 16.0, 2.75, 1.0)),
+    "rar_l": (ModelConfig(width=1024, depth=24, mlp_width=4096), SampleConfig("pow_cosine", 15.5, 2.5, 1.02)),
+    "rar_xl": (ModelConfig(width=1280, depth=32, mlp_width=5120), SampleConfig("pow_cosine", 6.9, 1.5, 1.02)),
+    "rar_xxl": (ModelConfig(width=1408, depth=40, mlp_width=6144), SampleConfig("pow_cosine", 8.0, 1.2, 1.02)),
 }
 
 
@@ -228,6 +232,15 @@ def make_model(config: Config, dtype: str | None = None) -> RAR:
     """The network of a config, computing in `dtype` (by default the one it trains in)."""
     fields = dataclasses.asdict(config.model)
     return RAR(**fields, remat=config.train.remat, dtype=jnp.dtype(dtype or config.train.dtype))
+
+
+def sample_options(config: Config) -> Options:
+    """How the images of a config are sampled, in the scan order that it trains for.
+
+    Raises:
+      ValueError: an option is out of range.
+    """
+    return Options(scan_order=config.permutation.scan_order, **dataclasses.asdict(config.sample))
 
 
 def field_paths(cls: type = Config, prefix: str = "") -> Iterator[str]:
@@ -300,7 +313,7 @@ def check(config: Config) -> None:
     _at_least(config, 0, "checkpoint.keep_every")
     _at_least(config, 0, "train.stop_step", "eval.num_images", "eval.samples_per_class", "eval.report_samples")
     _at_least(config, 0, "optimizer.learning_rate", "optimizer.end_learning_rate", "optimizer.warmup_epochs")
-    _at_least(config, 0, "optimizer.weight_decay", "optimizer.eps", "sample.temperature", "sample.guidance_scale")
+    _at_least(config, 0, "optimizer.weight_decay", "optimizer.eps")
     for path in ("model.dropout", "model.attention_dropout", "train.ema_decay", "optimizer.b1", "optimizer.b2"):
         section, name = path.split(".")
         value = getattr(getattr(config, section), name)
@@ -309,10 +322,6 @@ def check(config: Config) -> None:
     _require(
         config.optimizer.clip_norm > 0,
         f"config.optimizer.clip_norm={config.optimizer.clip_norm} must be above 0; a large one never clips",
-    )
-    _require(
-        config.sample.guidance_power > 0,
-        f"config.sample.guidance_power={config.sample.guidance_power} must be above 0",
     )
     _one_of("train.dtype", train.dtype, DTYPES)
     _one_of("train.remat", train.remat, REMAT_POLICIES)
@@ -326,6 +335,10 @@ def check(config: Config) -> None:
         scan_order(window.scan_order, model.grid_side)
     except ValueError as error:
         raise ValueError(f"config.permutation.scan_order: {error}") from None
+    try:
+        sample_options(config)
+    except ValueError as error:
+        raise ValueError(f"config.sample.{error}") from None
     _require(
         0 <= window.anneal_start_epoch <= window.anneal_end_epoch,
         f"config.permutation.anneal_start_epoch={window.anneal_start_epoch} must be from 0 to "

@@ -50,6 +50,12 @@ def read_config(folder: epath.PathLike) -> Config:
     """
     fields = _read_fields(folder)
     fields.pop("kind", None)
+    # Fields that the schema did not have then; their defaults are what was done without them.
+    for section, default in dataclasses.asdict(Config()).items():
+        if isinstance(default, dict) and isinstance(fields.get(section), dict):
+            fields[section] = default | fields[section]
+        else:
+            fields.setdefault(section, default)
     try:
         return from_config_dict(fields)
     except ValueError as error:

@@ -7,9 +7,10 @@ from etils import epath
 from rar_jax import cli
 from rar_jax.generate import load
 from rar_jax.images.files import image_grid, write_npz, write_png
-from rar_jax.orders import SCAN_ORDERS
 from rar_jax.progress import Progress
 from rar_jax.run_folder import check_folder
+from rar_jax.sampling.guidance import GUIDANCE_SCHEDULES
+from rar_jax.sampling.options import SAMPLING_ORDERS
 from rar_jax.sampling.sampler import check_labels, spread_classes
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A run's or converted folder, or a published file of weights.")
@@ -20,11 +21,17 @@ _CLASSES = flags.DEFINE_list("classes", [], "Class indices; by default all, or t
 _NUM = flags.DEFINE_integer("num", None, "Images, spread evenly over the classes; by default 8 a class.", lower_bound=1)
 _NPZ = flags.DEFINE_bool("npz", False, "Also write samples.npz, in the format of the ADM evaluator.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of all draws; one seed gives the same images every time.", lower_bound=0)
-_SCALE = flags.DEFINE_float("guidance_scale", None, "By default the run's; 1 is no guidance.")
-_POWER = flags.DEFINE_float("guidance_power", None, "Of pow-cosine guidance; by default the run's.")
-_TEMPERATURE = flags.DEFINE_float("temperature", None, "By default the run's; 0 takes the likeliest token.")
-_ORDER = flags.DEFINE_enum("scan_order", None, SCAN_ORDERS, "Order of decoding; by default the run's.")
 _BATCH = flags.DEFINE_integer("batch_size", 256, "Images decoded at once.", lower_bound=1)
+# By default those of the run.
+_OPTIONS = (
+    flags.DEFINE_enum("scan_order", None, SAMPLING_ORDERS, "Of decoding; random gives each image one of its own."),
+    flags.DEFINE_enum("guidance", None, GUIDANCE_SCHEDULES, "Schedule of the guidance weight."),
+    flags.DEFINE_float("guidance_scale", None, "1 is no guidance."),
+    flags.DEFINE_float("guidance_power", None, "Of pow_cosine; a larger one starts later."),
+    flags.DEFINE_float("temperature", None, "0 takes the likeliest token."),
+    flags.DEFINE_integer("top_k", None, "Draw from the so many likeliest tokens only; 0: from all."),
+    flags.DEFINE_float("top_p", None, "Draw from the likeliest tokens of this probability only; 1: from all."),
+)
 
 _DEFAULT_PER_CLASS = 8
 # A picture of more would not be looked at.
@@ -55,17 +62,14 @@ def main(argv):
         if not _CHECKPOINT.value:
             raise ValueError("name a run's folder with --checkpoint=RUN")
         generator = load(_CHECKPOINT.value, _STEP.value, _TOKENIZER.value)
-        labels = _requested_labels(generator.model.num_classes)
+        labels = _requested_labels(generator.sampler.model.num_classes)
         progress = Progress("sample", len(labels), unit="image")
         images = generator.generate(
             labels,
             seed=_SEED.value,
-            guidance_scale=_SCALE.value,
-            guidance_power=_POWER.value,
-            temperature=_TEMPERATURE.value,
-            scan_order=_ORDER.value,
             batch_size=_BATCH.value,
             on_batch=progress.update,
+            **{flag.name: flag.value for flag in _OPTIONS if flag.value is not None},
         )
     progress.close()
     folder = epath.Path(_CHECKPOINT.value)

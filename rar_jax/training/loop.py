@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 
 from rar_jax.checkpoints.load import Weights, load
 from rar_jax.checkpoints.store import CheckpointStore
-from rar_jax.config import Config, check_same_run, make_model, mesh_shape
+from rar_jax.config import Config, check_same_run, make_model, mesh_shape, sample_options
 from rar_jax.data.datasets import Datasets, open_datasets
 from rar_jax.data.loader import DeviceBatches, eval_batches, train_iterator
 from rar_jax.data.tokenizers import Tokenizer, load_tokenizer
@@ -31,7 +31,7 @@ from rar_jax.parallel.mesh import batch_sharding, make_mesh, put_batch, replicat
 from rar_jax.parallel.partition import shardings
 from rar_jax.progress import Progress
 from rar_jax.run_folder import CONFIG_FILE, check_folder, lock, read_config, write_config
-from rar_jax.sampling.sampler import sample_tokens, spread_classes
+from rar_jax.sampling.sampler import Sampler, sample_tokens, spread_classes
 from rar_jax.training.finetune import begin_from, check_sizes
 from rar_jax.training.metrics import MetricsLog, read_metrics
 from rar_jax.training.optimizer import adamw, learning_rate_schedule
@@ -402,15 +402,12 @@ class Observer:
     def _sample(self, params: dict[str, Any], labels: np.ndarray) -> np.ndarray:
         config = self._run.config
         tokens = sample_tokens(
-            self._run.model,
-            params,
+            Sampler(self._run.model, params, self._run.mesh),
             labels,
-            self._run.mesh,
+            sample_options(config),
             seed=config.seed,
-            order=config.permutation.scan_order,
             batch_size=self._grid_images or _REPORT_BATCH,
             on_batch=lambda _: self._preemption.check(),
-            **dataclasses.asdict(config.sample),
         )
         return self._run.tokenizer.decode(tokens)
 
