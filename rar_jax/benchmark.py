@@ -1,11 +1,11 @@
-"""Measures this machine: python -m rar_jax.benchmark data [--json=FILE] ...; --help after the name lists its flags."""
+"""Measures this machine: python -m rar_jax.benchmark NAME [--json=FILE] ...; --help after the name lists its flags."""
 
 import importlib
 import sys
 
 from rar_jax import cli
 
-NAMES = ("data",)
+NAMES = ("data", "train")
 
 
 def main():

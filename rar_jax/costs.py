@@ -42,6 +42,15 @@ def forward_flops(model: RAR) -> float:
     return model.depth * (products + attention) + head + modulations
 
 
+def train_flops(model: RAR) -> float:
+    """Of one image in a training step: the forward pass, and twice that backward. Recomputation does not count.
+
+    Model FLOP utilisation (Chowdhery et al., 2022, "PaLM", appendix B) is this x images a second and device / the rate
+    of products, FLOP/s, of a device.
+    """
+    return 3 * forward_flops(model)
+
+
 def decode_steps(model: RAR, rows: int, itemsize: int) -> Iterator[Work]:
     """The steps of a decode loop with a KV cache: the prefill of the first two places, then one a token.
 

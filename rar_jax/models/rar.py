@@ -4,12 +4,15 @@ Dimension letters: B batch, T image tokens, S sequence places, D width, H heads,
 L blocks. Tables and figures named here are those of "Randomized Autoregressive Visual Generation" (Yu et al., 2024).
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+from rar_jax.models.dropout import NO_DROPOUT, Seeds, draw_seeds, drop
 
 # Every image is preceded by two tokens: cls, and the embedding of its class.
 PREFIX = 2
@@ -31,6 +34,14 @@ REMAT_POLICIES = {
 }
 
 
+def _split_rows(x: jax.Array) -> jax.Array:
+    """x [B, ...], of which each device holds its rows, where the caller has a mesh and a rule for "batch".
+
+    Without it the partitioner splits the width, as the tables are split that x comes from, and keeps every row.
+    """
+    return nn.with_logical_constraint(x, ("batch", *(None,) * (x.ndim - 1)))
+
+
 def attention_weights(q: jax.Array, k: jax.Array, mask: jax.Array) -> jax.Array:
     """softmax(q k / sqrt(K)) in float32.
 
@@ -50,6 +61,15 @@ def attention_weights(q: jax.Array, k: jax.Array, mask: jax.Array) -> jax.Array:
 def weighted_values(weights: jax.Array, v: jax.Array) -> jax.Array:
     """Mixes values [B, Sk, H, K] by weights [B, H, Sq, Sk]: [B, Sq, H, K]."""
     return jnp.einsum("bhqk,bkhd->bqhd", weights, v)
+
+
+def causal_attention(q: jax.Array, k: jax.Array, v: jax.Array, seeds: jax.Array | None, rate: float) -> jax.Array:
+    """Attention of each place to itself and those before it: q, k, v [B, S, H, K] -> [B, S, H, K].
+
+    The weights are dropped with probability `rate` where there are seeds (`models.dropout`).
+    """
+    mask = jnp.tril(jnp.ones((q.shape[1], q.shape[1]), bool))
+    return weighted_values(drop(attention_weights(q, k, mask), seeds, rate), v)
 
 
 def _few_rows_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -93,7 +113,7 @@ class Attention(nn.Module):
     transposed: bool
 
     @nn.compact
-    def __call__(self, x: jax.Array, attend: Attend, train: bool) -> tuple[jax.Array, Any]:
+    def __call__(self, x: jax.Array, attend: Attend, seeds: Seeds) -> tuple[jax.Array, Any]:
         """x [B, S, D] -> ([B, S, D], what `attend` keeps)."""
         batch, length, _ = x.shape
         qkv = Linear(3 * self.width, self.dtype, self.transposed, name="qkv")(x)
@@ -104,7 +124,7 @@ class Attention(nn.Module):
         out, kept = attend(q, k, v)
         out = out.reshape(batch, length, self.width)
         out = Linear(self.width, self.dtype, self.transposed, name="proj")(out)
-        return nn.Dropout(self.dropout, deterministic=not train)(out), kept
+        return drop(out, seeds.projection, self.dropout), kept
 
 
 class MLP(nn.Module):
@@ -117,13 +137,13 @@ class MLP(nn.Module):
     transposed: bool
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, seeds: Seeds) -> jax.Array:
         """x [B, S, D] -> [B, S, D]."""
         x = Linear(self.mlp_width, self.dtype, self.transposed, name="fc1")(x)
         x = nn.gelu(x, approximate=False)
-        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        x = drop(x, seeds.hidden, self.dropout)
         x = Linear(self.width, self.dtype, self.transposed, name="fc2")(x)
-        return nn.Dropout(self.dropout, deterministic=not train)(x)
+        return drop(x, seeds.output, self.dropout)
 
 
 class Block(nn.Module):
@@ -148,31 +168,32 @@ class Block(nn.Module):
         self.attention = Attention(self.width, self.num_heads, self.dropout, self.dtype, self.transposed)
         self.norm2 = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=self.dtype)
         self.mlp = MLP(self.width, self.mlp_width, self.dropout, self.dtype, self.transposed)
-        self.weight_dropout = nn.Dropout(self.attention_dropout)
 
     def modulate(self, condition: jax.Array) -> jax.Array:
         """SiLU(c) [B, S, D] -> [B, S, 6D]: shift, scale and gate for attention, then the same for the MLP."""
         return self.modulation(condition)
 
     def __call__(
-        self, x: jax.Array, modulation: jax.Array, attend: Attend, train: bool = False
+        self, x: jax.Array, modulation: jax.Array, attend: Attend, seeds: Seeds = NO_DROPOUT
     ) -> tuple[jax.Array, Any]:
         """x [B, S, D], modulation [B, S, 6D] (or [B, 1, 6D]) -> ([B, S, D], what `attend` keeps)."""
         shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(modulation, 6, axis=-1)
-        attended, kept = self.attention(self.norm1(x) * (1 + scale1) + shift1, attend, train)
+        attended, kept = self.attention(self.norm1(x) * (1 + scale1) + shift1, attend, seeds)
         x = x + gate1 * attended
-        x = x + gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2, train)
+        x = x + gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2, seeds)
         return x, kept
 
-    def causal(self, x: jax.Array, condition: jax.Array, train: bool) -> jax.Array:
-        """The block over a whole sequence under a causal mask: x, SiLU(c) [B, S, D] -> [B, S, D]."""
+    def causal(self, x: jax.Array, condition: jax.Array, seeds: Seeds, keep_weights: bool) -> jax.Array:
+        """The block over a whole sequence under a causal mask: x, SiLU(c) [B, S, D] -> [B, S, D].
 
-        def attend(q, k, v):
-            mask = jnp.tril(jnp.ones((x.shape[1], x.shape[1]), bool))
-            weights = self.weight_dropout(attention_weights(q, k, mask), deterministic=not train)
-            return weighted_values(weights, v), None
-
-        return self(x, self.modulate(condition), attend, train)[0]
+        Unless `keep_weights`, the backward pass computes the attention's again: they are most of the memory of a block
+        and 1% of its FLOPs.
+        """
+        attention = functools.partial(causal_attention, rate=self.attention_dropout)
+        if not keep_weights:
+            attention = jax.checkpoint(attention, prevent_cse=False)
+        modulation = self.modulate(condition)
+        return self(x, modulation, lambda q, k, v: (attention(q, k, v, seeds.weights), None), seeds)[0]
 
 
 class RAR(nn.Module):
@@ -300,14 +321,16 @@ class RAR(nn.Module):
         scale, shift = jnp.split(self.head_modulation(condition), 2, axis=-1)
         return self.lm_head(self.head_norm(x) * (1 + scale) + shift).astype(jnp.float32)
 
-    def __call__(self, tokens: jax.Array, labels: jax.Array, orders: jax.Array, train: bool = False) -> jax.Array:
+    def __call__(
+        self, tokens: jax.Array, labels: jax.Array, orders: jax.Array, dropout_key: jax.Array | None = None
+    ) -> jax.Array:
         """Logits for the tokens of each order, every token seen by the ones after it.
 
         Args:
           tokens: int32 [B, N], N <= T, the first N image tokens in the order visited: x_pi(1) .. x_pi(N).
           labels: int32 [B], 0..C.
           orders: int32 [B, T], entry k-1 is pi(k).
-          train: dropout on; needs the "dropout" rng.
+          dropout_key: a typed PRNG key []; dropout is on when given.
 
         Returns:
           float32 [B, N+1, V]: entry k predicts x_pi(k+1); at N = T the last one predicts nothing.
@@ -315,21 +338,24 @@ class RAR(nn.Module):
         length = tokens.shape[1]
         prefix = self.embed_prefix(labels, orders[:, :1])
         image = self.embed_tokens(tokens, orders[:, :length], orders[:, 1 : length + 1])
-        x = jnp.concatenate([prefix, image], axis=1)
-        condition = self.condition(labels, jnp.arange(PREFIX + length))
+        x = _split_rows(jnp.concatenate([prefix, image], axis=1))
+        condition = _split_rows(self.condition(labels, jnp.arange(PREFIX + length)))
 
-        def layer(block, x, condition):
-            return block.causal(x, condition, train), None
-
+        seeds = NO_DROPOUT if dropout_key is None else draw_seeds(dropout_key, self.depth, tokens.shape[0])
         policy = REMAT_POLICIES[self.remat]
+
+        def layer(block, x, condition, seeds):
+            # Where blocks are computed again as a whole, one's weights at a time are kept.
+            return _split_rows(block.causal(x, condition, seeds, keep_weights=policy is not None)), None
+
         if policy is not None:
             layer = nn.remat(layer, policy=policy, prevent_cse=False)
         layers = nn.scan(
             layer,
             variable_axes={"params": 0},
-            split_rngs={"params": True, "dropout": True},
-            in_axes=nn.broadcast,
+            split_rngs={"params": True},
+            in_axes=(nn.broadcast, 0),
             length=self.depth,
         )
-        x, _ = layers(self.blocks, x, condition)
+        x, _ = layers(self.blocks, x, condition, seeds)
         return self.head(x[:, 1:], condition[:, 1:])

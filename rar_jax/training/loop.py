@@ -11,33 +11,30 @@ from typing import Any, TextIO
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from clu import parameter_overview
 from etils import epath
 from jax.sharding import Mesh
 
 from rar_jax.checkpoints.load import Weights, load
 from rar_jax.checkpoints.store import CheckpointStore
-from rar_jax.config import Config, check_same_run, make_model, mesh_shape, sample_options
+from rar_jax.config import Config, check_same_run, mesh_shape, sample_options
 from rar_jax.data.datasets import Datasets, open_datasets
 from rar_jax.data.loader import DeviceBatches, eval_batches, train_iterator
 from rar_jax.data.tokenizers import Tokenizer, load_tokenizer
 from rar_jax.evaluation.digits import digits_report
 from rar_jax.images.files import image_grid, write_png
 from rar_jax.images.plots import plot_curves, plot_scan_orders
-from rar_jax.models.rar import RAR
-from rar_jax.orders import randomness, scan_order
-from rar_jax.parallel.mesh import batch_sharding, make_mesh, put_batch, replicated
-from rar_jax.parallel.partition import shardings
+from rar_jax.orders import randomness
+from rar_jax.parallel.mesh import make_mesh, put_batch
 from rar_jax.progress import Progress
 from rar_jax.run_folder import CONFIG_FILE, check_folder, lock, read_config, write_config
 from rar_jax.sampling.sampler import Sampler, sample_tokens, spread_classes
 from rar_jax.training.finetune import begin_from, check_sizes
 from rar_jax.training.metrics import MetricsLog, read_metrics
-from rar_jax.training.optimizer import adamw, learning_rate_schedule
 from rar_jax.training.preemption import NonFiniteError, Preempted, Preemption
-from rar_jax.training.state import TrainState, init_state
-from rar_jax.training.step import Recipe, eval_step, train_step
+from rar_jax.training.program import Program, make_program
+from rar_jax.training.state import TrainState
+from rar_jax.training.step import eval_step
 
 _log = logging.getLogger(__name__)
 
@@ -53,11 +50,7 @@ class Run:
     config: Config
     folder: epath.Path
     mesh: Mesh
-    model: RAR
-    recipe: Recipe
-    learning_rate: optax.Schedule
-    optimizer: optax.GradientTransformation
-    init: Callable[[], TrainState]
+    program: Program
     shardings: TrainState
     datasets: Datasets
     tokenizer: Tokenizer | None
@@ -72,10 +65,10 @@ class Run:
 
     def start(self) -> TrainState:
         """The state of a new run, on the mesh."""
-        state = jax.jit(self.init, out_shardings=self.shardings)()
+        state = jax.jit(self.program.init, out_shardings=self.shardings)()
         if self.init_from is None:
             return state
-        params, left = begin_from(self.model, state.params, self.init_from.model, self.init_from.params)
+        params, left = begin_from(self.program.model, state.params, self.init_from.model, self.init_from.params)
         _log.info("begins with %s; initialised anew: %s", self.config.init_from, ", ".join(left) or "nothing")
         state = state.replace(params=jax.device_put(params, self.shardings.params))
         if state.ema is not None:
@@ -101,32 +94,8 @@ def prepare(config: Config, folder: epath.PathLike, allow_config_change: Sequenc
     check_folder("workdir", folder)
     tokenizer = load_tokenizer(config)
     datasets = open_datasets(config, tokenizer)
-    model = make_model(config)
-    optimizer_config, warmup = config.optimizer, config.optimizer.warmup_epochs * config.steps_per_epoch
-    learning_rate = learning_rate_schedule(
-        optimizer_config.learning_rate, optimizer_config.end_learning_rate, warmup, config.total_steps
-    )
-    optimizer = adamw(
-        learning_rate,
-        b1=optimizer_config.b1,
-        b2=optimizer_config.b2,
-        eps=optimizer_config.eps,
-        weight_decay=optimizer_config.weight_decay,
-        clip_norm=optimizer_config.clip_norm,
-    )
-    anneal_start, anneal_end = config.anneal_steps
-    recipe = Recipe(
-        seed=config.seed,
-        scan_order=scan_order(config.permutation.scan_order, model.grid_side),
-        anneal_start=anneal_start,
-        anneal_end=anneal_end,
-        label_dropout=config.train.label_dropout,
-        accumulation=config.train.accumulation,
-        ema_decay=config.train.ema_decay,
-    )
-    init = functools.partial(init_state, model, optimizer, config.seed, config.train.ema_decay > 0)
-    shapes = jax.eval_shape(init)
-    state_shardings = shardings(shapes, mesh)
+    program = make_program(config)
+    shapes, state_shardings = jax.eval_shape(program.init), program.shardings(mesh)
     if (folder / CONFIG_FILE).exists():
         for difference in check_same_run(config, read_config(folder), allow_config_change):
             _log.info("goes on with other settings: the run had %s", difference)
@@ -138,7 +107,7 @@ def prepare(config: Config, folder: epath.PathLike, allow_config_change: Sequenc
             init_from = load(config.init_from, "rar", sharding=host)
         except ValueError as error:
             raise ValueError(f"config.init_from={config.init_from}: {error}") from None
-        check_sizes(model, init_from.model)
+        check_sizes(program.model, init_from.model)
     held = lock(folder) if jax.process_index() == 0 else None
     store = CheckpointStore(folder, config.checkpoint)
     like = jax.tree.map(
@@ -149,11 +118,7 @@ def prepare(config: Config, folder: epath.PathLike, allow_config_change: Sequenc
         config=config,
         folder=folder,
         mesh=mesh,
-        model=model,
-        recipe=recipe,
-        learning_rate=learning_rate,
-        optimizer=optimizer,
-        init=init,
+        program=program,
         shardings=state_shardings,
         datasets=datasets,
         tokenizer=tokenizer,
@@ -203,7 +168,7 @@ def train(run: Run, preemption: Preemption | None = None) -> bool:
     observer = Observer(run, metrics, preemption)
     if step == 0:
         _log.info("Parameters:\n%s", parameter_overview.get_parameter_overview(state.params, include_stats=False))
-        plot_scan_orders(folder / "figures" / "scan_orders.png", run.model.grid_side)
+        plot_scan_orders(folder / "figures" / "scan_orders.png", run.program.model.grid_side)
     _log.info(
         "%s: steps %d to %d (%d an epoch) on %d devices %s",
         *(config.name, step, config.last_step, config.steps_per_epoch, run.mesh.size, dict(run.mesh.shape)),
@@ -263,13 +228,7 @@ def train(run: Run, preemption: Preemption | None = None) -> bool:
 
 def _compile_step(run: Run, state: TrainState, batch: dict[str, jax.Array]) -> Callable:
     """The compiled step; what is asked of the run meanwhile is heard when this returns."""
-    step_fn = jax.jit(
-        functools.partial(train_step, model=run.model, optimizer=run.optimizer, recipe=run.recipe),
-        in_shardings=(run.shardings, batch_sharding(run.mesh)),
-        out_shardings=(run.shardings, replicated(run.mesh)),
-        donate_argnums=0,
-    )
-    return step_fn.lower(state, batch).compile()
+    return run.program.jit_step(run.mesh).lower(state, batch).compile()
 
 
 def _floats(values: list[dict[str, Any]]) -> list[dict[str, float]]:
@@ -309,7 +268,7 @@ class SkippedUpdates:
                 raise NonFiniteError(
                     f"step {step}: {self._in_a_row} updates in a row were not finite and were left out "
                     f"(loss {float(values['loss'])}, gradient norm {float(values['grad_norm'])}, learning rate "
-                    f"{float(self._run.learning_rate(step - 1)):.3g}); {_last_good(self._run)}"
+                    f"{float(self._run.program.learning_rate(step - 1)):.3g}); {_last_good(self._run)}"
                 )
 
 
@@ -328,10 +287,10 @@ class Observer:
         self.evaluations = {entry["step"]: entry for entry in written if "heldout/target_loss" in entry}
         self._looked = {entry["step"] for entry in written if _LOOKED in entry}
         self._reported = {entry["step"] for entry in written if "report/svm_accuracy_samples" in entry}
-        self._grid_classes = spread_classes(run.model.num_classes)
+        self._grid_classes = spread_classes(run.program.model.num_classes)
         # Also the batch of the report, so that the decode loop is compiled once.
         self._grid_images = len(self._grid_classes) * run.config.eval.samples_per_class
-        self._eval_step = jax.jit(functools.partial(eval_step, model=run.model, recipe=run.recipe))
+        self._eval_step = jax.jit(functools.partial(eval_step, model=run.program.model, recipe=run.program.recipe))
 
     def due(self, step: int) -> bool:
         """Whether a step is to be looked at and was not."""
@@ -372,7 +331,7 @@ class Observer:
         logged = {f"train/{name}": float(np.mean([each[name] for each in taken])) for name in names} | {
             "train/skipped": float(len(values) - len(taken)),
             "train/epoch": step / run.config.steps_per_epoch,
-            "train/learning_rate": float(run.learning_rate(step - 1)),
+            "train/learning_rate": float(run.program.learning_rate(step - 1)),
             "train/r": float(randomness(jnp.int32(step - 1), *run.config.anneal_steps)),
         }
         self._metrics.write(step, logged)
@@ -402,7 +361,7 @@ class Observer:
     def _sample(self, params: dict[str, Any], labels: np.ndarray) -> np.ndarray:
         config = self._run.config
         tokens = sample_tokens(
-            Sampler(self._run.model, params, self._run.mesh),
+            Sampler(self._run.program.model, params, self._run.mesh),
             labels,
             sample_options(config),
             seed=config.seed,
@@ -423,7 +382,7 @@ class Observer:
         """Scores samples of the digits, as many of each class, and says how they compare; once a step."""
         if step in self._reported:
             return
-        labels = np.arange(self._run.config.eval.report_samples) % self._run.model.num_classes
+        labels = np.arange(self._run.config.eval.report_samples) % self._run.program.model.num_classes
         scores = digits_report(self._sample(params, labels), labels)
         self._metrics.write(step, {f"report/{name}": value for name, value in scores.items()})
         last = {name: value for entry in read_metrics(self._run.folder) for name, value in entry.items()}

@@ -84,8 +84,7 @@ def token_losses(
         examples["tokens"][:, :-1],
         examples["label"],
         examples["order"],
-        train=dropout_key is not None,
-        rngs=None if dropout_key is None else {"dropout": dropout_key},
+        dropout_key,
     )
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, examples["tokens"])
     return losses, jnp.argmax(logits, axis=-1) == examples["tokens"]

@@ -7,7 +7,7 @@ from rar_jax.checkpoints.pytorch import rar_to_pytorch
 from rar_jax.models.rar import RAR
 from rar_jax.training.step import token_losses
 
-APPLY = jax.jit(RAR.apply, static_argnums=0, static_argnames="train")
+APPLY = jax.jit(RAR.apply, static_argnums=0)
 
 
 def init(model):
@@ -175,6 +175,5 @@ def test_dropout_is_applied_where_it_should_be(random_case):
     plain = APPLY(model.clone(dropout=0.0, attention_dropout=0.0), {"params": params}, *inputs)
     for rates in ({"dropout": 0.5, "attention_dropout": 0.0}, {"dropout": 0.0, "attention_dropout": 0.5}):
         noisy = model.clone(**rates)
-        key = {"dropout": jax.random.key(0)}
-        assert np.abs(APPLY(noisy, {"params": params}, *inputs, train=True, rngs=key) - plain).max() > 1e-3
+        assert np.abs(APPLY(noisy, {"params": params}, *inputs, jax.random.key(0)) - plain).max() > 1e-3
         np.testing.assert_array_equal(APPLY(noisy, {"params": params}, *inputs), plain)

@@ -1,0 +1,90 @@
+"""Dropout whose random bits cost next to nothing, and are the same on any mesh.
+
+A mask is a hash of (seeds of the row, place in the row), computed from the indices alone: a few integer operations that
+XLA fuses into the product with the mask. So no bits are stored, the backward pass hashes again instead of keeping the
+mask, and each device makes those of its own rows. Threefry, JAX's default generator, takes some hundred operations a
+draw; here it draws the seeds.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rar_jax.orders import row_keys
+
+
+def _mix(x: jax.Array, shift: int, multiplier: int) -> jax.Array:
+    return (x ^ (x >> shift)) * np.uint32(multiplier)
+
+
+def _bits(seeds: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Random bits uint32 of a shape [B, ...], from seeds uint32 [B, 2] of its rows.
+
+    The mixing steps are those of C. Wellons' hash lowbias32 (https://nullprogram.com/blog/2018/07/31/), with one seed
+    added before the first and the other xored in before the second.
+    """
+    place = jnp.zeros((1,) * len(shape), jnp.uint32)
+    for axis in range(1, len(shape)):
+        # A row of more than 2^32 elements would repeat its bits.
+        stride = np.uint32(np.prod(shape[axis + 1 :], dtype=np.int64) % 2**32)
+        place = place + jax.lax.broadcasted_iota(jnp.uint32, (1, *shape[1:]), axis) * stride
+    first, second = (seeds[:, i].reshape(-1, *(1,) * (len(shape) - 1)) for i in range(2))
+    x = _mix(place + first, 16, 0x7FEB352D)
+    x = _mix(x ^ second, 15, 0x846CA68B)
+    return x ^ (x >> 16)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _drop(x: jax.Array, seeds: jax.Array, rate: float) -> jax.Array:
+    """Zero with probability `rate`, else x / (1 - rate)."""
+    keep = _bits(seeds, x.shape) >= np.uint32(round(rate * 2**32))
+    return jnp.where(keep, x * np.asarray(1 / (1 - rate), x.dtype), jnp.zeros((), x.dtype))
+
+
+def _drop_forward(x, seeds, rate):
+    return _drop(x, seeds, rate), seeds
+
+
+def _drop_backward(rate, seeds, gradient):
+    return _drop(gradient, seeds, rate), np.zeros(seeds.shape, jax.dtypes.float0)
+
+
+_drop.defvjp(_drop_forward, _drop_backward)
+
+
+def drop(x: jax.Array, seeds: jax.Array | None, rate: float) -> jax.Array:
+    """Each element of x is zero with probability `rate`, else divided by 1 - rate.
+
+    Args:
+      x: [B, ...]; what is dropped of a row depends on its seeds and its shape, not on the other rows.
+      seeds: uint32 [B, 2], or None outside training: x as it is.
+      rate: from 0 to below 1, rounded to a multiple of 2^-32.
+    """
+    return x if seeds is None or not rate else _drop(x, seeds, rate)
+
+
+class Seeds(NamedTuple):
+    """The seeds of a block's four dropouts, uint32 [B, 2] each (or [L, B, 2], of all blocks); None where all is kept.
+
+    Attributes:
+      weights: of the attention probabilities. projection: after that of the attention.
+      hidden: after GELU. output: after the second MLP layer.
+    """
+
+    weights: jax.Array | None = None
+    projection: jax.Array | None = None
+    hidden: jax.Array | None = None
+    output: jax.Array | None = None
+
+
+NO_DROPOUT = Seeds()
+
+
+def draw_seeds(key: jax.Array, depth: int, rows: int) -> Seeds:
+    """Seeds of every dropout of every block for every row, [L, B, 2] each; `key` is a typed PRNG key []."""
+    keys = jax.random.split(key, (len(Seeds._fields), depth))
+    each_row = jax.vmap(jax.vmap(row_keys, in_axes=(0, None)), in_axes=(0, None))
+    return Seeds(*jax.random.key_data(each_row(keys, jnp.arange(rows)))[..., :2])
