@@ -228,6 +228,20 @@ def from_config_dict(fields: ml_collections.ConfigDict | dict[str, Any]) -> Conf
     return config
 
 
+def without_data(fields: ml_collections.ConfigDict | None) -> Config:
+    """The config of a benchmark: no data is read and no pictures are made.
+
+    Raises:
+      ValueError: as `from_config_dict`, or there is no config.
+    """
+    if fields is None:
+        raise ValueError("name an experiment with --config=configs/NAME.py")
+    fields = fields.copy_and_resolve_references()
+    fields.data.update(name="synthetic", tokenizer="none")
+    fields.eval.report_samples = 0
+    return from_config_dict(fields)
+
+
 def make_model(config: Config, dtype: str | None = None) -> RAR:
     """The network of a config, computing in `dtype` (by default the one it trains in)."""
     fields = dataclasses.asdict(config.model)

@@ -10,7 +10,7 @@ for name in {blocked}:
     sys.modules[name] = None
 import rar_jax.config, rar_jax.models.rar, rar_jax.models.vqgan, rar_jax.orders, rar_jax.sampling.sampler
 import rar_jax.models.inception, rar_jax.training.step
-import rar_jax.parallel.partition, rar_jax.training.optimizer
+import rar_jax.parallel.partition, rar_jax.training.optimizer, rar_jax.benchmark, rar_jax.benchmarks.sample
 """
 
 

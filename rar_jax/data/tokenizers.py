@@ -75,8 +75,7 @@ class VQGANTokenizer:
 
         @jit
         def decode(params, codes):
-            images = model.apply({"params": params}, codes, method="decode")
-            return jnp.rint(images * 255).astype(jnp.uint8)
+            return model.apply({"params": params}, codes, method="decode_pixels")
 
         self._encode, self._decode = encode, decode
 

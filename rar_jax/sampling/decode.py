@@ -65,6 +65,10 @@ def prepare(model: RAR, params: dict[str, Any], transposed: bool) -> DecodeParam
     return DecodeParams(outer, tuple(flax.traverse_util.unflatten_dict(layer, sep="/") for layer in layers), transposed)
 
 
+# A stage of fewer tokens saves less than it takes to compile.
+_STAGE_TOKENS = 32
+
+
 def _num_stages(model: RAR, rows: int) -> int:
     """How many stages: the loop is compiled once for each, which pays by how much of a step's reads is the cache.
 
@@ -72,14 +76,15 @@ def _num_stages(model: RAR, rows: int) -> int:
     """
     cache = 2 * rows * model.num_tokens * model.width
     kernels = 4 * model.width**2 + 2 * model.width * model.mlp_width
-    return 2 if 4 * cache < kernels else 4 if cache < 2 * kernels else 8
+    wanted = 2 if 4 * cache < kernels else 4 if cache < 2 * kernels else 8
+    return min(wanted, max(1, model.num_tokens // _STAGE_TOKENS))
 
 
 def stages(model: RAR, rows: int) -> list[tuple[int, int]]:
     """The tokens that each stage predicts, as (begin, end): about equal parts of 0..T."""
     count = _num_stages(model, rows)
     bounds = [model.num_tokens * i // count for i in range(count + 1)]
-    return [(begin, end) for begin, end in itertools.pairwise(bounds) if end > begin]
+    return list(itertools.pairwise(bounds))
 
 
 def _grow(cache: Cache, length: int) -> Cache:

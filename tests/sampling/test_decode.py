@@ -61,6 +61,19 @@ def test_cached_decode_is_the_full_forward_in_any_order(golden, golden_model):
     np.testing.assert_allclose(cached, full, atol=2e-5, rtol=0)
 
 
+def test_batches_of_other_shapes_give_the_same_logits(golden, golden_model):
+    """Matrix products of other shapes round differently; within 1e-4 is asked for."""
+    rng = np.random.default_rng(1)
+    tokens = rng.integers(24, size=(8, 16)).astype(np.int32)
+    labels = rng.integers(8, size=8).astype(np.int32)
+    orders = np.stack([rng.permutation(16) for _ in range(8)]).astype(np.int32)
+    prepared = PREPARE(golden_model, golden.params, True)
+    whole = forced_logits(golden_model, prepared, tokens, labels, orders, True).reshape(2, 8, 16, 24)
+    for rows in (slice(0, 1), slice(5, 8)):
+        few = forced_logits(golden_model, prepared, tokens[rows], labels[rows], orders[rows], True)
+        np.testing.assert_allclose(few.reshape(2, -1, 16, 24), whole[:, rows], atol=1e-5, rtol=0)
+
+
 def by_full_forwards(model, params, labels, orders, key, weights, choice):
     """The plain oracle: a whole forward pass for every token, conditional and null apart."""
     # Tokens not yet chosen are zeros, which causality hides; one shape is compiled once.
