@@ -16,11 +16,12 @@ from PIL import Image
 
 from rar_jax.checkpoints.load import load as load_weights
 from rar_jax.config import Config, sample_options
+from rar_jax.data.class_names import class_names, find_classes
 from rar_jax.data.tokenizers import Tokenizer, load_tokenizer, tokenizer_for
 from rar_jax.images.files import image_grid
 from rar_jax.parallel.mesh import make_mesh, replicated
 from rar_jax.sampling.options import Options
-from rar_jax.sampling.sampler import Sampler, sample_tokens
+from rar_jax.sampling.sampler import Sampler, check_labels, sample_tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,12 +33,22 @@ class Generator:
       step: of the checkpoint.
       sampler: the network, on the devices that it runs on.
       tokenizer: what turns its codes into images.
+      class_names: in the order of the labels, or None where they are not known.
     """
 
     config: Config
     step: int
     sampler: Sampler
     tokenizer: Tokenizer
+    class_names: tuple[str, ...] | None
+
+    def labels(self, classes: Sequence[int | str]) -> np.ndarray:
+        """Classes by name or by index as labels, int32 [N].
+
+        Raises:
+          ValueError: there are none, one is not in 0..C-1, or a name is of no class or of several.
+        """
+        return check_labels(find_classes(classes, self.class_names), self.sampler.model.num_classes)
 
     def options(self, **given: Any) -> Options:
         """The config's options with changes.
@@ -54,7 +65,7 @@ class Generator:
 
     def generate(
         self,
-        classes: Sequence[int],
+        classes: Sequence[int | str],
         *,
         seed: int = 0,
         batch_size: int = 256,
@@ -64,7 +75,7 @@ class Generator:
         """Samples one image a class given.
 
         Args:
-          classes: N classes.
+          classes: N classes, by index or by name.
           seed: of all draws.
           batch_size: images decoded at once; the decode loop is compiled once for each.
           on_batch: told the number of images after each batch.
@@ -78,7 +89,7 @@ class Generator:
         """
         tokens = sample_tokens(
             self.sampler,
-            classes,
+            self.labels(classes),
             self.options(**options),
             seed=seed,
             batch_size=batch_size,
@@ -110,7 +121,8 @@ def load(checkpoint: epath.PathLike, step: int | None = None, tokenizer: str | N
         images, config = tokenizer_for(config, tokenizer)
     if images is None:
         raise ValueError(f"{checkpoint} comes without a tokenizer for its codes: name one with --tokenizer=WEIGHTS")
-    return Generator(config, weights.step, Sampler(weights.model, weights.params, mesh), images)
+    sampler = Sampler(weights.model, weights.params, mesh)
+    return Generator(config, weights.step, sampler, images, class_names(weights.config))
 
 
 def show(images: np.ndarray, columns: int = 8) -> Image.Image:

@@ -30,14 +30,16 @@ class Sampler:
     """A model whose weights are laid out for decoding; compiled once for each batch size and kind of options.
 
     Attributes:
-      model: the network. mesh: the devices that share each batch; the weights are on all of them.
+      model: the network.
+      params: its weights, as `sampling.decode.prepare` lays them out.
+      mesh: the devices that share each batch; the weights are on all of them.
     """
 
     def __init__(self, model: RAR, params: dict[str, Any], mesh: Mesh):
         """Lays out `params`, as trained; they can be dropped afterwards."""
         self.model = model
         self.mesh = mesh
-        self._params = _preparation(model, mesh)(params)
+        self.params = _preparation(model, mesh)(params)
 
     def decode(self, labels: np.ndarray, rows: np.ndarray, seed: int, options: Options) -> jax.Array:
         """Samples a batch; returns while the devices are at work.
@@ -59,7 +61,34 @@ class Sampler:
         """
         arguments = options.arguments(self.model)
         batch = put_batch({"labels": labels, "rows": rows}, self.mesh)
-        return _decode(self.model, self._params, key=jax.random.key(seed), **batch, **arguments)
+        return _decode(self.model, self.params, key=jax.random.key(seed), **batch, **arguments)
+
+    def batch_size(self, wanted: int, images: int) -> int:
+        """The batch size for so many images: no more than needed, rounded up to a multiple of the devices.
+
+        Raises:
+          ValueError: the size wanted is not positive.
+        """
+        if wanted < 1:
+            raise ValueError(f"batch size {wanted} must be at least 1")
+        return -(-min(wanted, images) // self.mesh.size) * self.mesh.size
+
+    def decode_rows(
+        self, labels: np.ndarray, rows: np.ndarray, batch_size: int, seed: int, options: Options
+    ) -> jax.Array:
+        """As `decode`, of some images of a job.
+
+        Args:
+          labels: int32 [N], of the whole job.
+          rows: int [<= B], which of its images.
+          batch_size: B; further rows are made up.
+          seed, options: see `decode`.
+
+        Returns:
+          int32 [B, T], the rows asked for in front.
+        """
+        rows = np.pad(np.asarray(rows, np.int32), (0, batch_size - len(rows)), mode="edge")
+        return self.decode(labels[rows], rows, seed, options)
 
     def orders(self, rows: np.ndarray, seed: int, options: Options) -> np.ndarray:
         """The order in which each image's tokens are decoded: int32 [B, T] for rows [B], as `decode` has them."""
@@ -116,15 +145,11 @@ def sample_tokens(
       ValueError: a label or the batch size cannot be used, or the grid does not admit the scan order.
     """
     labels = check_labels(labels, sampler.model.num_classes)
-    if batch_size < 1:
-        raise ValueError(f"batch size {batch_size} must be at least 1")
-    devices = sampler.mesh.size
-    batch_size = -(-min(batch_size, len(labels)) // devices) * devices
+    batch_size = sampler.batch_size(batch_size, len(labels))
     batches = []
     for start in range(0, len(labels), batch_size):
-        rows = np.arange(start, start + batch_size, dtype=np.int32)
-        wanted = min(batch_size, len(labels) - start)
-        tokens = sampler.decode(labels[np.minimum(rows, len(labels) - 1)], rows, seed, options)
-        batches.append(np.asarray(tokens)[:wanted])
-        on_batch(wanted)
+        wanted = np.arange(start, min(start + batch_size, len(labels)))
+        tokens = sampler.decode_rows(labels, wanted, batch_size, seed, options)
+        batches.append(np.asarray(tokens)[: len(wanted)])
+        on_batch(len(wanted))
     return np.concatenate(batches)
