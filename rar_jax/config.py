@@ -82,6 +82,7 @@ class TrainConfig:
     max_skipped: int = 10
     deterministic: bool = False
     log_every: int = 100
+    profile_step: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -325,7 +326,15 @@ def check(config: Config) -> None:
     _at_least(config, 1, "train.log_every", "data.num_images", "data.image_size", "data.downsampling")
     _at_least(config, 1, "eval.every", "checkpoint.every", "checkpoint.keep", "train.max_skipped")
     _at_least(config, 0, "checkpoint.keep_every")
-    _at_least(config, 0, "train.stop_step", "eval.num_images", "eval.samples_per_class", "eval.report_samples")
+    _at_least(
+        config,
+        0,
+        "train.stop_step",
+        "train.profile_step",
+        "eval.num_images",
+        "eval.samples_per_class",
+        "eval.report_samples",
+    )
     _at_least(config, 0, "optimizer.learning_rate", "optimizer.end_learning_rate", "optimizer.warmup_epochs")
     _at_least(config, 0, "optimizer.weight_decay", "optimizer.eps")
     for path in ("model.dropout", "model.attention_dropout", "train.ema_decay", "optimizer.b1", "optimizer.b2"):
@@ -398,7 +407,7 @@ def check(config: Config) -> None:
 
 # What a run that goes on may change: these decide neither its losses nor its samples' weights.
 _FREE_TO_CHANGE = re.compile(
-    r"name|init_from|(mesh|sample|eval|checkpoint)\..*|train\.(stop_step|log_every|max_skipped|remat|deterministic)"
+    r"name|init_from|(mesh|sample|eval|checkpoint)\..*|train\.(stop_step|log_every|max_skipped|profile_step|remat|deterministic)"
     r"|data\.(path|eval_path|tokenizer)"
 )
 

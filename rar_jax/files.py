@@ -56,3 +56,8 @@ def hold_to_plan(flag: str, folder: epath.PathLike, begun: Mapping[str, Any], pl
             + ", ".join(f"{name}={begun.get(name)!r}, not {plan.get(name)!r}" for name in different)
             + ": go on as it was begun, or choose another folder"
         )
+
+
+def cache_folder(name: str) -> epath.Path:
+    """Where what can be made again is kept between runs: under XDG_CACHE_HOME, or ~/.cache."""
+    return epath.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "rar_jax" / name

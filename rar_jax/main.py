@@ -8,6 +8,7 @@ from etils import epath
 from ml_collections import config_flags
 
 from rar_jax import cli
+from rar_jax.compilation_cache import keep_compiled_programs
 from rar_jax.config import from_config_dict
 from rar_jax.training import loop
 from rar_jax.training.preemption import NonFiniteError, Preemption
@@ -21,6 +22,7 @@ _ALLOW = flags.DEFINE_multi_string(
 
 def main(argv):
     del argv
+    keep_compiled_programs()
     with cli.user_errors():
         if _CONFIG.value is None:
             raise ValueError("name an experiment with --config=configs/NAME.py")

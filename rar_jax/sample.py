@@ -12,6 +12,7 @@ from absl import flags
 from etils import epath
 
 from rar_jax import cli
+from rar_jax.compilation_cache import keep_compiled_programs
 from rar_jax.data.class_names import class_label
 from rar_jax.generate import Generator, load
 from rar_jax.images.animation import appearing
@@ -134,6 +135,7 @@ def _animate(generator: Generator, labels: np.ndarray, options: Options, path: e
 
 def main(argv):
     del argv
+    keep_compiled_programs()
     folder = epath.Path(_CHECKPOINT.value or "")
     out = epath.Path(_OUT.value or (folder / "samples" if _CHECKPOINT.value and folder.is_dir() else "samples"))
     with cli.user_errors():

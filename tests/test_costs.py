@@ -1,6 +1,16 @@
 import pytest
 
-from rar_jax.costs import Work, decode_floor, decode_modulation_flops, decode_steps, forward_flops, modulation_flops
+from rar_jax.costs import (
+    CHIPS,
+    Work,
+    decode_floor,
+    decode_modulation_flops,
+    decode_steps,
+    forward_flops,
+    modulation_flops,
+    recomputed_flops,
+    train_flops,
+)
 from rar_jax.models.rar import RAR
 
 # T = 4, V = 5, D = 4, MLP 6, two blocks: small enough to count by hand.
@@ -49,3 +59,18 @@ def test_the_floor_is_the_slower_of_bytes_and_flops():
     weights = 4 * 256 * (24 * 7_077_888 + 786_432) / 30e9
     assert weights < steps < 1.1 * weights
     assert modulations == pytest.approx(2 * 257 * 2 * (24 * 6 + 2) * 768**2 / 1e30, rel=1e-3)
+
+
+def test_recomputation_is_part_of_a_forward_pass():
+    """Block by block it is all of one but the head; otherwise the attention scores alone, half of attention's FLOPs."""
+    assert recomputed_flops(SMALL) == 4 * 15 * 2 * 2
+    places_products = 2 * 5 * (112 + 6 * 16) * 2
+    assert recomputed_flops(SMALL.clone(remat="block")) == places_products + 2 * (4 + 4) * 15 * 2
+    assert train_flops(SMALL) == 3 * forward_flops(SMALL)
+
+
+def test_data_sheets_are_of_one_kind():
+    """Rates one way, of dense products: what a chip does with a byte is of one order in all of them."""
+    for name, chip in CHIPS.items():
+        assert 100 < chip.flop_rate / chip.bandwidth < 600, name
+        assert 500 < chip.flop_rate / chip.link_rate < 3000, name

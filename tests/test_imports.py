@@ -9,8 +9,8 @@ import sys
 for name in {blocked}:
     sys.modules[name] = None
 import rar_jax.config, rar_jax.models.rar, rar_jax.models.vqgan, rar_jax.orders, rar_jax.sampling.sampler
-import rar_jax.models.inception, rar_jax.training.step
-import rar_jax.parallel.partition, rar_jax.training.optimizer, rar_jax.benchmark, rar_jax.benchmarks.sample
+import rar_jax.models.inception, rar_jax.training.step, rar_jax.parallel.partition, rar_jax.training.optimizer
+import rar_jax.benchmark, rar_jax.benchmarks.sample, rar_jax.benchmarks.train
 """
 
 

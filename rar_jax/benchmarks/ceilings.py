@@ -31,9 +31,9 @@ def bandwidth() -> float:
     return x.nbytes / statistics.median(seconds(lambda: total(x), burst=_BURST))
 
 
-def product_rate(dtype: jnp.dtype) -> float:
-    """FLOP/s of the first device: the product of two large square matrices of a dtype."""
-    side = 4096 if jax.default_backend() == "cpu" else 8192
+def product_rate(dtype: jnp.dtype, brief: bool = False) -> float:
+    """FLOP/s of the first device: the product of two large square matrices of a dtype; `brief` is a rough one."""
+    side = (1024 if brief else 4096) if jax.default_backend() == "cpu" else 8192
     x = jnp.ones((side, side), dtype)
     product = jax.jit(jnp.matmul)
-    return 2 * side**3 / statistics.median(seconds(lambda: product(x, x), burst=_BURST))
+    return 2 * side**3 / statistics.median(seconds(lambda: product(x, x), burst=1 if brief else _BURST))

@@ -3,9 +3,10 @@
 from typing import NamedTuple
 
 from rar_jax.config import Config
-from rar_jax.data.digits import cache_folder, write_digits
+from rar_jax.data.digits import write_digits
 from rar_jax.data.records import UNKNOWN_TOKENIZER, Records, SyntheticRecords, TokenRecords
 from rar_jax.data.tokenizers import Tokenizer
+from rar_jax.files import cache_folder
 
 
 class Datasets(NamedTuple):
@@ -29,7 +30,7 @@ def open_datasets(config: Config, tokenizer: Tokenizer | None) -> Datasets:
 
         return Datasets(synthetic(data.num_images, 0), synthetic(config.train.batch_size, 1))
     if data.name == "digits":
-        folders = write_digits(data.path or cache_folder())
+        folders = write_digits(data.path or cache_folder("digits"))
         train, heldout = folders["train"], folders["heldout"]
     else:
         train, heldout = data.path, data.eval_path

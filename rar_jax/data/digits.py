@@ -62,11 +62,6 @@ def digits_split(split: str) -> tuple[np.ndarray, np.ndarray]:
     return DigitsTokenizer().decode(levels[chosen]), labels[chosen].astype(np.int32)
 
 
-def cache_folder() -> epath.Path:
-    """Where the records are kept between runs: under XDG_CACHE_HOME, or ~/.cache."""
-    return epath.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "rar_jax" / "digits"
-
-
 def write_digits(folder: epath.PathLike) -> dict[str, epath.Path]:
     """Writes the records of both splits under `folder`, unless they are there: split -> its folder.
 

@@ -15,9 +15,11 @@ from clu import parameter_overview
 from etils import epath
 from jax.sharding import Mesh
 
+from rar_jax.benchmarks.ceilings import product_rate
 from rar_jax.checkpoints.load import Weights, load
 from rar_jax.checkpoints.store import CheckpointStore
 from rar_jax.config import Config, check_same_run, mesh_shape, sample_options
+from rar_jax.costs import train_flops
 from rar_jax.data.datasets import Datasets, open_datasets
 from rar_jax.data.loader import DeviceBatches, eval_batches, train_iterator
 from rar_jax.data.tokenizers import Tokenizer, load_tokenizer
@@ -33,6 +35,7 @@ from rar_jax.training.finetune import begin_from, check_sizes
 from rar_jax.training.metrics import MetricsLog, read_metrics
 from rar_jax.training.preemption import NonFiniteError, Preempted, Preemption
 from rar_jax.training.program import Program, make_program
+from rar_jax.training.speed import StepTimer, Trace
 from rar_jax.training.state import TrainState
 from rar_jax.training.step import eval_step
 
@@ -154,6 +157,8 @@ def train(run: Run, preemption: Preemption | None = None) -> bool:
     )
     # Metrics of steps that were not logged yet; saved too, so that the log does not show where a run was interrupted.
     pending: list[dict[str, Any]] = []
+    # Before the state fills the devices.
+    rate = product_rate(run.program.model.dtype, brief=True)
     if run.restored is None:
         state = run.start()
     else:
@@ -174,6 +179,8 @@ def train(run: Run, preemption: Preemption | None = None) -> bool:
         *(config.name, step, config.last_step, config.steps_per_epoch, run.mesh.size, dict(run.mesh.shape)),
     )
     progress = Progress("train", config.last_step, done=step)
+    flops = config.train.batch_size / run.mesh.size * train_flops(run.program.model)
+    timer, trace = StepTimer(config.train.batch_size, flops, rate), Trace(folder, config.train.profile_step)
     skipped, step_fn, note, complete = SkippedUpdates(run), None, "", False
 
     def save() -> None:
@@ -187,23 +194,30 @@ def train(run: Run, preemption: Preemption | None = None) -> bool:
             # Unless it was done, a preemption came in between.
             observer.look(step, state.sampling_params)
         while step < config.last_step:
-            batch = next(batches)
+            batch = timer.next(batches)
             if step_fn is None:
                 step_fn = _compile_step(run, state, batch)
                 preemption.check()
-            state, values = step_fn(state, batch)
+                timer.restart(step)
             step += 1
+            trace.before(step)
+            state, values = step_fn(state, batch)
+            trace.after(step, values)
             pending.append(values)
             skipped.check(step, values)
             if step % config.train.log_every == 0 or step == config.last_step:
-                note = observer.log_training(step, _floats(pending))
+                # The one place where the host waits for the devices.
+                values = _floats(pending)
+                note = observer.log_training(step, values, timer.lap(step))
                 pending = []
             progress.update(note=note)
             if observer.due(step):
                 observer.look(step, state.sampling_params)
+                timer.restart(step)
             if step % config.checkpoint.every == 0 or step == config.last_step:
                 save()
                 saved = step
+                timer.restart(step)
             if preemption.asked(step):
                 raise Preempted
         if config.eval.report_samples:
@@ -214,6 +228,7 @@ def train(run: Run, preemption: Preemption | None = None) -> bool:
         if step > saved:
             save()
     finally:
+        trace.close()
         progress.close()
         metrics.close()
         last_saved = run.store.close()
@@ -317,10 +332,15 @@ class Observer:
         self._metrics.write(step, losses | {_LOOKED: 1.0})
         self._looked.add(step)
 
-    def log_training(self, step: int, values: list[dict[str, float]]) -> str:
-        """Writes the means over the steps since the last time, and the schedules at this one's update.
+    def log_training(self, step: int, values: list[dict[str, float]], speed: dict[str, float]) -> str:
+        """Writes the means over the steps since the last time, the schedules at this one's update, and the speed.
 
         Updates that were left out are counted and not in the means.
+
+        Args:
+          step: the last one.
+          values: the metrics of each.
+          speed: of `StepTimer.lap`.
 
         Returns:
           What to show of it.
@@ -336,6 +356,9 @@ class Observer:
         }
         self._metrics.write(step, logged)
         note = f"loss {logged['train/loss']:.3f}" if taken else "no finite update"
+        if speed:
+            self._metrics.write_speed(step, speed)
+            note += f", utilisation {speed['utilisation']:.0%}, waiting for data {speed['data_wait']:.0%}"
         return note + (f", {len(values) - len(taken)} updates left out" if len(taken) < len(values) else "")
 
     def evaluate(self, params: dict[str, Any]) -> dict[str, float]:

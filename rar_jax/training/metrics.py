@@ -1,4 +1,4 @@
-"""Metrics on disk: metrics.jsonl and TensorBoard events, without TensorFlow."""
+"""Metrics on disk: metrics.jsonl, speed.jsonl and TensorBoard events, without TensorFlow."""
 
 import json
 from typing import Any
@@ -10,6 +10,8 @@ from etils import epath
 from rar_jax.files import write_atomically
 
 FILE = "metrics.jsonl"
+# Apart from the others, which a run that was interrupted repeats to the last bit.
+SPEED_FILE = "speed.jsonl"
 
 
 class MetricsLog:
@@ -22,6 +24,7 @@ class MetricsLog:
         kept = [entry for entry in read_metrics(folder) if entry["step"] <= step]
         write_atomically(self._path, "".join(json.dumps(entry) + "\n" for entry in kept))
         self._file = self._path.open("a")
+        self._speed = (folder / SPEED_FILE).open("a")
         self._events = tensorboardX.SummaryWriter(str(folder), purge_step=step + 1 if step else None)
 
     def write(self, step: int, values: dict[str, float]) -> None:
@@ -31,6 +34,13 @@ class MetricsLog:
         for name, value in values.items():
             self._events.add_scalar(name, value, step)
 
+    def write_speed(self, step: int, values: dict[str, float]) -> None:
+        """Adds a line of how fast the steps before this one went."""
+        self._speed.write(json.dumps({"step": step} | values) + "\n")
+        self._speed.flush()
+        for name, value in values.items():
+            self._events.add_scalar(f"speed/{name}", value, step)
+
     def write_image(self, step: int, name: str, image: np.ndarray) -> None:
         """Adds a picture, uint8 [H, W, 3], to TensorBoard."""
         self._events.add_image(name, image, step, dataformats="HWC")
@@ -38,6 +48,7 @@ class MetricsLog:
     def close(self) -> None:
         """Flushes everything."""
         self._file.close()
+        self._speed.close()
         self._events.close()
 
 

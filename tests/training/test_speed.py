@@ -1,0 +1,42 @@
+import json
+import time
+
+import pytest
+
+from rar_jax.training import loop
+from rar_jax.training.metrics import SPEED_FILE
+from rar_jax.training.speed import StepTimer
+
+
+def test_rates_shares_and_what_does_not_count(monkeypatch):
+    """By a clock of our own: four steps of 2 s, half a second of each waiting, and an evaluation before them."""
+    now = [100.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+
+    def batches():
+        while True:
+            now[0] += 0.5
+            yield "batch"
+
+    timer = StepTimer(batch_size=16, step_flops=6e9, product_rate=1e10)
+    now[0] += 30
+    timer.restart(10)
+    given = batches()
+    for _ in range(4):
+        assert timer.next(given) == "batch"
+        now[0] += 1.5
+    assert timer.lap(14) == {"steps_per_s": 0.5, "images_per_s": 8.0, "utilisation": 0.3, "data_wait": 0.25}
+    assert timer.lap(14) == {}
+
+
+def test_a_run_tells_its_speed_and_traces_what_is_asked(small_config, tmp_path):
+    config = small_config(train={"stop_step": 10, "log_every": 5, "profile_step": 3})
+    assert loop.train(loop.prepare(config, tmp_path))
+    entries = [json.loads(line) for line in (tmp_path / SPEED_FILE).read_text().splitlines()]
+    assert [entry["step"] for entry in entries] == [5, 10]
+    for entry in entries:
+        assert entry["images_per_s"] == pytest.approx(16 * entry["steps_per_s"])
+        assert 0 < entry["utilisation"] < 1 and 0 <= entry["data_wait"] < 1
+    (trace,) = (tmp_path / "plugins" / "profile").iterdir()
+    assert {"perfetto_trace.json.gz"} <= {path.name for path in trace.iterdir()}
+    assert list(trace.glob("*.xplane.pb"))
