@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from rar_jax.models.rar import RAR
 from rar_jax.orders import scan_order
-from rar_jax.parallel.mesh import put_batch, replicated
+from rar_jax.parallel.mesh import fetch, host_rows, put_batch, replicated
 from rar_jax.sampling.decode import decode, prepare
 from rar_jax.sampling.guidance import pow_cosine_weights
 
@@ -99,10 +99,10 @@ def sample_tokens(
     prepared = _preparation(model, mesh)(params)
     batches = []
     for start in range(0, len(labels), batch_size):
-        rows = np.arange(start, start + batch_size, dtype=np.int32)
+        rows = (start + host_rows(mesh, batch_size)).astype(np.int32)
         wanted = min(batch_size, len(labels) - start)
         batch = put_batch({"labels": labels[np.minimum(rows, len(labels) - 1)], "rows": rows}, mesh)
         tokens = _decode(model, prepared, key=jax.random.key(seed), **batch, **options)
-        batches.append(np.asarray(tokens)[:wanted])
+        batches.append(fetch(tokens)[:wanted])
         on_batch(wanted)
     return np.concatenate(batches)
