@@ -37,7 +37,8 @@ setup(
     extras_require={
         "cpu": ["jax"],
         "cuda": ["jax[cuda12]"],
-        "tpu": ["jax[tpu]"],
+        # gcsfs: a run's folder on gs://.
+        "tpu": ["jax[tpu]", "gcsfs"],
         "test": ["pytest", "pytest-xdist", "ruff"],
     },
 )

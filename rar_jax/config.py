@@ -6,6 +6,7 @@ dataclasses of this file, which is what the rest of the code sees.
 
 import dataclasses
 import difflib
+import math
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -89,11 +90,13 @@ class TrainConfig:
 class MeshConfig:
     """Devices along each axis of the mesh; -1 takes the rest.
 
-    The batch is split over both axes; parameters and optimizer state are split over `fsdp`.
+    The batch is split over all axes; parameters and optimizer state are split over `fsdp` and `tensor`. The devices
+    along `tensor` share the heads and hidden units of each product, and need a fast network (`parallel.partition`).
     """
 
     data: int = -1
     fsdp: int = 1
+    tensor: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -444,31 +447,38 @@ def check_same_run(config: Config, saved: Config, allowed: Sequence[str] = ()) -
     return list(said.values())
 
 
-def mesh_shape(config: Config, num_devices: int) -> tuple[int, int]:
-    """The sizes of the mesh's axes (data, fsdp) on so many devices.
+def mesh_shape(config: Config, num_devices: int) -> tuple[int, int, int]:
+    """The sizes of the mesh's axes (data, fsdp, tensor) on so many devices.
 
     Raises:
-      ValueError: the axes do not multiply to the devices, or the batch or a width does not divide over them.
+      ValueError: the axes do not multiply to the devices, or the batch, a width or the heads do not divide over them.
     """
-    data, fsdp = config.mesh.data, config.mesh.fsdp
-    given = f"config.mesh.data={data} and config.mesh.fsdp={fsdp}"
-    for size in (data, fsdp):
-        _require(size == -1 or size >= 1, f"{given}: an axis is -1 (the rest) or at least 1")
-    _require((data, fsdp) != (-1, -1), f"{given}: only one axis can be -1 (the rest)")
-    known = max(data, 1) * max(fsdp, 1)
+    sizes = dataclasses.asdict(config.mesh)
+    given = ", ".join(f"config.mesh.{axis}={size}" for axis, size in sizes.items())
+    rest = [axis for axis, size in sizes.items() if size == -1]
     _require(
-        num_devices % known == 0 and (-1 in (data, fsdp) or known == num_devices),
+        all(size == -1 or size >= 1 for size in sizes.values()), f"{given}: an axis is -1 (the rest) or at least 1"
+    )
+    _require(len(rest) <= 1, f"{given}: only one axis can be -1 (the rest)")
+    known = math.prod(size for size in sizes.values() if size != -1)
+    _require(
+        num_devices % known == 0 and (bool(rest) or known == num_devices),
         f"{given} do not multiply to the {num_devices} devices here",
     )
-    rest = num_devices // known
-    data, fsdp = (rest if data == -1 else data), (rest if fsdp == -1 else fsdp)
+    data, fsdp, tensor = (num_devices // known if size == -1 else size for size in sizes.values())
     microbatch = config.train.batch_size // config.train.accumulation
     _require(
         microbatch % num_devices == 0,
         f"config.train.batch_size={config.train.batch_size} over config.train.accumulation={config.train.accumulation} "
         f"is {microbatch} images a microbatch, which must be divisible by the {num_devices} devices",
     )
-    for name in ("width", "mlp_width"):
-        size = getattr(config.model, name)
-        _require(size % fsdp == 0, f"config.model.{name}={size} must be divisible by the fsdp axis of {fsdp} devices")
-    return data, fsdp
+    model = config.model
+    for name, axes, size in (
+        ("width", "fsdp and tensor axes", fsdp * tensor),
+        ("mlp_width", "fsdp axis", fsdp),
+        ("mlp_width", "tensor axis", tensor),
+        ("num_heads", "tensor axis", tensor),
+    ):
+        value = getattr(model, name)
+        _require(value % size == 0, f"config.model.{name}={value} must be divisible by the {axes} of {size} devices")
+    return data, fsdp, tensor

@@ -75,7 +75,7 @@ def load(
     path = epath.Path(path)
     if not path.exists():
         raise ValueError(f"no weights in {str(path)!r}: there is no such file or folder")
-    sharding = sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     if path.is_file():
         if step is not None:
             raise ValueError(f"{path} is a file of weights and has no step {step}")

@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from rar_jax.models.rar import RAR
-from rar_jax.parallel.mesh import put_batch, replicated
+from rar_jax.parallel.mesh import fetch, host_rows, put_batch, replicated
 from rar_jax.sampling.decode import decode, prepare, random_orders
 from rar_jax.sampling.options import Options
 
@@ -60,7 +60,8 @@ class Sampler:
           ValueError: the model's grid does not admit the scan order.
         """
         arguments = options.arguments(self.model)
-        batch = put_batch({"labels": labels, "rows": rows}, self.mesh)
+        held = host_rows(self.mesh, len(rows))
+        batch = put_batch({"labels": labels[held], "rows": rows[held]}, self.mesh)
         return _decode(self.model, self.params, key=jax.random.key(seed), **batch, **arguments)
 
     def batch_size(self, wanted: int, images: int) -> int:
@@ -150,6 +151,6 @@ def sample_tokens(
     for start in range(0, len(labels), batch_size):
         wanted = np.arange(start, min(start + batch_size, len(labels)))
         tokens = sampler.decode_rows(labels, wanted, batch_size, seed, options)
-        batches.append(np.asarray(tokens)[: len(wanted)])
+        batches.append(fetch(tokens)[: len(wanted)])
         on_batch(len(wanted))
     return np.concatenate(batches)
