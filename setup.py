@@ -8,6 +8,7 @@ setup(
     description="Randomized Autoregressive visual generation (RAR) in JAX/Flax",
     license="Apache-2.0",
     packages=find_packages(include=["rar_jax", "rar_jax.*"]),
+    package_data={"rar_jax.data": ["imagenet_classes.txt"]},
     python_requires=">=3.11",
     install_requires=[
         "absl-py",
@@ -36,7 +37,8 @@ setup(
     extras_require={
         "cpu": ["jax"],
         "cuda": ["jax[cuda12]"],
-        "tpu": ["jax[tpu]"],
+        # gcsfs: a run's folder on gs://.
+        "tpu": ["jax[tpu]", "gcsfs"],
         "test": ["pytest", "pytest-xdist", "ruff"],
     },
 )

@@ -72,6 +72,21 @@ def user_errors() -> Iterator[None]:
         fail(error)
 
 
+def share_of_work(index: int | None, count: int | None, default: tuple[int, int] = (0, 1)) -> tuple[int, int]:
+    """Which of how many processes this is, by --process_index and --process_count.
+
+    Raises:
+      ValueError: one is given without the other, or they do not fit.
+    """
+    if (index is None) != (count is None):
+        raise ValueError("--process_index and --process_count go together")
+    if index is None:
+        return default
+    if index >= count:
+        raise ValueError(f"--process_index={index} must be below --process_count={count}")
+    return index, count
+
+
 def _handle_signals(handler: Any) -> None:
     for number in _SIGNALS:
         signal.signal(number, handler)

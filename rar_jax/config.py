@@ -6,6 +6,7 @@ dataclasses of this file, which is what the rest of the code sees.
 
 import dataclasses
 import difflib
+import math
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -16,6 +17,7 @@ import ml_collections
 
 from rar_jax.models.rar import RAR, REMAT_POLICIES
 from rar_jax.orders import scan_order
+from rar_jax.sampling.options import Options
 
 DATA_NAMES = ("records", "digits", "synthetic")
 DTYPES = ("bfloat16", "float32")
@@ -88,11 +90,13 @@ class TrainConfig:
 class MeshConfig:
     """Devices along each axis of the mesh; -1 takes the rest.
 
-    The batch is split over both axes; parameters and optimizer state are split over `fsdp`.
+    The batch is split over all axes; parameters and optimizer state are split over `fsdp` and `tensor`. The devices
+    along `tensor` share the heads and hidden units of each product, and need a fast network (`parallel.partition`).
     """
 
     data: int = -1
     fsdp: int = 1
+    tensor: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,11 +119,14 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class SampleConfig:
-    """Sampling: pow-cosine guidance (`sampling.guidance`) and temperature. A guidance_scale of 1 is no guidance."""
+    """Sampling; the fields of `sampling.options.Options`. A guidance_scale of 1 is no guidance."""
 
+    guidance: str = "pow_cosine"
     guidance_scale: float = 16.0
     guidance_power: float = 2.75
     temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,10 +200,10 @@ class Config:
 
 # The sizes of Table 1, each with the sampling options of its published results.
 RAR_SIZES = {
-    "rar_b": (ModelConfig(width=768, depth=24, mlp_width=3072), SampleConfig(16.0, 2.75, 1.0)),
-    "rar_l": (ModelConfig(width=1024, depth=24, mlp_width=4096), SampleConfig(15.5, 2.5, 1.02)),
-    "rar_xl": (ModelConfig(width=1280, depth=32, mlp_width=5120), SampleConfig(6.9, 1.5, 1.02)),
-    "rar_xxl": (ModelConfig(width=1408, depth=40, mlp_width=6144), SampleConfig(8.0, 1.2, 1.02)),
+    "rar_b": (ModelConfig(width=768, depth=24, mlp_width=3072), SampleConfig("pow_cosine", 16.0, 2.75, 1.0)),
+    "rar_l": (ModelConfig(width=1024, depth=24, mlp_width=4096), SampleConfig("pow_cosine", 15.5, 2.5, 1.02)),
+    "rar_xl": (ModelConfig(width=1280, depth=32, mlp_width=5120), SampleConfig("pow_cosine", 6.9, 1.5, 1.02)),
+    "rar_xxl": (ModelConfig(width=1408, depth=40, mlp_width=6144), SampleConfig("pow_cosine", 8.0, 1.2, 1.02)),
 }
 
 
@@ -225,10 +232,33 @@ def from_config_dict(fields: ml_collections.ConfigDict | dict[str, Any]) -> Conf
     return config
 
 
+def without_data(fields: ml_collections.ConfigDict | None) -> Config:
+    """The config of a benchmark: no data is read and no pictures are made.
+
+    Raises:
+      ValueError: as `from_config_dict`, or there is no config.
+    """
+    if fields is None:
+        raise ValueError("name an experiment with --config=configs/NAME.py")
+    fields = fields.copy_and_resolve_references()
+    fields.data.update(name="synthetic", tokenizer="none")
+    fields.eval.report_samples = 0
+    return from_config_dict(fields)
+
+
 def make_model(config: Config, dtype: str | None = None) -> RAR:
     """The network of a config, computing in `dtype` (by default the one it trains in)."""
     fields = dataclasses.asdict(config.model)
     return RAR(**fields, remat=config.train.remat, dtype=jnp.dtype(dtype or config.train.dtype))
+
+
+def sample_options(config: Config) -> Options:
+    """How the images of a config are sampled, in the scan order that it trains for.
+
+    Raises:
+      ValueError: an option is out of range.
+    """
+    return Options(scan_order=config.permutation.scan_order, **dataclasses.asdict(config.sample))
 
 
 def field_paths(cls: type = Config, prefix: str = "") -> Iterator[str]:
@@ -309,7 +339,7 @@ def check(config: Config) -> None:
         "eval.report_samples",
     )
     _at_least(config, 0, "optimizer.learning_rate", "optimizer.end_learning_rate", "optimizer.warmup_epochs")
-    _at_least(config, 0, "optimizer.weight_decay", "optimizer.eps", "sample.temperature", "sample.guidance_scale")
+    _at_least(config, 0, "optimizer.weight_decay", "optimizer.eps")
     for path in ("model.dropout", "model.attention_dropout", "train.ema_decay", "optimizer.b1", "optimizer.b2"):
         section, name = path.split(".")
         value = getattr(getattr(config, section), name)
@@ -318,10 +348,6 @@ def check(config: Config) -> None:
     _require(
         config.optimizer.clip_norm > 0,
         f"config.optimizer.clip_norm={config.optimizer.clip_norm} must be above 0; a large one never clips",
-    )
-    _require(
-        config.sample.guidance_power > 0,
-        f"config.sample.guidance_power={config.sample.guidance_power} must be above 0",
     )
     _one_of("train.dtype", train.dtype, DTYPES)
     _one_of("train.remat", train.remat, REMAT_POLICIES)
@@ -335,6 +361,10 @@ def check(config: Config) -> None:
         scan_order(window.scan_order, model.grid_side)
     except ValueError as error:
         raise ValueError(f"config.permutation.scan_order: {error}") from None
+    try:
+        sample_options(config)
+    except ValueError as error:
+        raise ValueError(f"config.sample.{error}") from None
     _require(
         0 <= window.anneal_start_epoch <= window.anneal_end_epoch,
         f"config.permutation.anneal_start_epoch={window.anneal_start_epoch} must be from 0 to "
@@ -417,31 +447,38 @@ def check_same_run(config: Config, saved: Config, allowed: Sequence[str] = ()) -
     return list(said.values())
 
 
-def mesh_shape(config: Config, num_devices: int) -> tuple[int, int]:
-    """The sizes of the mesh's axes (data, fsdp) on so many devices.
+def mesh_shape(config: Config, num_devices: int) -> tuple[int, int, int]:
+    """The sizes of the mesh's axes (data, fsdp, tensor) on so many devices.
 
     Raises:
-      ValueError: the axes do not multiply to the devices, or the batch or a width does not divide over them.
+      ValueError: the axes do not multiply to the devices, or the batch, a width or the heads do not divide over them.
     """
-    data, fsdp = config.mesh.data, config.mesh.fsdp
-    given = f"config.mesh.data={data} and config.mesh.fsdp={fsdp}"
-    for size in (data, fsdp):
-        _require(size == -1 or size >= 1, f"{given}: an axis is -1 (the rest) or at least 1")
-    _require((data, fsdp) != (-1, -1), f"{given}: only one axis can be -1 (the rest)")
-    known = max(data, 1) * max(fsdp, 1)
+    sizes = dataclasses.asdict(config.mesh)
+    given = ", ".join(f"config.mesh.{axis}={size}" for axis, size in sizes.items())
+    rest = [axis for axis, size in sizes.items() if size == -1]
     _require(
-        num_devices % known == 0 and (-1 in (data, fsdp) or known == num_devices),
+        all(size == -1 or size >= 1 for size in sizes.values()), f"{given}: an axis is -1 (the rest) or at least 1"
+    )
+    _require(len(rest) <= 1, f"{given}: only one axis can be -1 (the rest)")
+    known = math.prod(size for size in sizes.values() if size != -1)
+    _require(
+        num_devices % known == 0 and (bool(rest) or known == num_devices),
         f"{given} do not multiply to the {num_devices} devices here",
     )
-    rest = num_devices // known
-    data, fsdp = (rest if data == -1 else data), (rest if fsdp == -1 else fsdp)
+    data, fsdp, tensor = (num_devices // known if size == -1 else size for size in sizes.values())
     microbatch = config.train.batch_size // config.train.accumulation
     _require(
         microbatch % num_devices == 0,
         f"config.train.batch_size={config.train.batch_size} over config.train.accumulation={config.train.accumulation} "
         f"is {microbatch} images a microbatch, which must be divisible by the {num_devices} devices",
     )
-    for name in ("width", "mlp_width"):
-        size = getattr(config.model, name)
-        _require(size % fsdp == 0, f"config.model.{name}={size} must be divisible by the fsdp axis of {fsdp} devices")
-    return data, fsdp
+    model = config.model
+    for name, axes, size in (
+        ("width", "fsdp and tensor axes", fsdp * tensor),
+        ("mlp_width", "fsdp axis", fsdp),
+        ("mlp_width", "tensor axis", tensor),
+        ("num_heads", "tensor axis", tensor),
+    ):
+        value = getattr(model, name)
+        _require(value % size == 0, f"config.model.{name}={value} must be divisible by the {axes} of {size} devices")
+    return data, fsdp, tensor

@@ -1,8 +1,11 @@
-"""Files that are there as a whole or not at all."""
+"""Files that are there as a whole or not at all, and folders that are held to what they were begun with."""
 
+import contextlib
 import os
 import socket
 import uuid
+from collections.abc import Iterator, Mapping
+from typing import IO, Any
 
 from etils import epath
 
@@ -12,12 +15,47 @@ def aside(path: epath.Path) -> epath.Path:
     return path.parent / f"{path.name}.{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.partial"
 
 
-def write_atomically(path: epath.PathLike, text: str) -> None:
-    """Writes a file aside and moves it into place, so that whoever dies meanwhile leaves the old one."""
+@contextlib.contextmanager
+def replacing(path: epath.PathLike) -> Iterator[IO[bytes]]:
+    """A file written aside and moved into place at the end, so that whoever dies meanwhile leaves the old one.
+
+    Where writing fails, on a full disk, nothing stays aside.
+    """
     path = epath.Path(path)
     partial = aside(path)
-    partial.write_text(text)
-    partial.replace(path)
+    try:
+        with partial.open("wb") as file:
+            yield file
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def write_atomically(path: epath.PathLike, text: str) -> None:
+    """Writes a text, as `replacing` does."""
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
+def hold_to_plan(flag: str, folder: epath.PathLike, begun: Mapping[str, Any], plan: Mapping[str, Any]) -> None:
+    """Makes sure that a folder is gone on with as it was begun.
+
+    Args:
+      flag: that names the folder.
+      folder: with what was made by the plan it was begun with.
+      begun: that plan, as read from JSON.
+      plan: all that decides what goes into the folder now, as it would be read from JSON.
+
+    Raises:
+      ValueError: the plans differ; all fields that do are named.
+    """
+    if different := [name for name in plan | begun if plan.get(name) != begun.get(name)]:
+        raise ValueError(
+            f"--{flag}={folder} was begun with "
+            + ", ".join(f"{name}={begun.get(name)!r}, not {plan.get(name)!r}" for name in different)
+            + ": go on as it was begun, or choose another folder"
+        )
 
 
 def cache_folder(name: str) -> epath.Path:

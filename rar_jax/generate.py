@@ -12,16 +12,16 @@ from typing import Any
 import jax
 import numpy as np
 from etils import epath
-from jax.sharding import Mesh
 from PIL import Image
 
 from rar_jax.checkpoints.load import load as load_weights
-from rar_jax.config import Config
+from rar_jax.config import Config, sample_options
+from rar_jax.data.class_names import class_names, find_classes
 from rar_jax.data.tokenizers import Tokenizer, load_tokenizer, tokenizer_for
 from rar_jax.images.files import image_grid
-from rar_jax.models.rar import RAR
 from rar_jax.parallel.mesh import make_mesh, replicated
-from rar_jax.sampling.sampler import sample_tokens
+from rar_jax.sampling.options import Options
+from rar_jax.sampling.sampler import Sampler, check_labels, sample_tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,31 +31,55 @@ class Generator:
     Attributes:
       config: of the run that trained it; `config.sample` has the options used when none are given.
       step: of the checkpoint.
-      model, params: the network.
-      mesh: the devices it runs on, each with all the weights.
+      sampler: the network, on the devices that it runs on.
       tokenizer: what turns its codes into images.
+      class_names: in the order of the labels, or None where they are not known.
     """
 
     config: Config
     step: int
-    model: RAR
-    params: dict[str, Any]
-    mesh: Mesh
+    sampler: Sampler
     tokenizer: Tokenizer
+    class_names: tuple[str, ...] | None
+
+    def labels(self, classes: Sequence[int | str]) -> np.ndarray:
+        """Classes by name or by index as labels, int32 [N].
+
+        Raises:
+          ValueError: there are none, one is not in 0..C-1, or a name is of no class or of several.
+        """
+        return check_labels(find_classes(classes, self.class_names), self.sampler.model.num_classes)
+
+    def options(self, **given: Any) -> Options:
+        """The config's options with changes.
+
+        Raises:
+          ValueError: one is unknown or out of range.
+        """
+        default = sample_options(self.config)
+        names = [field.name for field in dataclasses.fields(default)]
+        for name in given:
+            if name not in names:
+                raise ValueError(f"there is no option {name!r}: there are {', '.join(names)}")
+        return dataclasses.replace(default, **given)
 
     def generate(
         self,
-        classes: Sequence[int],
+        classes: Sequence[int | str],
         *,
         seed: int = 0,
-        guidance_scale: float | None = None,
-        guidance_power: float | None = None,
-        temperature: float | None = None,
-        scan_order: str | None = None,
         batch_size: int = 256,
         on_batch: Callable[[int], None] = lambda images: None,
+        **options: Any,
     ) -> np.ndarray:
-        """Samples one image a class given; see `sampling.sampler.sample_tokens` for the options.
+        """Samples one image a class given.
+
+        Args:
+          classes: N classes, by index or by name.
+          seed: of all draws.
+          batch_size: images decoded at once; the decode loop is compiled once for each.
+          on_batch: told the number of images after each batch.
+          options: fields of `sampling.options.Options`; those not given are the config's.
 
         Returns:
           uint8 [N, H, W, 3].
@@ -63,21 +87,11 @@ class Generator:
         Raises:
           ValueError: a class or an option is out of range.
         """
-        default = self.config.sample
-
-        def given(value, otherwise):
-            return otherwise if value is None else value
-
         tokens = sample_tokens(
-            self.model,
-            self.params,
-            classes,
-            self.mesh,
+            self.sampler,
+            self.labels(classes),
+            self.options(**options),
             seed=seed,
-            order=given(scan_order, self.config.permutation.scan_order),
-            guidance_scale=given(guidance_scale, default.guidance_scale),
-            guidance_power=given(guidance_power, default.guidance_power),
-            temperature=given(temperature, default.temperature),
             batch_size=batch_size,
             on_batch=on_batch,
         )
@@ -107,9 +121,8 @@ def load(checkpoint: epath.PathLike, step: int | None = None, tokenizer: str | N
         images, config = tokenizer_for(config, tokenizer)
     if images is None:
         raise ValueError(f"{checkpoint} comes without a tokenizer for its codes: name one with --tokenizer=WEIGHTS")
-    return Generator(
-        config=config, step=weights.step, model=weights.model, params=weights.params, mesh=mesh, tokenizer=images
-    )
+    sampler = Sampler(weights.model, weights.params, mesh)
+    return Generator(config, weights.step, sampler, images, class_names(weights.config))
 
 
 def show(images: np.ndarray, columns: int = 8) -> Image.Image:

@@ -10,6 +10,7 @@ from ml_collections import config_flags
 from rar_jax import cli
 from rar_jax.compilation_cache import keep_compiled_programs
 from rar_jax.config import from_config_dict
+from rar_jax.parallel import distributed
 from rar_jax.training import loop
 from rar_jax.training.preemption import NonFiniteError, Preemption
 
@@ -18,6 +19,11 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder; a run found t
 _ALLOW = flags.DEFINE_multi_string(
     "allow_config_change", [], "A field that may differ from the run so far although it changes what is trained."
 )
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator_address", None, "host:port of the first of several processes; by default the environment says it."
+)
+_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many train together.", lower_bound=1)
+_PROCESS = flags.DEFINE_integer("process_id", None, "Which of them this one is, from 0.", lower_bound=0)
 
 
 def main(argv):
@@ -33,7 +39,9 @@ def main(argv):
     if config.train.deterministic:
         # Before there is a backend.
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true"
-    with Preemption() as preemption:
+    with cli.user_errors():
+        distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+    with distributed.ending_at_once(), Preemption() as preemption:
         with cli.user_errors():
             run = loop.prepare(config, epath.Path(_WORKDIR.value or f"runs/{config.name}"), _ALLOW.value)
         try:

@@ -19,7 +19,8 @@ class Progress:
         self._label, self._total, self._unit = label, total, unit
         self._initial = self._done = done
         self._began = self._last_line = time.monotonic()
-        terminal = sys.stderr.isatty()
+        # Where several processes share a terminal, those that do not log do not draw.
+        terminal = sys.stderr.isatty() and _log.isEnabledFor(logging.INFO)
         self._bar = tqdm.tqdm(desc=label, total=total, initial=done, unit=unit) if terminal else None
 
     def update(self, units: int = 1, note: str = "") -> None:

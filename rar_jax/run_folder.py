@@ -12,7 +12,6 @@ from rar_jax.config import Config, from_config_dict
 from rar_jax.files import write_atomically
 
 CONFIG_FILE = "config.json"
-_LOCK_FILE = "run.lock"
 
 
 def write_config(folder: epath.PathLike, config: Config) -> None:
@@ -50,6 +49,12 @@ def read_config(folder: epath.PathLike) -> Config:
     """
     fields = _read_fields(folder)
     fields.pop("kind", None)
+    # Fields that the schema did not have then; their defaults are what was done without them.
+    for section, default in dataclasses.asdict(Config()).items():
+        if isinstance(default, dict) and isinstance(fields.get(section), dict):
+            fields[section] = default | fields[section]
+        else:
+            fields.setdefault(section, default)
     try:
         return from_config_dict(fields)
     except ValueError as error:
@@ -64,8 +69,13 @@ def check_folder(flag: str, folder: epath.PathLike) -> None:
             raise ValueError(f"--{flag}={folder}: {ancestor} is a file, not a folder")
 
 
-def lock(folder: epath.PathLike) -> TextIO | None:
-    """Makes sure that no other process of this machine trains in a folder, which is made if need be.
+def lock(folder: epath.PathLike, name: str = "run.lock", work: str = "trains") -> TextIO | None:
+    """Makes sure that no other process of this machine does the same work in a folder, which is made if need be.
+
+    Args:
+      folder: to work in.
+      name: of the file in it that is locked.
+      work: what the other one would be doing.
 
     Returns:
       A file that holds the lock until it is closed, at the latest when the process ends, however it ends. None for
@@ -78,14 +88,14 @@ def lock(folder: epath.PathLike) -> TextIO | None:
     if "://" in str(folder):
         return None
     folder.mkdir(parents=True, exist_ok=True)
-    file = open(folder / _LOCK_FILE, "a+")
+    file = open(folder / name, "a+")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.seek(0)
         holder = file.read().strip()
         file.close()
-        raise ValueError(f"{folder}: process {holder} trains there; stop it, or choose another --workdir") from None
+        raise ValueError(f"{folder}: process {holder} {work} there; stop it, or choose another folder") from None
     file.truncate(0)
     file.write(str(os.getpid()))
     file.flush()

@@ -175,9 +175,7 @@ def _make_records() -> Description | None:
         )
     if _FLIP.value and _CROPS.value == "ten":
         raise ValueError("--flip: --crops=ten has the mirrors already")
-    index, count = _PROCESS_INDEX.value or 0, _PROCESS_COUNT.value or 1
-    if index >= count:
-        raise ValueError(f"--process_index={index} must be below --process_count={count}")
+    index, count = cli.share_of_work(_PROCESS_INDEX.value, _PROCESS_COUNT.value)
     return tokenize_images(
         _source(),
         _tokenizer(),
@@ -204,8 +202,6 @@ def main(argv):
         if not _TOKENIZER.value and not _JSONL.value:
             raise ValueError("name the weights that make the tokens with --tokenizer=WEIGHTS")
         _check_options(given[0])
-        if (_PROCESS_INDEX.value is None) != (_PROCESS_COUNT.value is None):
-            raise ValueError("--process_index and --process_count go together")
         drawing = bool(_RECONSTRUCT.value or _DECODE.value)
         if drawing and not _OUTPUT.value.endswith(".png"):
             raise ValueError(f"--output={_OUTPUT.value} must be a .png file: --reconstruct and --decode draw a picture")

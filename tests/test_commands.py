@@ -7,13 +7,18 @@ import signal
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 from conftest import ROOT
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
+from rar_jax.checkpoints.load import load
 from rar_jax.data.pictures import center_square, read_picture
+from rar_jax.parallel.mesh import make_mesh
+from rar_jax.sampling.options import Options
+from rar_jax.sampling.sampler import Sampler, sample_tokens
 from rar_jax.training.metrics import read_metrics
 
 
@@ -274,6 +279,32 @@ def test_benchmark_data(tmp_path):
     assert run("rar_jax.benchmark", "dta").returncode == 2
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "name an experiment with --config"),
+        (["--config=configs/digits.py", "--batch_size=a"], "--batch_size=a must be numbers, such as 1,8"),
+        (["--config=configs/digits.py", "--batch_size=0"], "--batch_size=0: 0 must be a multiple of the 1 devices"),
+    ],
+)
+def test_mistakes_with_benchmark_sample(arguments, message):
+    result = run("rar_jax.benchmark", "sample", *arguments)
+    assert result.returncode == 2 and message in result.stderr
+
+
+@pytest.mark.long
+def test_benchmark_sample(tmp_path):
+    options = ["--batch_size=2,3", "--repeats=1", f"--json={tmp_path / 'sample.json'}"]
+    measured = run("rar_jax.benchmark", "sample", "--config=configs/digits.py", *options)
+    assert measured.returncode == 0, measured.stderr
+    results = json.loads((tmp_path / "sample.json").read_text())
+    for batch in (2, 3):
+        section = results[f"sampling, digits, batch {batch}"]
+        assert section["images/s"] == pytest.approx(batch / section["decode, s, median"])
+        # Nothing is faster than its floor.
+        assert 0 < section["floor / time"] < 1
+
+
 @pytest.mark.long
 def test_the_digits_run_learns_the_digits(tmp_path):
     """The whole of configs/digits.py: its report against the figures in the README, with room for other processors."""
@@ -285,6 +316,20 @@ def test_the_digits_run_learns_the_digits(tmp_path):
     assert report["svm_accuracy_samples"] > 0.98
     assert report["frechet_samples"] < 4 * report["frechet_train"]
     evaluated = [entry for entry in read_metrics(tmp_path) if "heldout/target_loss" in entry]
+    check_greedy_decodes_agree(tmp_path)
     # While r is 1 both orders are as hard; once it is 0 the target order is the easier one.
     assert abs(evaluated[0]["heldout/target_loss"] - evaluated[0]["heldout/random_loss"]) < 0.03
     assert evaluated[-1]["heldout/random_loss"] - evaluated[-1]["heldout/target_loss"] > 0.3
+
+
+def check_greedy_decodes_agree(folder):
+    """The likeliest digits of a trained model are the same at batch 1, 3 and 8, and on one device and eight."""
+    weights, labels = load(folder, "rar"), np.arange(8)
+    options = Options(guidance_scale=2.0, guidance_power=2.0, temperature=0)
+    one, eight = make_mesh((1, 1), jax.devices()[:1]), make_mesh((8, 1))
+    decoded = [
+        sample_tokens(Sampler(weights.model, weights.params, mesh), labels, options, seed=0, batch_size=batch_size)
+        for mesh, batch_size in ((one, 1), (one, 3), (one, 8), (eight, 8))
+    ]
+    for other in decoded[1:]:
+        np.testing.assert_array_equal(decoded[0], other)

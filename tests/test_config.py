@@ -133,11 +133,19 @@ def test_nearest_names(path, nearest):
 
 
 @pytest.mark.parametrize(
-    ("data", "fsdp", "expected"), [(-1, 1, (8, 1)), (-1, 4, (2, 4)), (2, -1, (2, 4)), (8, 1, (8, 1)), (1, 8, (1, 8))]
+    ("data", "fsdp", "tensor", "expected"),
+    [
+        (-1, 1, 1, (8, 1, 1)),
+        (-1, 4, 1, (2, 4, 1)),
+        (2, -1, 1, (2, 4, 1)),
+        (1, 8, 1, (1, 8, 1)),
+        (-1, 2, 2, (2, 2, 2)),
+        (4, 1, -1, (4, 1, 2)),
+    ],
 )
-def test_mesh_shape(data, fsdp, expected):
+def test_mesh_shape(data, fsdp, tensor, expected):
     fields = config_file("digits")
-    fields.mesh.update(data=data, fsdp=fsdp)
+    fields.mesh.update(data=data, fsdp=fsdp, tensor=tensor)
     assert mesh_shape(from_config_dict(fields), 8) == expected
 
 
@@ -149,6 +157,8 @@ def test_mesh_shape(data, fsdp, expected):
         ({"data": -1, "fsdp": -1}, {}, "only one axis can be -1"),
         ({"data": 0}, {}, "at least 1"),
         ({"data": 1, "fsdp": 8}, {}, r"mlp_width=36 must be divisible by the fsdp axis of 8"),
+        ({"data": 2, "tensor": 4}, {}, r"num_heads=2 must be divisible by the tensor axis of 4"),
+        ({"data": -1, "fsdp": 2, "tensor": 3}, {}, "do not multiply to the 8 devices"),
         ({}, {"batch_size": 12}, r"is 12 images a microbatch, which must be divisible by the 8 devices"),
         ({}, {"batch_size": 16, "accumulation": 4}, r"is 4 images a microbatch"),
     ],

@@ -27,7 +27,7 @@ from rar_jax.data.loader import train_iterator
 from rar_jax.data.pictures import center_square, read_picture, square_side
 from rar_jax.data.records import TokenRecords, write_records
 from rar_jax.data.tokenizers import Tokenizer, VQGANTokenizer, open_tokenizer
-from rar_jax.models.vqgan import VQGAN
+from rar_jax.models.vqgan import MASKGIT_F16, VQGAN
 from rar_jax.progress import Progress
 from rar_jax.run_folder import check_folder
 
@@ -147,7 +147,7 @@ def _measure_decoding() -> dict[str, float]:
 
 
 def _made_up_tokenizer() -> Tokenizer:
-    model = VQGAN(width=128, multipliers=(1, 1, 2, 2, 4), num_blocks=2, latent_width=256, codebook_size=_CODES)
+    model = VQGAN(**MASKGIT_F16)
     side = model.downsampling
     params = jax.jit(model.init)(jax.random.key(0), np.zeros((1, side, side, 3), np.float32))["params"]
     return VQGANTokenizer(model, params, _IMAGE_SIZE)

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import platform
+import resource
 from typing import Any
 
 import jax
@@ -16,6 +17,8 @@ def machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "processor": _processor(),
         "devices": f"{len(devices)} x {devices[0].device_kind}",
+        # On NVIDIA the default for float32 is TF32.
+        "precision of products": jax.config.jax_default_matmul_precision or "the platform's default",
         "jax": jax.__version__,
         "python": platform.python_version(),
     }
@@ -27,6 +30,14 @@ def _processor() -> str:
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.machine()
+
+
+def peak_memory() -> dict[str, float]:
+    """Of the first device where it says so, else of this process."""
+    stats = jax.local_devices()[0].memory_stats()
+    if stats and "peak_bytes_in_use" in stats:
+        return {"peak memory of a device, GB": stats["peak_bytes_in_use"] / 1e9}
+    return {"peak memory of the process, GB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6}
 
 
 def show(results: dict[str, Any], json_path: str | None) -> None:

@@ -1,6 +1,5 @@
 """The training step of a config on made-up tokens: python -m rar_jax.benchmark train --config=configs/rar_b.py ..."""
 
-import resource
 import statistics
 import time
 from typing import Any
@@ -13,8 +12,8 @@ from ml_collections import config_flags
 
 from rar_jax import cli
 from rar_jax.benchmarks import ceilings
-from rar_jax.benchmarks.report import show
-from rar_jax.config import Config, from_config_dict, mesh_shape
+from rar_jax.benchmarks.report import peak_memory, show
+from rar_jax.config import Config, mesh_shape, without_data
 from rar_jax.costs import train_flops
 from rar_jax.parallel.mesh import make_mesh, put_batch
 from rar_jax.training.program import make_program
@@ -34,14 +33,6 @@ def _made_up(config: Config) -> dict[str, np.ndarray]:
         "tokens": rng.integers(model.codebook_size, size=(rows, model.grid_side**2), dtype=np.int32),
         "label": rng.integers(model.num_classes, size=rows, dtype=np.int32),
     }
-
-
-def _peak_memory() -> dict[str, float]:
-    """Of the first device where it says so, else of this process."""
-    stats = jax.local_devices()[0].memory_stats()
-    if stats and "peak_bytes_in_use" in stats:
-        return {"peak memory of a device, GB": stats["peak_bytes_in_use"] / 1e9}
-    return {"peak memory of the process, GB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6}
 
 
 def _measure(config: Config) -> dict[str, Any]:
@@ -79,17 +70,12 @@ def _measure(config: Config) -> dict[str, Any]:
         "product rate, FLOP/s, a device": rate,
         "model FLOP utilisation": flops / seconds / rate,
         "loss": float(metrics["loss"]),
-    } | _peak_memory()
+    } | peak_memory()
 
 
 def main(argv):
     del argv
     with cli.user_errors():
-        if _CONFIG.value is None:
-            raise ValueError("name an experiment with --config=configs/NAME.py")
-        # No data is read, no pictures are made.
-        _CONFIG.value.data.update(name="synthetic", tokenizer="none")
-        _CONFIG.value.eval.report_samples = 0
-        config = from_config_dict(_CONFIG.value)
+        config = without_data(_CONFIG.value)
         mesh_shape(config, jax.device_count())
     show({f"training step, {config.name}": _measure(config)}, _JSON.value)

@@ -1,11 +1,13 @@
 """One way to name weights, everywhere: a run's folder, one step's, a converted folder, or a published file."""
 
 import dataclasses
+import hashlib
 import json
 from typing import Any
 
 import flax.linen as nn
 import jax
+import numpy as np
 from etils import epath
 
 from rar_jax.checkpoints.pytorch import (
@@ -73,7 +75,7 @@ def load(
     path = epath.Path(path)
     if not path.exists():
         raise ValueError(f"no weights in {str(path)!r}: there is no such file or folder")
-    sharding = sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     if path.is_file():
         if step is not None:
             raise ValueError(f"{path} is a file of weights and has no step {step}")
@@ -151,6 +153,15 @@ def _from_folder(folder: epath.Path, step: int | None, sharding: jax.sharding.Sh
         sizes = {field: tuple(size) if isinstance(size, list) else size for field, size in sizes.items()}
         return Weights(kind, _NETWORKS[kind](**sizes), params, step)
     return Weights(kind, make_model(config, dtype), params, step, config)
+
+
+def digest(params: Any) -> str:
+    """Twelve hexadecimal digits that stand for all of a tree of arrays: their names, shapes and values."""
+    digested = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        digested.update(f"{jax.tree_util.keystr(path)} {leaf.shape}".encode())
+        digested.update(np.ascontiguousarray(leaf, "<f4"))
+    return digested.hexdigest()[:12]
 
 
 def save(folder: epath.PathLike, weights: Weights) -> None:

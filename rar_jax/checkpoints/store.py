@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from etils import epath
-from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from rar_jax.checkpoints.manifest import verify, write_manifest
 from rar_jax.config import CheckpointConfig
+from rar_jax.parallel.distributed import is_first, together, wait_for_all
 from rar_jax.training.state import TrainState
 
 _log = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ class CheckpointStore:
             self._failed(f"the save of step {step}", error)
             return
         self._saved = True
-        if jax.process_index() == 0:
+        if is_first():
             self._no_manifest = threading.Event()
             self._manifest = threading.Thread(
                 target=self._write_manifest, args=(step, self._no_manifest), name="manifest", daemon=True
@@ -113,8 +113,12 @@ class CheckpointStore:
         Raises:
           ValueError: the checkpoint is damaged or cannot be read.
         """
-        self.verify(step)
-        restored = self._read(step, state=_wanted(like), data=ocp.args.JsonRestore())
+        with together():
+            # Every file is read for it: one process is enough.
+            if is_first():
+                self.verify(step)
+        with together():
+            restored = self._read(step, state=_wanted(like), data=ocp.args.JsonRestore())
         return restored.state, restored.data
 
     def restore_newest(self, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
@@ -212,7 +216,7 @@ class CheckpointStore:
         self._saved = False
         self._no_manifest.set()
         self._manifest = None
-        if jax.process_index() == 0:
+        if is_first():
             # What was written of it would keep a full disk full.
             for leftover in self._folder.glob("*.orbax-checkpoint-tmp*"):
                 leftover.rmtree(missing_ok=True)
@@ -246,14 +250,14 @@ class CheckpointStore:
             self._manifest = None
 
     def _put_aside(self, steps) -> None:
-        if jax.process_index() == 0:
+        if is_first():
             (self._run_folder / DAMAGED).mkdir(parents=True, exist_ok=True)
             for step in steps:
                 target = self._run_folder / DAMAGED / str(step)
                 if target.exists():
                     target.rmtree()
                 (self._folder / str(step)).rename(target)
-        multihost_utils.sync_global_devices("damaged checkpoints put aside")
+        wait_for_all("damaged checkpoints put aside")
         self._reload()
 
     def _read(self, step: int, **items: Any) -> ocp.args.Composite:

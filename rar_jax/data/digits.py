@@ -7,6 +7,7 @@ import functools
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 
 import numpy as np
 from etils import epath
@@ -37,6 +38,10 @@ class DigitsTokenizer:
         """Codes int [B, 64] -> uint8 [B, 8, 8, 3]."""
         grey = np.rint(np.asarray(tokens) * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
         return np.repeat(grey, 3, axis=-1)
+
+    def begin_decode(self, tokens: np.ndarray) -> Callable[[], np.ndarray]:
+        """As `decode`, when what it returns is called."""
+        return functools.partial(self.decode, tokens)
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""Batches for training and evaluation, the same whatever the number of hosts."""
+"""Batches for training and evaluation, the same whatever the number of processes."""
 
 import collections
 from collections.abc import Callable, Iterator
@@ -17,23 +17,20 @@ _ON_DEVICE = 2
 
 
 class TrainBatches:
-    """A Grain source whose element i is this host's rows of the i-th global batch of the whole run.
+    """A Grain source whose element i is this process's rows of the i-th global batch of the whole run.
 
     Every epoch is its own shuffle of all images, from (seed, epoch); its last partial batch is left out. Where nobody
     knows which records are crops of one image, an epoch is its share of one shuffle of all records. A batch is one
     element because Grain's cost is by element: record by record it is some twenty times slower.
     """
 
-    def __init__(
-        self, records: Records, batch_size: int, num_batches: int, seed: int, process_index: int, process_count: int
-    ):
-        """Host p of P takes rows p B/P .. (p+1) B/P of each global batch of B = batch_size."""
+    def __init__(self, records: Records, batch_size: int, num_batches: int, seed: int, rows: np.ndarray):
+        """Takes rows int [R] of each global batch of batch_size."""
         self._records = records
         self._batch_size = batch_size
         self._num_batches = num_batches
         self._seed = seed
-        rows = batch_size // process_count
-        self._rows = np.arange(process_index * rows, (process_index + 1) * rows)
+        self._rows = rows
 
     def __len__(self) -> int:
         # All epochs: Grain wraps indices around the length, and would repeat the first epoch.
@@ -54,15 +51,22 @@ def train_iterator(
     batch_size: int,
     num_batches: int,
     seed: int,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: np.ndarray | None = None,
 ) -> grain.DatasetIterator:
     """Iterates over a run's batches, reading ahead. Its state (`get_state`, `set_state`) is one position.
 
+    Args:
+      records: the images.
+      batch_size: B, global.
+      num_batches: of the whole run.
+      seed: of the order.
+      rows: int [R], those of each global batch that this process reads (`parallel.mesh.host_rows`); all by default.
+
     Returns:
-      A Grain iterator of {"tokens": int32 [B/P, T], "label": int32 [B/P]}.
+      A Grain iterator of {"tokens": int32 [R, T], "label": int32 [R]}.
     """
-    source = TrainBatches(records, batch_size, num_batches, seed, process_index, process_count)
+    rows = np.arange(batch_size) if rows is None else rows
+    source = TrainBatches(records, batch_size, num_batches, seed, rows)
     return iter(grain.MapDataset.source(source).to_iter_dataset(_READ))
 
 
@@ -90,7 +94,7 @@ class DeviceBatches:
 
 
 def eval_batches(
-    records: Records, batch_size: int, num_images: int, process_index: int = 0, process_count: int = 1
+    records: Records, batch_size: int, num_images: int, rows: np.ndarray | None = None
 ) -> Iterator[HostBatch]:
     """So many records of a data set, always the same ones, drawn from all of it: files are often in order of class.
 
@@ -98,16 +102,16 @@ def eval_batches(
       records: the images; of several crops the first is taken.
       batch_size: B, global.
       num_images: how many; 0 is all.
-      process_index, process_count: as in `TrainBatches`.
+      rows: as in `train_iterator`.
 
     Yields:
-      {"tokens", "label", "row": int32 [B/P] 0..num_images-1, "weight": float32 [B/P], 0 for padding}; the last batch is
+      {"tokens", "label", "row": int32 [R] 0..num_images-1, "weight": float32 [R], 0 for padding}; the last batch is
       padded to full size.
     """
     num_images = min(num_images or records.num_images, records.num_images)
-    rows = batch_size // process_count
+    rows = np.arange(batch_size) if rows is None else rows
     for start in range(0, num_images, batch_size):
-        numbers = start + process_index * rows + np.arange(rows)
+        numbers = start + rows
         valid = numbers < num_images
         chosen = shuffled(np.where(valid, numbers, 0), records.num_records, seed=0, epoch=0)
         yield records.read(chosen) | {"row": numbers.astype(np.int32), "weight": valid.astype(np.float32)}

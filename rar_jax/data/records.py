@@ -245,8 +245,16 @@ class TokenRecords:
         """Opens every shard.
 
         Raises:
-          ValueError: the folder holds no data set, or a shard is missing, unreadable or not as long as described.
+          ValueError: the folder holds no data set, or a shard is missing, unreadable or not as long as described, or it
+            is on gs:// or the like, where ArrayRecord does not read.
         """
+        scheme, remote, place = str(folder).partition("://")
+        if remote:
+            bucket = place.split("/")[0]
+            raise ValueError(
+                f"{folder}: token records cannot be read from {scheme}://; mount the bucket on every host, with "
+                f"mkdir -p /mnt/{bucket} && gcsfuse --implicit-dirs {bucket} /mnt/{bucket}, and name /mnt/{place}"
+            )
         folder = epath.Path(folder)
         path = folder / DESCRIPTION
         self.description = read_description(folder)

@@ -8,7 +8,7 @@ from typing import Any
 from etils import epath
 
 from rar_jax.data.records import DESCRIPTION, Description, ShardWriter, read_description, shard_name, write_description
-from rar_jax.files import write_atomically
+from rar_jax.files import hold_to_plan, write_atomically
 
 REJECTED = "rejected.txt"
 # What is known while shards are missing; removed when the set is complete.
@@ -52,12 +52,7 @@ class ShardedOutput:
             self._making.mkdir(parents=True, exist_ok=True)
             write_atomically(plan_file, json.dumps(plan, indent=2))
             begun = plan
-        if different := [name for name in plan | begun if plan.get(name) != begun.get(name)]:
-            raise ValueError(
-                f"--output={folder} was begun with "
-                + ", ".join(f"{name}={begun.get(name)!r}, not {plan.get(name)!r}" for name in different)
-                + ": go on as it was begun, or choose another folder"
-            )
+        hold_to_plan("output", folder, begun, plan)
 
     def _made(self) -> Description | None:
         return read_description(self._folder) if (self._folder / DESCRIPTION).exists() else None

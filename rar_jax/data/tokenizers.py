@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -10,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rar_jax.checkpoints.load import load
+from rar_jax.checkpoints.load import digest, load
 from rar_jax.config import Config
 from rar_jax.data.digits import DigitsTokenizer
 from rar_jax.models.vqgan import VQGAN
@@ -42,6 +41,9 @@ class Tokenizer(Protocol):
     def decode(self, tokens: np.ndarray) -> np.ndarray:
         """Codes int [B, T] -> uint8 [B, H, W, 3]."""
 
+    def begin_decode(self, tokens: np.ndarray) -> Callable[[], np.ndarray]:
+        """As `decode`, but what it returns is to be called for the images, which the devices are at work on."""
+
 
 class VQGANTokenizer:
     """A MaskGIT-VQGAN on all devices of this machine, each with all the weights."""
@@ -57,7 +59,7 @@ class VQGANTokenizer:
         if image_size < 1 or image_size % model.downsampling:
             raise ValueError(f"image size {image_size} must be a multiple of the tokenizer's {model.downsampling}")
         mesh = make_mesh((jax.local_device_count(), 1), jax.local_devices())
-        self.fingerprint = f"vqgan-{_digest(params)}"
+        self.fingerprint = f"vqgan-{digest(params)}"
         self.batch_size = _IMAGES_A_DEVICE * mesh.size
         self.grid_side = image_size // model.downsampling
         self.codebook_size = model.codebook_size
@@ -73,37 +75,31 @@ class VQGANTokenizer:
 
         @jit
         def decode(params, codes):
-            images = model.apply({"params": params}, codes, method="decode")
-            return jnp.rint(images * 255).astype(jnp.uint8)
+            return model.apply({"params": params}, codes, method="decode_pixels")
 
         self._encode, self._decode = encode, decode
 
     def encode(self, images: np.ndarray) -> np.ndarray:
         """As `Tokenizer.encode`."""
-        return self._in_batches(self._encode, images).reshape(len(images), -1)
+        return self._begin(self._encode, images)().reshape(len(images), -1)
 
     def decode(self, tokens: np.ndarray) -> np.ndarray:
         """As `Tokenizer.decode`."""
-        tokens = np.asarray(tokens, np.int32).reshape(len(tokens), self.grid_side, self.grid_side)
-        return self._in_batches(self._decode, tokens)
+        return self.begin_decode(tokens)()
 
-    def _in_batches(self, function: Callable, rows: np.ndarray) -> np.ndarray:
-        """Applies a function in batches of the one size that it is compiled for."""
+    def begin_decode(self, tokens: np.ndarray) -> Callable[[], np.ndarray]:
+        """As `Tokenizer.begin_decode`."""
+        tokens = np.asarray(tokens, np.int32).reshape(len(tokens), self.grid_side, self.grid_side)
+        return self._begin(self._decode, tokens)
+
+    def _begin(self, function: Callable, rows: np.ndarray) -> Callable[[], np.ndarray]:
+        """Begins to apply a function, in batches of the one size that it is compiled for."""
         results = []
         for start in range(0, len(rows), self.batch_size):
             batch = rows[start : start + self.batch_size]
             padding = [(0, self.batch_size - len(batch))] + [(0, 0)] * (rows.ndim - 1)
-            results.append(function(self._params, np.pad(batch, padding))[: len(batch)])
-        return np.concatenate(jax.device_get(results))
-
-
-def _digest(params: Mapping[str, Any]) -> str:
-    """Twelve hexadecimal digits that stand for all the weights."""
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        digest.update(f"{jax.tree_util.keystr(path)} {leaf.shape}".encode())
-        digest.update(np.ascontiguousarray(leaf, "<f4"))
-    return digest.hexdigest()[:12]
+            results.append(function(self._params, np.pad(batch, padding)))
+        return lambda: np.concatenate(jax.device_get(results))[: len(rows)]
 
 
 def open_tokenizer(name: str, image_size: int) -> Tokenizer:

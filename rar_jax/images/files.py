@@ -1,19 +1,29 @@
-"""Images on disk: PNG grids, and the .npz format of the ADM evaluator."""
+"""Images on disk: PNG files and grids."""
+
+from collections.abc import Sequence
 
 import numpy as np
 from etils import epath
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
+
+from rar_jax.files import replacing
 
 # Tiny images are enlarged to about this width in a grid, smoothly: blocks of pixels are harder to read.
 _MIN_WIDTH = 64
+# Height of letters in pixels.
+_MIN_TEXT = 14
+# How long a frame of an animation is shown, and its last.
+_MILLISECONDS = 80
+_LAST_MILLISECONDS = 3000
 
 
-def image_grid(images: np.ndarray, columns: int) -> np.ndarray:
+def image_grid(images: np.ndarray, columns: int, row_names: Sequence[str] = ()) -> np.ndarray:
     """Lays images out in rows, with a line of white between; tiny ones are enlarged (bicubic).
 
     Args:
       images: uint8 [N, H, W, 3].
       columns: images a row; a last row that is not full ends in white.
+      row_names: drawn in front of the rows.
 
     Returns:
       uint8 [rows, columns, 3].
@@ -31,20 +41,31 @@ def image_grid(images: np.ndarray, columns: int) -> np.ndarray:
     for i, image in enumerate(images):
         top, left = gap + i // columns * (height + gap), gap + i % columns * (width + gap)
         canvas[top : top + height, left : left + width] = image
-    return canvas
+    if not row_names:
+        return canvas
+    font = ImageFont.load_default(max(_MIN_TEXT, width // 12))
+    margin = gap + max(round(font.getlength(name)) for name in row_names)
+    named = Image.new("RGB", (margin + canvas.shape[1], canvas.shape[0]), "white")
+    named.paste(Image.fromarray(canvas), (margin, 0))
+    for row, name in enumerate(row_names):
+        middle = gap + row * (height + gap) + height // 2
+        ImageDraw.Draw(named).text((margin, middle), name, "black", font, anchor="rm")
+    return np.asarray(named)
 
 
 def write_png(path: epath.PathLike, image: np.ndarray) -> None:
     """Writes one image, uint8 [H, W, 3]; its folder is made if need be."""
     path = epath.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
+    with replacing(path) as file:
         Image.fromarray(image).save(file, format="PNG")
 
 
-def write_npz(path: epath.PathLike, images: np.ndarray) -> None:
-    """Writes uint8 [N, H, W, 3] as the ADM evaluator reads them: one array, named arr_0."""
+def write_animation(path: epath.PathLike, frames: Sequence[np.ndarray]) -> None:
+    """Writes frames, uint8 [H, W, 3], as an animated GIF or WebP, by the ending of the name; it lingers on the last."""
     path = epath.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
-        np.savez(file, arr_0=images)
+    first, *rest = map(Image.fromarray, frames)
+    durations = [_MILLISECONDS] * len(rest) + [_LAST_MILLISECONDS]
+    with replacing(path) as file:
+        first.save(file, path.suffix[1:], save_all=True, append_images=rest, duration=durations, loop=0, lossless=True)

@@ -5,6 +5,7 @@ L blocks. Tables and figures named here are those of "Randomized Autoregressive 
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -34,12 +35,13 @@ REMAT_POLICIES = {
 }
 
 
-def _split_rows(x: jax.Array) -> jax.Array:
-    """x [B, ...], of which each device holds its rows, where the caller has a mesh and a rule for "batch".
+def split(x: jax.Array, *names: str | None) -> jax.Array:
+    """Says by which names the axes of an activation may be split over devices (`parallel.partition`).
 
-    Without it the partitioner splits the width, as the tables are split that x comes from, and keeps every row.
+    batch: each device has images of its own. shared_batch: the devices that split heads or hidden units have the same
+    images. Does nothing where nobody gave the names a meaning.
     """
-    return nn.with_logical_constraint(x, ("batch", *(None,) * (x.ndim - 1)))
+    return nn.with_logical_constraint(x, names)
 
 
 def attention_weights(q: jax.Array, k: jax.Array, mask: jax.Array) -> jax.Array:
@@ -86,21 +88,27 @@ class Linear(nn.Module):
     """x W + b.
 
     Attributes:
-      features: O. dtype: of the computation.
+      features: O, or the axes that O is viewed as. dtype: of the computation.
       transposed: the kernel is [O, I], as a decode step on a CPU reads it, instead of [I, O].
+      names: of the axes of the kernel as it is viewed, [I, *axes of O], for `split`.
     """
 
-    features: int
+    features: tuple[int, ...]
     dtype: jnp.dtype
     transposed: bool
+    names: tuple[str | None, ...]
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """x [..., I] -> [..., O]."""
-        shape = (x.shape[-1], self.features)
+        """x [..., I] -> [..., O], or [..., *axes of O]."""
+        shape = (x.shape[-1], math.prod(self.features))
         kernel = self.param("kernel", _normal, shape[::-1] if self.transposed else shape).astype(self.dtype)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
-        return (_few_rows_product(x, kernel) if self.transposed else x @ kernel) + bias
+        bias = self.param("bias", nn.initializers.zeros, shape[1:]).astype(self.dtype).reshape(self.features)
+        if self.transposed:
+            return _few_rows_product(x, kernel).reshape(*x.shape[:-1], *self.features) + bias
+        # Split before the product: as columns of O, heads cannot be.
+        kernel = split(kernel.reshape(shape[0], *self.features), *self.names)
+        return jnp.tensordot(x, kernel, 1) + bias
 
 
 class Attention(nn.Module):
@@ -115,15 +123,16 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, attend: Attend, seeds: Seeds) -> tuple[jax.Array, Any]:
         """x [B, S, D] -> ([B, S, D], what `attend` keeps)."""
-        batch, length, _ = x.shape
-        qkv = Linear(3 * self.width, self.dtype, self.transposed, name="qkv")(x)
-        qkv = qkv.reshape(batch, length, 3, self.num_heads, self.width // self.num_heads)
-        q, k, v = jnp.moveaxis(qkv, 2, 0)
+        axes = 3, self.num_heads, self.width // self.num_heads
+        x = split(x, "shared_batch", None, None)
+        qkv = Linear(axes, self.dtype, self.transposed, ("width", None, "heads", None), name="qkv")(x)
+        q, k, v = jnp.moveaxis(split(qkv, "shared_batch", None, None, "heads", None), 2, 0)
         q = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=self.dtype, name="q_norm")(q)
         k = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=self.dtype, name="k_norm")(k)
-        out, kept = attend(q, k, v)
-        out = out.reshape(batch, length, self.width)
-        out = Linear(self.width, self.dtype, self.transposed, name="proj")(out)
+        out, kept = attend(*(split(each, "shared_batch", None, "heads", None) for each in (q, k, v)))
+        out = split(out, "shared_batch", None, "heads", None).reshape(x.shape)
+        out = Linear((self.width,), self.dtype, self.transposed, ("heads", None), name="proj")(out)
+        out = split(out, "batch", None, None)
         return drop(out, seeds.projection, self.dropout), kept
 
 
@@ -139,10 +148,13 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, seeds: Seeds) -> jax.Array:
         """x [B, S, D] -> [B, S, D]."""
-        x = Linear(self.mlp_width, self.dtype, self.transposed, name="fc1")(x)
-        x = nn.gelu(x, approximate=False)
+        x = split(x, "shared_batch", None, None)
+        x = Linear((self.mlp_width,), self.dtype, self.transposed, (None, "hidden"), name="fc1")(x)
+        x = nn.gelu(split(x, "shared_batch", None, "hidden"), approximate=False)
         x = drop(x, seeds.hidden, self.dropout)
-        x = Linear(self.width, self.dtype, self.transposed, name="fc2")(x)
+        x = split(x, "shared_batch", None, "hidden")
+        x = Linear((self.width,), self.dtype, self.transposed, ("hidden", None), name="fc2")(x)
+        x = split(x, "batch", None, None)
         return drop(x, seeds.output, self.dropout)
 
 
@@ -338,15 +350,16 @@ class RAR(nn.Module):
         length = tokens.shape[1]
         prefix = self.embed_prefix(labels, orders[:, :1])
         image = self.embed_tokens(tokens, orders[:, :length], orders[:, 1 : length + 1])
-        x = _split_rows(jnp.concatenate([prefix, image], axis=1))
-        condition = _split_rows(self.condition(labels, jnp.arange(PREFIX + length)))
+        x = split(jnp.concatenate([prefix, image], axis=1), "batch", None, None)
+        condition = split(self.condition(labels, jnp.arange(PREFIX + length)), "batch", None, None)
 
         seeds = NO_DROPOUT if dropout_key is None else draw_seeds(dropout_key, self.depth, tokens.shape[0])
         policy = REMAT_POLICIES[self.remat]
 
         def layer(block, x, condition, seeds):
             # Where blocks are computed again as a whole, one's weights at a time are kept.
-            return _split_rows(block.causal(x, condition, seeds, keep_weights=policy is not None)), None
+            x = block.causal(x, condition, seeds, keep_weights=policy is not None)
+            return split(x, "batch", None, None), None
 
         if policy is not None:
             layer = nn.remat(layer, policy=policy, prevent_cse=False)

@@ -92,10 +92,18 @@ class Decoder(nn.Module):
         return _conv(3, 3, True, "conv_out")(_norm_silu(x, "norm_out"))
 
 
+# The sizes of the published tokenizer for images of 256 x 256.
+MASKGIT_F16 = {
+    "width": 128,
+    "multipliers": (1, 1, 2, 2, 4),
+    "num_blocks": 2,
+    "latent_width": 256,
+    "codebook_size": 1024,
+}
+
+
 class VQGAN(nn.Module):
     """The tokenizer's network.
-
-    The published f16 tokenizer is width 128, multipliers (1, 1, 2, 2, 4), two blocks, latent width 256 and 1,024 codes.
 
     Attributes:
       width: channels at the full resolution; every width must be divisible by the 32 groups of the norms.
@@ -139,3 +147,7 @@ class VQGAN(nn.Module):
     def decode(self, codes: jax.Array) -> jax.Array:
         """Codes int32 [B, h, w] -> images float32 [B, H, W, 3], clipped to [0, 1]."""
         return jnp.clip(self.decoder(self.quantize(codes)), 0.0, 1.0)
+
+    def decode_pixels(self, codes: jax.Array) -> jax.Array:
+        """Codes int32 [B, h, w] -> images uint8 [B, H, W, 3]."""
+        return jnp.rint(self.decode(codes) * 255).astype(jnp.uint8)

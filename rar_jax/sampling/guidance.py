@@ -1,30 +1,40 @@
-"""Classifier-free guidance with a weight that grows along the sequence."""
+"""Classifier-free guidance with a weight that changes along the sequence."""
 
 import jax
 import numpy as np
 
+GUIDANCE_SCHEDULES = ("pow_cosine", "cosine", "linear", "constant", "none")
 
-def pow_cosine_weights(num_tokens: int, scale: float, power: float) -> np.ndarray:
-    """The guidance weight at each step: w_t = 1 + (s - 1) (1 - cos(pi (t / T)^p)) / 2.
 
-    It starts at 1 (no guidance) and nears `scale` at the end. Matches the pow-cosine schedule of the published RAR
-    sampler.
+def guidance_weights(schedule: str, num_tokens: int, scale: float, power: float) -> np.ndarray | None:
+    """The guidance weight w_t at each step, s being the scale:
+
+      pow_cosine: 1 + (s - 1) (1 - cos(pi (t / T)^p)) / 2, the schedule of the published RAR sampler
+      cosine:     the same with p = 1
+      linear:     1 + (s - 1) t / T
+      constant:   s
+
+    All but the last start at 1, no guidance, and near s at the end.
 
     Args:
+      schedule: one of `GUIDANCE_SCHEDULES`.
       num_tokens: T.
-      scale: s; 1 is no guidance.
-      power: p, above 0; larger ones start later.
+      scale: s, at least 0.
+      power: p of pow_cosine, above 0; larger ones start later. The other schedules have none.
 
     Returns:
-      float32 [T].
-
-    Raises:
-      ValueError: power is not positive.
+      float32 [T], or None where the weight is 1 throughout, so that no unconditional logits are needed.
     """
-    if not power > 0:
-        raise ValueError(f"guidance_power {power} must be above 0")
+    if schedule == "none" or scale == 1:
+        return None
     t = np.arange(num_tokens) / num_tokens
-    return (1 + (scale - 1) * (1 - np.cos(np.pi * t**power)) / 2).astype(np.float32)
+    share = {
+        "pow_cosine": lambda: (1 - np.cos(np.pi * t**power)) / 2,
+        "cosine": lambda: (1 - np.cos(np.pi * t)) / 2,
+        "linear": lambda: t,
+        "constant": lambda: np.ones(num_tokens),
+    }[schedule]()
+    return (1 + (scale - 1) * share).astype(np.float32)
 
 
 def guide(conditional: jax.Array, unconditional: jax.Array, weight: jax.Array) -> jax.Array:

@@ -10,20 +10,93 @@ import numpy as np
 from jax.sharding import Mesh
 
 from rar_jax.models.rar import RAR
-from rar_jax.orders import scan_order
-from rar_jax.parallel.mesh import put_batch, replicated
-from rar_jax.sampling.decode import decode, prepare
-from rar_jax.sampling.guidance import pow_cosine_weights
+from rar_jax.parallel.mesh import fetch, host_rows, put_batch, replicated
+from rar_jax.sampling.decode import decode, prepare, random_orders
+from rar_jax.sampling.options import Options
 
 _SHOWN_CLASSES = 10
 
 _decode = jax.jit(decode, static_argnames="model")
+_random_orders = jax.jit(random_orders, static_argnames="model")
 
 
 @functools.cache
 def _preparation(model: RAR, mesh: Mesh):
     transposed = mesh.devices.flat[0].platform == "cpu"
     return jax.jit(functools.partial(prepare, model, transposed=transposed), out_shardings=replicated(mesh))
+
+
+class Sampler:
+    """A model whose weights are laid out for decoding; compiled once for each batch size and kind of options.
+
+    Attributes:
+      model: the network.
+      params: its weights, as `sampling.decode.prepare` lays them out.
+      mesh: the devices that share each batch; the weights are on all of them.
+    """
+
+    def __init__(self, model: RAR, params: dict[str, Any], mesh: Mesh):
+        """Lays out `params`, as trained; they can be dropped afterwards."""
+        self.model = model
+        self.mesh = mesh
+        self.params = _preparation(model, mesh)(params)
+
+    def decode(self, labels: np.ndarray, rows: np.ndarray, seed: int, options: Options) -> jax.Array:
+        """Samples a batch; returns while the devices are at work.
+
+        An image depends on (params, seed, its row, its label) alone; at other batch sizes or numbers of devices it can
+        differ where products are rounded differently.
+
+        Args:
+          labels: int32 [B], 0..C-1; B is a multiple of the devices.
+          rows: int32 [B], each image's number in the job.
+          seed: of all draws of the job.
+          options: how.
+
+        Returns:
+          int32 [B, T], codes in row-major grid order.
+
+        Raises:
+          ValueError: the model's grid does not admit the scan order.
+        """
+        arguments = options.arguments(self.model)
+        held = host_rows(self.mesh, len(rows))
+        batch = put_batch({"labels": labels[held], "rows": rows[held]}, self.mesh)
+        return _decode(self.model, self.params, key=jax.random.key(seed), **batch, **arguments)
+
+    def batch_size(self, wanted: int, images: int) -> int:
+        """The batch size for so many images: no more than needed, rounded up to a multiple of the devices.
+
+        Raises:
+          ValueError: the size wanted is not positive.
+        """
+        if wanted < 1:
+            raise ValueError(f"batch size {wanted} must be at least 1")
+        return -(-min(wanted, images) // self.mesh.size) * self.mesh.size
+
+    def decode_rows(
+        self, labels: np.ndarray, rows: np.ndarray, batch_size: int, seed: int, options: Options
+    ) -> jax.Array:
+        """As `decode`, of some images of a job.
+
+        Args:
+          labels: int32 [N], of the whole job.
+          rows: int [<= B], which of its images.
+          batch_size: B; further rows are made up.
+          seed, options: see `decode`.
+
+        Returns:
+          int32 [B, T], the rows asked for in front.
+        """
+        rows = np.pad(np.asarray(rows, np.int32), (0, batch_size - len(rows)), mode="edge")
+        return self.decode(labels[rows], rows, seed, options)
+
+    def orders(self, rows: np.ndarray, seed: int, options: Options) -> np.ndarray:
+        """The order in which each image's tokens are decoded: int32 [B, T] for rows [B], as `decode` has them."""
+        positions = options.positions(self.model)
+        if positions is None:
+            return np.asarray(_random_orders(self.model, jax.random.key(seed), jnp.asarray(rows, jnp.int32)))
+        return np.broadcast_to(positions, (len(rows), self.model.num_tokens))
 
 
 def spread_classes(num_classes: int) -> np.ndarray:
@@ -47,62 +120,37 @@ def check_labels(labels: Sequence[int], num_classes: int) -> np.ndarray:
 
 
 def sample_tokens(
-    model: RAR,
-    params: dict[str, Any],
+    sampler: Sampler,
     labels: Sequence[int],
-    mesh: Mesh,
+    options: Options,
     *,
     seed: int,
-    order: str,
-    guidance_scale: float,
-    guidance_power: float,
-    temperature: float,
     batch_size: int,
     on_batch: Callable[[int], None] = lambda images: None,
 ) -> np.ndarray:
-    """Samples one image a label.
-
-    Image k depends on (params, seed, k, its label) alone; the last batch is padded to the shape of the others.
+    """Samples one image a label, image k as row k.
 
     Args:
-      model, params: the network, as trained.
+      sampler: of the model.
       labels: N classes.
-      mesh: the devices to spread each batch over; the weights are on all of them.
+      options: how.
       seed: of all draws.
-      order: name of the scan order in which tokens are decoded.
-      guidance_scale, guidance_power: of pow-cosine guidance; a scale of 1 runs without, at half the cost.
-      temperature: 0 is greedy.
-      batch_size: images decoded at once; rounded up to a multiple of the devices, and no more than needed.
+      batch_size: images decoded at once; rounded up to a multiple of the devices, and no more than needed. The last
+        batch is padded to the shape of the others.
       on_batch: told the number of images after each batch.
 
     Returns:
       int32 [N, T], codes in row-major grid order.
 
     Raises:
-      ValueError: a label, the order, a guidance option, the temperature or the batch size cannot be used.
+      ValueError: a label or the batch size cannot be used, or the grid does not admit the scan order.
     """
-    labels = check_labels(labels, model.num_classes)
-    positions = scan_order(order, model.grid_side)
-    if not 0 <= temperature < np.inf:
-        raise ValueError(f"temperature {temperature} must be at least 0; 0 takes the most likely token")
-    if not 0 <= guidance_scale < np.inf:
-        raise ValueError(f"guidance_scale {guidance_scale} must be at least 0; 1 is no guidance")
-    if batch_size < 1:
-        raise ValueError(f"batch size {batch_size} must be at least 1")
-    weights = pow_cosine_weights(model.num_tokens, guidance_scale, guidance_power)
-    options = {
-        "order": jnp.asarray(positions),
-        "guidance_weights": None if guidance_scale == 1 else jnp.asarray(weights),
-        "temperature": None if temperature == 0 else jnp.float32(temperature),
-    }
-    batch_size = -(-min(batch_size, len(labels)) // mesh.size) * mesh.size
-    prepared = _preparation(model, mesh)(params)
+    labels = check_labels(labels, sampler.model.num_classes)
+    batch_size = sampler.batch_size(batch_size, len(labels))
     batches = []
     for start in range(0, len(labels), batch_size):
-        rows = np.arange(start, start + batch_size, dtype=np.int32)
-        wanted = min(batch_size, len(labels) - start)
-        batch = put_batch({"labels": labels[np.minimum(rows, len(labels) - 1)], "rows": rows}, mesh)
-        tokens = _decode(model, prepared, key=jax.random.key(seed), **batch, **options)
-        batches.append(np.asarray(tokens)[:wanted])
-        on_batch(wanted)
+        wanted = np.arange(start, min(start + batch_size, len(labels)))
+        tokens = sampler.decode_rows(labels, wanted, batch_size, seed, options)
+        batches.append(fetch(tokens)[: len(wanted)])
+        on_batch(len(wanted))
     return np.concatenate(batches)

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from rar_jax.benchmarks.ceilings import product_rate
 from rar_jax.checkpoints.load import Weights, load
 from rar_jax.checkpoints.store import CheckpointStore
-from rar_jax.config import Config, check_same_run, mesh_shape
+from rar_jax.config import Config, check_same_run, mesh_shape, sample_options
 from rar_jax.costs import train_flops
 from rar_jax.data.datasets import Datasets, open_datasets
 from rar_jax.data.loader import DeviceBatches, eval_batches, train_iterator
@@ -27,10 +27,12 @@ from rar_jax.evaluation.digits import digits_report
 from rar_jax.images.files import image_grid, write_png
 from rar_jax.images.plots import plot_curves, plot_scan_orders
 from rar_jax.orders import randomness
-from rar_jax.parallel.mesh import make_mesh, put_batch
+from rar_jax.parallel.distributed import is_first, together, wait_for_all
+from rar_jax.parallel.mesh import fetch, host_rows, make_mesh, put_batch
+from rar_jax.parallel.partition import on_mesh
 from rar_jax.progress import Progress
 from rar_jax.run_folder import CONFIG_FILE, check_folder, lock, read_config, write_config
-from rar_jax.sampling.sampler import sample_tokens, spread_classes
+from rar_jax.sampling.sampler import Sampler, sample_tokens, spread_classes
 from rar_jax.training.finetune import begin_from, check_sizes
 from rar_jax.training.metrics import MetricsLog, read_metrics
 from rar_jax.training.preemption import NonFiniteError, Preempted, Preemption
@@ -71,7 +73,8 @@ class Run:
         state = jax.jit(self.program.init, out_shardings=self.shardings)()
         if self.init_from is None:
             return state
-        params, left = begin_from(self.program.model, state.params, self.init_from.model, self.init_from.params)
+        initial = jax.tree.map(fetch, state.params)
+        params, left = begin_from(self.program.model, initial, self.init_from.model, self.init_from.params)
         _log.info("begins with %s; initialised anew: %s", self.config.init_from, ", ".join(left) or "nothing")
         state = state.replace(params=jax.device_put(params, self.shardings.params))
         if state.ema is not None:
@@ -94,24 +97,26 @@ def prepare(config: Config, folder: epath.PathLike, allow_config_change: Sequenc
     """
     folder = epath.Path(folder)
     mesh = make_mesh(mesh_shape(config, jax.device_count()))
-    check_folder("workdir", folder)
-    tokenizer = load_tokenizer(config)
-    datasets = open_datasets(config, tokenizer)
+    with together():
+        check_folder("workdir", folder)
+        tokenizer = load_tokenizer(config)
+        datasets = open_datasets(config, tokenizer)
     program = make_program(config)
     shapes, state_shardings = jax.eval_shape(program.init), program.shardings(mesh)
-    if (folder / CONFIG_FILE).exists():
-        for difference in check_same_run(config, read_config(folder), allow_config_change):
-            _log.info("goes on with other settings: the run had %s", difference)
     init_from = None
-    if config.init_from and not CheckpointStore(folder).steps:
-        # In host memory: the devices may not have room for it whole.
-        host = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
-        try:
-            init_from = load(config.init_from, "rar", sharding=host)
-        except ValueError as error:
-            raise ValueError(f"config.init_from={config.init_from}: {error}") from None
-        check_sizes(program.model, init_from.model)
-    held = lock(folder) if jax.process_index() == 0 else None
+    with together():
+        if (folder / CONFIG_FILE).exists():
+            for difference in check_same_run(config, read_config(folder), allow_config_change):
+                _log.info("goes on with other settings: the run had %s", difference)
+        if config.init_from and not CheckpointStore(folder).steps:
+            # In host memory: the devices may not have room for it whole.
+            host = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
+            try:
+                init_from = load(config.init_from, "rar", sharding=host)
+            except ValueError as error:
+                raise ValueError(f"config.init_from={config.init_from}: {error}") from None
+            check_sizes(program.model, init_from.model)
+        held = lock(folder) if is_first() else None
     store = CheckpointStore(folder, config.checkpoint)
     like = jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes, state_shardings
@@ -152,8 +157,7 @@ def train(run: Run, preemption: Preemption | None = None) -> bool:
         config.train.batch_size,
         config.total_steps,
         config.seed,
-        jax.process_index(),
-        jax.process_count(),
+        host_rows(run.mesh, config.train.batch_size),
     )
     # Metrics of steps that were not logged yet; saved too, so that the log does not show where a run was interrupted.
     pending: list[dict[str, Any]] = []
@@ -168,15 +172,19 @@ def train(run: Run, preemption: Preemption | None = None) -> bool:
         run.restored = None  # The first step donates the state.
     batches = DeviceBatches(host_batches, functools.partial(put_batch, mesh=run.mesh))
     step = saved = int(state.step)
-    write_config(folder, config)
+    if is_first():
+        write_config(folder, config)
     metrics = MetricsLog(folder, step)
+    wait_for_all("the log says what was done before")
     observer = Observer(run, metrics, preemption)
     if step == 0:
         _log.info("Parameters:\n%s", parameter_overview.get_parameter_overview(state.params, include_stats=False))
-        plot_scan_orders(folder / "figures" / "scan_orders.png", run.program.model.grid_side)
+        if is_first():
+            plot_scan_orders(folder / "figures" / "scan_orders.png", run.program.model.grid_side)
     _log.info(
-        "%s: steps %d to %d (%d an epoch) on %d devices %s",
+        "%s: steps %d to %d (%d an epoch) on %d devices %s of %d processes",
         *(config.name, step, config.last_step, config.steps_per_epoch, run.mesh.size, dict(run.mesh.shape)),
+        jax.process_count(),
     )
     progress = Progress("train", config.last_step, done=step)
     flops = config.train.batch_size / run.mesh.size * train_flops(run.program.model)
@@ -236,7 +244,10 @@ def train(run: Run, preemption: Preemption | None = None) -> bool:
             run.lock.close()
     if not last_saved:
         raise OSError(f"step {step} could not be saved; {_last_good(run)}")
-    plot_curves(folder / "figures" / "curves.png", read_metrics(folder), config.anneal_steps)
+    if is_first():
+        plot_curves(folder / "figures" / "curves.png", read_metrics(folder), config.anneal_steps)
+    # At its exit JAX gives the last process only so long.
+    wait_for_all("the run's files are written")
     _log.info("%s: %s", "Done" if complete else "Saved, to be started again", folder)
     return complete
 
@@ -305,14 +316,16 @@ class Observer:
         self._grid_classes = spread_classes(run.program.model.num_classes)
         # Also the batch of the report, so that the decode loop is compiled once.
         self._grid_images = len(self._grid_classes) * run.config.eval.samples_per_class
+        program = run.program
         # One small program instead of some twenty.
         self._schedules = jax.jit(
             lambda step: {
-                "learning_rate": run.program.learning_rate(step),
+                "learning_rate": program.learning_rate(step),
                 "r": randomness(step, *run.config.anneal_steps),
             }
         )
-        self._eval_step = jax.jit(functools.partial(eval_step, model=run.program.model, recipe=run.program.recipe))
+        evaluate = functools.partial(eval_step, model=program.model, recipe=program.recipe)
+        self._eval_step = jax.jit(on_mesh(evaluate, run.mesh))
 
     def due(self, step: int) -> bool:
         """Whether a step is to be looked at and was not."""
@@ -377,7 +390,7 @@ class Observer:
         for split, records in (("train", run.datasets.train), ("heldout", heldout)):
             sums = None
             for batch in eval_batches(
-                records, run.config.train.batch_size, count, jax.process_index(), jax.process_count()
+                records, run.config.train.batch_size, count, host_rows(run.mesh, run.config.train.batch_size)
             ):
                 self._preemption.check()
                 new = self._eval_step(params, put_batch(batch, run.mesh))
@@ -387,35 +400,39 @@ class Observer:
             losses |= {f"{split}/{name}": float(value / images) for name, value in sums.items()}
         return losses
 
-    def _sample(self, params: dict[str, Any], labels: np.ndarray) -> np.ndarray:
+    def _sample(self, params: dict[str, Any], labels: np.ndarray) -> np.ndarray | None:
+        """Images uint8 [N, H, W, 3] of labels [N], in the first process; the others help to sample, and get None."""
         config = self._run.config
         tokens = sample_tokens(
-            self._run.program.model,
-            params,
+            Sampler(self._run.program.model, params, self._run.mesh),
             labels,
-            self._run.mesh,
+            sample_options(config),
             seed=config.seed,
-            order=config.permutation.scan_order,
             batch_size=self._grid_images or _REPORT_BATCH,
             on_batch=lambda _: self._preemption.check(),
-            **dataclasses.asdict(config.sample),
         )
-        return self._run.tokenizer.decode(tokens)
+        return self._run.tokenizer.decode(tokens) if is_first() else None
 
     def sample_grid(self, params: dict[str, Any]) -> np.ndarray | None:
-        """A grid with one class a row, of up to ten classes spread over all, or None where there are no images."""
+        """A grid with one class a row, of up to ten classes spread over all, or None where there are no images.
+
+        Of several processes the first gets it.
+        """
         if self._run.tokenizer is None or not self._grid_images:
             return None
         per_class = self._run.config.eval.samples_per_class
-        labels = self._grid_classes.repeat(per_class)
-        return image_grid(self._sample(params, labels), columns=per_class)
+        images = self._sample(params, self._grid_classes.repeat(per_class))
+        return None if images is None else image_grid(images, columns=per_class)
 
     def report(self, step: int, params: dict[str, Any]) -> None:
         """Scores samples of the digits, as many of each class, and says how they compare; once a step."""
         if step in self._reported:
             return
         labels = np.arange(self._run.config.eval.report_samples) % self._run.program.model.num_classes
-        scores = digits_report(self._sample(params, labels), labels)
+        images = self._sample(params, labels)
+        if images is None:
+            return
+        scores = digits_report(images, labels)
         self._metrics.write(step, {f"report/{name}": value for name, value in scores.items()})
         last = {name: value for entry in read_metrics(self._run.folder) for name, value in entry.items()}
         losses = {name: last[f"heldout/{name}"] for name in ("target_loss", "random_loss")}

@@ -24,7 +24,8 @@ class Preemption:
     """Whether the run was asked to end. A context: within it, SIGTERM and SIGINT only ask.
 
     A second SIGINT ends the process at once. With several processes JAX's own notice of preemption is what counts, so
-    that all of them end at the same step; a Python handler for SIGTERM would silence it.
+    that all of them end at the same step, whichever got the signal; a Python handler for SIGTERM would silence it, and
+    SIGINT is passed on to it as SIGTERM.
     """
 
     def __init__(self):
@@ -34,8 +35,9 @@ class Preemption:
 
     def __enter__(self):
         # Only the main thread may set handlers; elsewhere, as in a notebook's helper thread, nobody asks.
-        if not self._several and threading.current_thread() is threading.main_thread():
-            self._handlers = {number: signal.signal(number, self._ask) for number in _SIGNALS}
+        if threading.current_thread() is threading.main_thread():
+            numbers = (signal.SIGINT,) if self._several else _SIGNALS
+            self._handlers = {number: signal.signal(number, self._ask) for number in numbers}
         return self
 
     def __exit__(self, *_):
@@ -47,6 +49,8 @@ class Preemption:
         self._asked.set()
         if number == signal.SIGINT:
             signal.signal(number, signal.SIG_DFL)
+            if self._several:
+                signal.raise_signal(signal.SIGTERM)
 
     def asked(self, step: int) -> bool:
         """Whether to end after this step; of several processes, all get the same answer. Call once a step."""

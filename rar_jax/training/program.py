@@ -4,7 +4,6 @@ import dataclasses
 import functools
 from collections.abc import Callable
 
-import flax.linen as nn
 import jax
 import optax
 from jax.sharding import Mesh
@@ -12,8 +11,8 @@ from jax.sharding import Mesh
 from rar_jax.config import Config, make_model
 from rar_jax.models.rar import RAR
 from rar_jax.orders import scan_order
-from rar_jax.parallel.mesh import AXES, batch_sharding, replicated
-from rar_jax.parallel.partition import shardings
+from rar_jax.parallel.mesh import batch_sharding, replicated
+from rar_jax.parallel.partition import on_mesh, shardings
 from rar_jax.training.optimizer import adamw, learning_rate_schedule
 from rar_jax.training.state import TrainState, init_state
 from rar_jax.training.step import Recipe, train_step
@@ -43,12 +42,9 @@ class Program:
         """`train_step` of (state, batch) on a mesh, jitted; the state is donated."""
         layout = self.shardings(mesh)
 
-        def step(state, batch):
-            with jax.sharding.use_abstract_mesh(mesh.abstract_mesh), nn.logical_axis_rules((("batch", AXES),)):
-                return train_step(state, batch, model=self.model, optimizer=self.optimizer, recipe=self.recipe)
-
+        step = functools.partial(train_step, model=self.model, optimizer=self.optimizer, recipe=self.recipe)
         return jax.jit(
-            step,
+            on_mesh(step, mesh),
             in_shardings=(layout, batch_sharding(mesh)),
             out_shardings=(layout, replicated(mesh)),
             donate_argnums=0,

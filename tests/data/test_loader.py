@@ -16,6 +16,11 @@ class Numbers:
         return {"tokens": np.broadcast_to(crops, indices.shape)[:, None], "label": indices}
 
 
+def rows_of(host, hosts):
+    """Those of a global batch of 8 that one of several hosts reads."""
+    return np.array_split(np.arange(8), hosts)[host]
+
+
 def labels(batches):
     return np.stack([batch["label"] for batch in batches])
 
@@ -32,7 +37,7 @@ def test_an_epoch_has_every_image_once_and_drops_the_partial_batch():
 @pytest.mark.parametrize("hosts", [2, 4])
 def test_global_batches_are_the_same_for_any_number_of_hosts(hosts):
     whole = labels(train_iterator(Numbers(50), 8, 12, seed=3))
-    parts = [labels(train_iterator(Numbers(50), 8, 12, 3, host, hosts)) for host in range(hosts)]
+    parts = [labels(train_iterator(Numbers(50), 8, 12, 3, rows_of(host, hosts))) for host in range(hosts)]
     np.testing.assert_array_equal(np.concatenate(parts, axis=1), whole)
 
 
@@ -41,7 +46,7 @@ def test_restored_position_gives_the_batches_that_would_have_come(before, after)
     """The position is global: any number of hosts goes on from any other's."""
 
     def hosts(count):
-        return [train_iterator(Numbers(50), 8, 18, 1, host, count) for host in range(count)]
+        return [train_iterator(Numbers(50), 8, 18, 1, rows_of(host, count)) for host in range(count)]
 
     expected = labels(hosts(1)[0])
     running = hosts(before)
@@ -100,7 +105,7 @@ def test_batches_are_put_ahead_and_the_position_is_of_those_taken():
 def test_evaluation_draws_from_everywhere_and_pads_the_last_batch_the_last_batch(hosts):
     count = {0: 21, 13: 13, 100: 21}
     for asked, expected in count.items():
-        batches = [list(eval_batches(Numbers(21), 8, asked, host, hosts)) for host in range(hosts)]
+        batches = [list(eval_batches(Numbers(21), 8, asked, rows_of(host, hosts))) for host in range(hosts)]
         rows = np.concatenate([batch["row"][batch["weight"] == 1] for host in batches for batch in host])
         np.testing.assert_array_equal(np.sort(rows), np.arange(expected))
         images = np.concatenate([batch["label"][batch["weight"] == 1] for host in batches for batch in host])

@@ -1,7 +1,8 @@
 import numpy as np
+import pytest
 from PIL import Image
 
-from rar_jax.images.files import image_grid, write_npz, write_png
+from rar_jax.images.files import image_grid, write_animation, write_png
 
 
 def test_grid_places_images_row_by_row():
@@ -27,11 +28,34 @@ def test_tiny_images_are_enlarged():
     assert len(np.unique(grid[24:44, 2:-2])) > 2
 
 
-def test_png_and_npz_hold_the_pixels(tmp_path):
-    images = np.random.default_rng(0).integers(256, size=(3, 8, 8, 3), dtype=np.uint8)
-    write_png(tmp_path / "new" / "a.png", images[0])
-    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "new" / "a.png")), images[0])
-    write_npz(tmp_path / "a.npz", images)
-    with np.load(tmp_path / "a.npz") as file:
-        assert file.files == ["arr_0"]
-        np.testing.assert_array_equal(file["arr_0"], images)
+def test_png_holds_the_pixels(tmp_path):
+    image = np.random.default_rng(0).integers(256, size=(8, 8, 3), dtype=np.uint8)
+    write_png(tmp_path / "new" / "a.png", image)
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "new" / "a.png")), image)
+
+
+def test_rows_are_named_in_front_of_their_images():
+    images = np.random.default_rng(0).integers(255, size=(3, 72, 72, 3), dtype=np.uint8)
+    plain, named = image_grid(images, 2), image_grid(images, 2, ["7", "207 golden retriever"])
+    margin = named.shape[1] - plain.shape[1]
+    np.testing.assert_array_equal(named[:, margin:], plain)
+    # The names stand right-aligned at the middle of their rows.
+    rows, columns = np.nonzero((named[:, :margin] < 128).all(axis=-1))
+    short, long = rows < plain.shape[0] // 2, rows >= plain.shape[0] // 2
+    assert np.ptp(columns[short]) < 12 < 90 < np.ptp(columns[long])
+    assert columns.max() - columns[short].max() < 6
+    assert abs(rows[short].mean() - (3 + 36)) < 4 and abs(rows[long].mean() - (3 + 75 + 36)) < 4
+
+
+@pytest.mark.parametrize("kind", ["gif", "webp"])
+def test_an_animation_plays_its_frames_and_lingers_on_the_last(kind, tmp_path):
+    frames = [np.full((8, 12, 3), level, np.uint8) for level in (0, 100, 200)]
+    write_animation(tmp_path / "new" / f"a.{kind}", frames)
+    with Image.open(tmp_path / "new" / f"a.{kind}") as file:
+        assert (file.format, file.n_frames, file.info["loop"]) == (kind.upper(), 3, 0)
+        durations = []
+        for i, frame in enumerate(frames):
+            file.seek(i)
+            np.testing.assert_array_equal(np.asarray(file.convert("RGB")), frame)
+            durations.append(file.info["duration"])
+    assert durations == [80, 80, 3000]

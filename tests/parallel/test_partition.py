@@ -15,11 +15,12 @@ from rar_jax.training.state import init_state
 @pytest.mark.parametrize(
     ("path", "spec"),
     [
-        ("params/blocks/mlp/fc1/kernel", PartitionSpec(None, None, "fsdp")),
-        ("opt_state/1/0/mu/blocks/attention/qkv/kernel", PartitionSpec(None, None, "fsdp")),
+        ("params/blocks/mlp/fc1/kernel", PartitionSpec(None, "fsdp", "tensor")),
+        ("opt_state/1/0/mu/blocks/attention/qkv/kernel", PartitionSpec(None, ("fsdp", "tensor"), None)),
+        ("params/blocks/attention/proj/kernel", PartitionSpec(None, "tensor", "fsdp")),
         ("params/blocks/mlp/fc1/bias", PartitionSpec()),
-        ("params/lm_head/kernel", PartitionSpec("fsdp", None)),
-        ("ema/target_aware_embedding", PartitionSpec(None, "fsdp")),
+        ("params/lm_head/kernel", PartitionSpec(("fsdp", "tensor"), None)),
+        ("ema/target_aware_embedding", PartitionSpec(None, ("fsdp", "tensor"))),
         ("params/cls_token", PartitionSpec()),
     ],
 )
@@ -27,11 +28,12 @@ def test_rules(path, spec):
     assert partition_spec(path) == spec
 
 
-def test_the_state_of_the_largest_model_is_spread_evenly():
+@pytest.mark.parametrize("shape", [(1, 8, 1), (1, 4, 2), (1, 1, 8)])
+def test_the_state_of_the_largest_model_is_spread_evenly(shape):
     """Over 8 devices, RAR-XXL's parameters and moments take an eighth of a device's memory, and hardly more."""
     model = RAR(grid_side=16, codebook_size=1024, num_classes=1000, width=1408, depth=40, num_heads=16, mlp_width=6144)
     state = jax.eval_shape(functools.partial(init_state, model, adamw(lambda step: 1e-3), 0, True))
-    layout = shardings(state, make_mesh((1, 8)))
+    layout = shardings(state, make_mesh(shape))
     whole = sum(x.size for x in jax.tree.leaves(state))
     shard = sum(
         math.prod(s.shard_shape(x.shape)) for x, s in zip(jax.tree.leaves(state), jax.tree.leaves(layout), strict=True)

@@ -5,21 +5,64 @@ import pytest
 import scipy.special
 import scipy.stats
 
-from rar_jax.sampling.choose import choose_token
+from rar_jax.sampling.choose import Choice, choose_token
+
+LOGITS = np.array([0.3, -1.0, 1.2, 0.0, -0.4, 2.0])
 
 
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
-def test_frequencies_follow_the_softmax(temperature):
+def truncated_softmax(temperature, top_k, top_p):
+    """The distribution by its definition, one token at a time from the likeliest down."""
+    probabilities = scipy.special.softmax(LOGITS / temperature)
+    allowed = sorted(range(6), key=lambda i: -probabilities[i])[: top_k or 6]
+    total, kept, reached = probabilities[allowed].sum(), [], 0.0
+    for token in allowed:
+        if kept and reached >= (top_p or 1.0):
+            break
+        kept.append(token)
+        reached += probabilities[token] / total
+    truncated = np.zeros(6)
+    truncated[kept] = probabilities[kept]
+    return truncated / truncated.sum()
+
+
+@pytest.mark.parametrize(
+    ("temperature", "top_k", "top_p"),
+    [
+        (0.5, None, None),
+        (1.0, None, None),
+        (2.0, None, None),
+        (1.0, 3, None),
+        (0.7, 1, None),
+        (1.0, 6, None),
+        (1.0, None, 0.6),
+        (2.0, None, 0.9),
+        (1.0, None, 1e-9),
+        (1.5, 4, 0.8),
+    ],
+)
+def test_frequencies_follow_the_softmax(temperature, top_k, top_p):
     count = 50_000
-    logits = jnp.array([0.3, -1.0, 1.2, 0.0, -0.4, 2.0])
     keys = jax.random.split(jax.random.key(0), count)
-    tokens = choose_token(keys, jnp.tile(logits, (count, 1)), jnp.float32(temperature))
-    expected = scipy.special.softmax(np.asarray(logits, np.float64) / temperature) * count
+    choice = Choice(*(None if value is None else jnp.asarray(value) for value in (temperature, top_k, top_p)))
+    tokens = jax.jit(choose_token)(keys, jnp.tile(jnp.float32(LOGITS), (count, 1)), choice)
+    expected = truncated_softmax(temperature, top_k, top_p) * count
     observed = np.bincount(np.asarray(tokens), minlength=6)
-    assert scipy.stats.chisquare(observed, expected).pvalue > 1e-4
+    possible = expected > 0
+    assert not observed[~possible].any()
+    if possible.sum() > 1:
+        assert scipy.stats.chisquare(observed[possible], expected[possible]).pvalue > 1e-4
+
+
+def test_rows_are_truncated_on_their_own():
+    logits = jnp.array([[5.0, 1.0, 0.0, -1.0], [-1.0, 0.0, 1.0, 5.0], [0.0, 0.0, -9.0, -9.0]])
+    for top_k, top_p in ((1, None), (None, 0.5)):
+        tokens = choose_token(jax.random.split(jax.random.key(0), 3), logits, Choice(1.0, top_k, top_p))
+        np.testing.assert_array_equal(tokens[:2], [0, 3])
+        # Tokens that tie are both kept.
+        assert tokens[2] in (0, 1)
 
 
 def test_greedy_takes_the_likeliest():
     logits = jax.random.normal(jax.random.key(0), (50, 9))
-    tokens = choose_token(jax.random.split(jax.random.key(1), 50), logits, None)
+    tokens = choose_token(jax.random.split(jax.random.key(1), 50), logits, Choice(None))
     np.testing.assert_array_equal(tokens, np.argmax(logits, axis=1))

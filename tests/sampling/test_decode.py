@@ -4,11 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
+import rar_jax.sampling.decode
 from rar_jax.models.rar import RAR
 from rar_jax.orders import SCAN_ORDERS, scan_order
-from rar_jax.sampling.decode import decode, prepare, run_loop
-from rar_jax.sampling.guidance import guide, pow_cosine_weights
+from rar_jax.sampling.choose import Choice, choose_token
+from rar_jax.sampling.decode import decode, prepare, random_orders, run_loop, stages
+from rar_jax.sampling.guidance import GUIDANCE_SCHEDULES, guidance_weights, guide
 
 APPLY = jax.jit(RAR.apply, static_argnums=0)
 PREPARE = jax.jit(prepare, static_argnums=(0, 2))
@@ -22,17 +25,29 @@ def forced_logits(model, params, tokens, labels, orders, guided=False):
     return run_loop(model, params, labels, orders, lambda t, logits: (visited[:, t], logits), guided).swapaxes(0, 1)
 
 
-@pytest.mark.parametrize("transposed", [True, False])
-def test_golden(golden, golden_model, transposed):
+@pytest.mark.parametrize(("transposed", "num_stages"), [(True, 4), (False, 2), (True, 8), (False, 5)])
+def test_golden(golden, golden_model, transposed, num_stages, monkeypatch):
     """Four conditional rows, then four of the null class: given as labels, and as guidance adds them."""
+    monkeypatch.setattr(rar_jax.sampling.decode, "_num_stages", lambda model, rows: num_stages)
+    forced_logits.clear_cache()
     labels = np.concatenate([golden["class_labels"], np.full(4, golden.config["classes"])]).astype(np.int32)
     tokens = np.tile(golden["tokens"], (2, 1)).astype(np.int32)
     orders = np.tile(np.arange(16, dtype=np.int32), (8, 1))
     prepared = PREPARE(golden_model, golden.params, transposed)
     logits = forced_logits(golden_model, prepared, tokens, labels, orders)
     np.testing.assert_allclose(logits, golden["decode/logits"], atol=2e-5, rtol=0)
-    guided = forced_logits(golden_model, prepared, tokens[:4], labels[:4], orders[:4], True)
-    np.testing.assert_allclose(guided, golden["decode/logits"], atol=2e-5, rtol=0)
+    if num_stages == 4:
+        guided = forced_logits(golden_model, prepared, tokens[:4], labels[:4], orders[:4], True)
+        np.testing.assert_allclose(guided, golden["decode/logits"], atol=2e-5, rtol=0)
+
+
+def test_stages_cover_every_token_once():
+    """More of them where the cache is more of what a step reads; the published size at batch 1, 8 and 128."""
+    model = RAR(grid_side=16, codebook_size=1024, num_classes=1000, width=768, depth=24, num_heads=16, mlp_width=3072)
+    assert stages(model, 16) == [(0, 64), (64, 128), (128, 192), (192, 256)]
+    assert [len(stages(model, rows)) for rows in (2, 16, 256)] == [2, 4, 8]
+    for rows in (2, 16, 256):
+        assert [t for begin, end in stages(model, rows) for t in range(begin, end)] == list(range(256))
 
 
 def test_cached_decode_is_the_full_forward_in_any_order(golden, golden_model):
@@ -46,41 +61,68 @@ def test_cached_decode_is_the_full_forward_in_any_order(golden, golden_model):
     np.testing.assert_allclose(cached, full, atol=2e-5, rtol=0)
 
 
-def greedy_by_full_forwards(model, params, labels, order, weights):
+def test_batches_of_other_shapes_give_the_same_logits(golden, golden_model):
+    """Matrix products of other shapes round differently; within 1e-4 is asked for."""
+    rng = np.random.default_rng(1)
+    tokens = rng.integers(24, size=(8, 16)).astype(np.int32)
+    labels = rng.integers(8, size=8).astype(np.int32)
+    orders = np.stack([rng.permutation(16) for _ in range(8)]).astype(np.int32)
+    prepared = PREPARE(golden_model, golden.params, True)
+    whole = forced_logits(golden_model, prepared, tokens, labels, orders, True).reshape(2, 8, 16, 24)
+    for rows in (slice(0, 1), slice(5, 8)):
+        few = forced_logits(golden_model, prepared, tokens[rows], labels[rows], orders[rows], True)
+        np.testing.assert_allclose(few.reshape(2, -1, 16, 24), whole[:, rows], atol=1e-5, rtol=0)
+
+
+def by_full_forwards(model, params, labels, orders, key, weights, choice):
     """The plain oracle: a whole forward pass for every token, conditional and null apart."""
-    orders = np.tile(order, (len(labels), 1))
     # Tokens not yet chosen are zeros, which causality hides; one shape is compiled once.
-    visited = np.zeros((len(labels), len(order)), np.int32)
-    for t in range(len(order)):
+    visited = np.zeros((len(labels), model.num_tokens), np.int32)
+    for t in range(model.num_tokens):
         logits = APPLY(model, {"params": params}, visited[:, :-1], labels, orders)[:, t]
         if weights is not None:
             null = np.full_like(labels, model.num_classes)
             unconditional = APPLY(model, {"params": params}, visited[:, :-1], null, orders)[:, t]
             logits = guide(logits, unconditional, weights[t])
-        visited[:, t] = np.argmax(logits, axis=-1)
+        keys = jnp.stack([jax.random.fold_in(jax.random.fold_in(key, row), t) for row in range(len(labels))])
+        visited[:, t] = choose_token(keys, logits, choice)
     tokens = np.zeros_like(visited)
-    tokens[:, order] = visited
+    np.put_along_axis(tokens, np.asarray(orders), visited, axis=1)
     return tokens
 
 
-@pytest.mark.parametrize("order", SCAN_ORDERS)
+def assert_equals_the_oracle(golden, golden_model, order, weights, choice):
+    labels, key, rows = np.array([0, 3, 6], np.int32), jax.random.key(5), jnp.arange(3)
+    order = None if order is None else jnp.asarray(scan_order(order, 4))
+    prepared = PREPARE(golden_model, golden.params, True)
+    tokens = DECODE(golden_model, prepared, labels, key, rows, order, weights, choice)
+    orders = random_orders(golden_model, key, rows) if order is None else jnp.tile(order, (3, 1))
+    expected = by_full_forwards(golden_model, golden.params, labels, orders, key, weights, choice)
+    np.testing.assert_array_equal(tokens, expected)
+
+
+@pytest.mark.parametrize("order", [*SCAN_ORDERS, None])
 @pytest.mark.parametrize("guided", [True, False])
 def test_greedy_decode_equals_the_oracle(golden, golden_model, order, guided):
-    order = scan_order(order, 4)
-    labels = np.array([0, 3, 6], np.int32)
-    weights = pow_cosine_weights(16, 4.0, 1.5) if guided else None
-    tokens = DECODE(
-        golden_model,
-        PREPARE(golden_model, golden.params, True),
-        labels,
-        jax.random.key(0),
-        jnp.arange(3),
-        jnp.asarray(order),
-        weights,
-        None,
-    )
-    expected = greedy_by_full_forwards(golden_model, golden.params, labels, order, weights)
-    np.testing.assert_array_equal(tokens, expected)
+    weights = guidance_weights("pow_cosine", 16, 4.0, 1.5) if guided else None
+    assert_equals_the_oracle(golden, golden_model, order, weights, Choice(None))
+
+
+@pytest.mark.parametrize("schedule", GUIDANCE_SCHEDULES)
+@pytest.mark.parametrize("choice", [Choice(0.8), Choice(1.3, top_k=5), Choice(1.1, top_p=0.8), Choice(1.5, 7, 0.9)])
+def test_sampled_decode_equals_the_oracle(golden, golden_model, schedule, choice):
+    weights = guidance_weights(schedule, 16, 4.0, 1.5)
+    assert_equals_the_oracle(golden, golden_model, None, weights, choice)
+
+
+def test_random_orders_are_permutations_of_their_own(golden_model):
+    key = jax.random.key(0)
+    orders = np.asarray(random_orders(golden_model, key, jnp.arange(400)))
+    np.testing.assert_array_equal(np.sort(orders, axis=1), np.tile(np.arange(16), (400, 1)))
+    np.testing.assert_array_equal(orders[7:9], random_orders(golden_model, key, jnp.array([7, 8])))
+    # Each place holds each position as often: chi-square at a level of 1e-4 over the 16 places.
+    for place in range(16):
+        assert scipy.stats.chisquare(np.bincount(orders[:, place], minlength=16)).pvalue > 1e-4 / 16
 
 
 def sample(model, params, labels, rows, seed=0, weights=None, temperature=1.0):
@@ -88,11 +130,11 @@ def sample(model, params, labels, rows, seed=0, weights=None, temperature=1.0):
     labels, rows = np.asarray(labels, np.int32), np.asarray(rows)
     prepared = PREPARE(model, params, True)
     key = jax.random.key(seed)
-    return np.asarray(DECODE(model, prepared, labels, key, rows, order, weights, jnp.float32(temperature)))
+    return np.asarray(DECODE(model, prepared, labels, key, rows, order, weights, Choice(temperature)))
 
 
 def test_an_image_depends_on_its_row_number_and_seed_alone(golden, golden_model):
-    weights = pow_cosine_weights(16, 3.0, 1.0)
+    weights = guidance_weights("pow_cosine", 16, 3.0, 1.0)
     labels = np.arange(6)
     whole = sample(golden_model, golden.params, labels, np.arange(6), weights=weights)
     part = sample(golden_model, golden.params, labels[2:5], np.arange(2, 5), weights=weights)
@@ -115,7 +157,9 @@ def test_first_token_follows_the_model():
     rows = 20_000
     labels = jnp.ones(rows, jnp.int32)
     order = jnp.asarray(scan_order("row_major", 2))
-    tokens = DECODE(model, PREPARE(model, params, True), labels, jax.random.key(2), jnp.arange(rows), order, None, 1.0)
+    tokens = DECODE(
+        model, PREPARE(model, params, True), labels, jax.random.key(2), jnp.arange(rows), order, None, Choice(1.0)
+    )
     logits = APPLY(model, {"params": params}, ones, ones[0] + 1, order[None])[:, 0]
     observed = np.bincount(np.asarray(tokens[:, 0]), minlength=4) / rows
     np.testing.assert_allclose(observed, jax.nn.softmax(logits[0]), atol=0.015)

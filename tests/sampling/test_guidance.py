@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from rar_jax.sampling.guidance import guide, pow_cosine_weights
+from rar_jax.sampling.guidance import guidance_weights, guide
 
 
 @pytest.mark.parametrize(
@@ -10,16 +10,24 @@ from rar_jax.sampling.guidance import guide, pow_cosine_weights
 )
 def test_golden(size, scale, power, golden_json):
     expected = golden_json("schedules.json")[f"guidance/{size}"]
-    np.testing.assert_allclose(pow_cosine_weights(256, scale, power), expected, rtol=1e-5)
+    np.testing.assert_allclose(guidance_weights("pow_cosine", 256, scale, power), expected, rtol=1e-5)
 
 
-def test_scale_one_is_no_guidance():
-    np.testing.assert_array_equal(pow_cosine_weights(64, 1.0, 2.0), np.ones(64))
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("cosine", [1, 1 + 2 * (1 - 0.5**0.5) / 2, 2, 1 + 2 * (1 + 0.5**0.5) / 2]),
+        ("linear", [1, 1.5, 2, 2.5]),
+        ("constant", [3, 3, 3, 3]),
+    ],
+)
+def test_schedules_by_hand(schedule, expected):
+    np.testing.assert_allclose(guidance_weights(schedule, 4, 3.0, 7.0), expected, rtol=1e-6)
 
 
-def test_power_must_be_positive():
-    with pytest.raises(ValueError, match="guidance_power 0"):
-        pow_cosine_weights(64, 2.0, 0)
+def test_no_guidance_is_none():
+    assert guidance_weights("pow_cosine", 64, 1.0, 2.0) is None
+    assert guidance_weights("none", 64, 4.0, 2.0) is None
 
 
 def test_guide_extrapolates():

@@ -3,44 +3,62 @@ import numpy as np
 import pytest
 
 from rar_jax.parallel.mesh import make_mesh
-from rar_jax.sampling.sampler import sample_tokens
+from rar_jax.sampling.options import Options
+from rar_jax.sampling.sampler import Sampler, sample_tokens
 
-OPTIONS = {"seed": 0, "order": "z_curve", "guidance_scale": 3.0, "guidance_power": 1.0, "temperature": 1.0}
+OPTIONS = Options(scan_order="z_curve", guidance_scale=3.0)
 
 
 @pytest.fixture(scope="module")
-def one_device():
-    return make_mesh((1, 1), jax.devices()[:1])
+def sampler(golden, golden_model):
+    """On one device."""
+    return Sampler(golden_model, golden.params, make_mesh((1, 1), jax.devices()[:1]))
 
 
-def test_batches_and_devices_do_not_matter(golden, golden_model, one_device):
+@pytest.mark.parametrize(
+    "options", [OPTIONS, Options(scan_order="random", guidance="linear", guidance_scale=2, top_p=0.9)]
+)
+def test_batches_and_devices_do_not_matter(golden, golden_model, sampler, options):
     labels = np.arange(10) % 7
-    whole = sample_tokens(golden_model, golden.params, labels, one_device, batch_size=10, **OPTIONS)
+    whole = sample_tokens(sampler, labels, options, seed=0, batch_size=10)
     assert whole.shape == (10, 16) and whole.dtype == np.int32
     seen = []
-    pieces = sample_tokens(
-        golden_model, golden.params, labels, one_device, batch_size=4, on_batch=seen.append, **OPTIONS
-    )
-    spread = sample_tokens(golden_model, golden.params, labels, make_mesh((8, 1)), batch_size=8, **OPTIONS)
+    pieces = sample_tokens(sampler, labels, options, seed=0, batch_size=4, on_batch=seen.append)
+    eight = Sampler(golden_model, golden.params, make_mesh((8, 1)))
+    spread = sample_tokens(eight, labels, options, seed=0, batch_size=8)
     np.testing.assert_array_equal(whole, pieces)
     np.testing.assert_array_equal(whole, spread)
     assert seen == [4, 4, 2]
 
 
+def test_orders_are_those_decoded(sampler):
+    """Two images of one order have their draws in the same places; `decode` is held against `random_orders` itself."""
+    rows = np.arange(3, dtype=np.int32)
+    np.testing.assert_array_equal(sampler.orders(rows, 0, OPTIONS)[2][:4], [0, 1, 4, 5])
+    random = Options(scan_order="random")
+    orders = sampler.orders(rows, 0, random)
+    assert (np.sort(orders) == np.arange(16)).all() and (orders != sampler.orders(rows, 1, random)).any()
+    np.testing.assert_array_equal(orders[1:], sampler.orders(rows[1:], 0, random))
+
+
+def test_a_scale_of_one_is_no_guidance_and_a_top_k_of_all_is_none(golden_model):
+    free = Options(guidance="none").arguments(golden_model)
+    assert free["weights"] is None and free["choice"].top_k is None and free["choice"].top_p is None
+    assert Options(guidance="constant", guidance_scale=1, top_k=24).arguments(golden_model)["weights"] is None
+    assert Options(top_k=24).arguments(golden_model)["choice"].top_k is None
+    assert Options(top_k=23).arguments(golden_model)["choice"].top_k == 23
+    assert Options(temperature=0).arguments(golden_model)["choice"].temperature is None
+
+
 @pytest.mark.parametrize(
-    ("labels", "options", "message"),
+    ("labels", "batch_size", "message"),
     [
-        ([7], {}, r"class 7 is not in 0\.\.6"),
-        ([-1], {}, "class -1"),
-        ([], {}, "at least one class"),
-        ([0], {"order": "zigzag"}, "zigzag"),
-        ([0], {"temperature": -1.0}, "temperature -1"),
-        ([0], {"guidance_power": 0.0}, "guidance_power 0"),
-        ([0], {"temperature": float("nan")}, "temperature nan"),
-        ([0], {"guidance_scale": -3.0}, "guidance_scale -3"),
-        ([0], {"batch_size": 0}, "batch size 0"),
+        ([7], 4, r"class 7 is not in 0\.\.6"),
+        ([-1], 4, "class -1"),
+        ([], 4, "at least one class"),
+        ([0], 0, "batch size 0"),
     ],
 )
-def test_bad_input(golden, golden_model, one_device, labels, options, message):
+def test_bad_input(sampler, labels, batch_size, message):
     with pytest.raises(ValueError, match=message):
-        sample_tokens(golden_model, golden.params, labels, one_device, **{"batch_size": 4} | OPTIONS | options)
+        sample_tokens(sampler, labels, OPTIONS, seed=0, batch_size=batch_size)

@@ -154,7 +154,7 @@ def test_a_disk_that_is_full_at_the_end_is_an_error(small_config, tmp_path, monk
 
 def test_a_second_process_is_refused(small_config, tmp_path):
     run = loop.prepare(config_of(small_config), tmp_path)
-    with pytest.raises(ValueError, match=r"process \d+ trains there; stop it, or choose another --workdir"):
+    with pytest.raises(ValueError, match=r"process \d+ trains there; stop it, or choose another folder"):
         loop.prepare(config_of(small_config), tmp_path)
     run.lock.close()
     loop.prepare(config_of(small_config), tmp_path).lock.close()

@@ -1,4 +1,5 @@
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import pytest
 from rar_jax.models.rar import RAR
 from rar_jax.orders import scan_order
 from rar_jax.parallel.mesh import batch_sharding, make_mesh, put_batch, replicated
-from rar_jax.parallel.partition import shardings
+from rar_jax.parallel.partition import on_mesh, shardings
 from rar_jax.training.optimizer import adamw
 from rar_jax.training.state import init_state
 from rar_jax.training.step import Recipe, draw_examples, drop_labels, eval_step, token_losses, train_step
@@ -41,18 +42,29 @@ def batches(count):
     ]
 
 
-def run(shape, steps=5, model=MODEL, recipe=RECIPE):
-    """Losses of a few steps on a mesh, the final state, and the orders drawn at each step."""
-    mesh = make_mesh(shape, jax.devices()[: shape[0] * shape[1]])
+def jitted(model, mesh, recipe=RECIPE):
+    """The initial state's function and the step's, on a mesh."""
     init = functools.partial(init_state, model, OPTIMIZER, 0, recipe.ema_decay > 0)
     layout = shardings(jax.eval_shape(init), mesh)
-    state = jax.jit(init, out_shardings=layout)()
     step = jax.jit(
-        functools.partial(train_step, model=model, optimizer=OPTIMIZER, recipe=recipe),
+        on_mesh(functools.partial(train_step, model=model, optimizer=OPTIMIZER, recipe=recipe), mesh),
         in_shardings=(layout, batch_sharding(mesh)),
         out_shardings=(layout, replicated(mesh)),
         donate_argnums=0,
     )
+    return jax.jit(init, out_shardings=layout), step
+
+
+def compiled(model, shape):
+    init, step = jitted(model, make_mesh(shape, jax.devices()[: math.prod(shape)]))
+    return step.lower(jax.eval_shape(init), batches(1)[0]).compile()
+
+
+def run(shape, steps=5, model=MODEL, recipe=RECIPE):
+    """Losses of a few steps on a mesh, the final state, and the orders drawn at each step."""
+    mesh = make_mesh(shape, jax.devices()[: math.prod(shape)])
+    init, step = jitted(model, mesh, recipe)
+    state = init()
     draw = jax.jit(functools.partial(draw_examples, model, recipe))
     losses, orders = [], []
     for batch in batches(steps):
@@ -68,7 +80,10 @@ def one_device():
     return run((1, 1))
 
 
-@pytest.mark.parametrize("shape", [(8, 1), (2, 4)])
+SPLITS = [(8, 1, 1), (1, 8, 1), (2, 4, 1), (2, 1, 4), (1, 2, 4), (4, 1, 2), (2, 2, 2), (1, 1, 4)]
+
+
+@pytest.mark.parametrize("shape", SPLITS)
 def test_mesh_changes_nothing(one_device, shape):
     """With dropout on: the masks do not depend on the mesh either."""
     losses, state, orders = one_device
@@ -78,7 +93,7 @@ def test_mesh_changes_nothing(one_device, shape):
     kernel, other = (s.params["blocks"]["mlp"]["fc1"]["kernel"] for s in (state, other_state))
     np.testing.assert_allclose(kernel, other, atol=1e-4)
     shard = other.addressable_shards[0].data
-    assert shard.size == other.size // shape[1]
+    assert shard.size == other.size // (shape[1] * shape[2])
 
 
 def test_orders_follow_the_annealing(one_device):
@@ -139,3 +154,12 @@ def test_eval_step_counts_each_image_once_in_both_orders(one_device):
     assert float(whole["target_loss"]) == pytest.approx(float(losses.mean() * BATCH), rel=1e-5)
     assert float(whole["target_accuracy"]) == pytest.approx(float(hits.mean() * BATCH), rel=1e-5)
     assert abs(float(whole["random_loss"] - whole["target_loss"])) > 1e-3
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 4), (1, 8, 1)])
+def test_devices_share_the_work_and_do_none_of_it_twice(shape):
+    """By XLA's count of the products: along fsdp the images are split, along tensor the heads and hidden units too."""
+    model = MODEL.clone(width=64, mlp_width=256, dropout=0.0, attention_dropout=0.0)
+    devices = math.prod(shape)
+    one, several = (compiled(model, mesh).cost_analysis()["flops"] for mesh in ((1, 1, 1), shape))
+    assert several < one / devices * 1.2

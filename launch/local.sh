@@ -1,0 +1,68 @@
+#!/usr/bin/env bash
+# Trains in N processes on this machine; started again for as long as they end preempted and saved (exit code 75).
+#   launch/local.sh [--dry_run] N --config=configs/digits.py [more flags of rar_jax.main]
+# On GPUs, process i gets GPU i. SIGTERM and SIGINT are passed on, and then it is not started again.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+preempted=75
+
+dry_run=
+if [ "${1:-}" = --dry_run ]; then
+  dry_run=1
+  shift
+fi
+count=${1:-}
+if ! [[ "$count" =~ ^[1-9][0-9]*$ ]]; then
+  echo "error: how many processes? launch/local.sh N --config=configs/NAME.py [flags]" >&2
+  exit 2
+fi
+shift
+
+# The coordinator's port; another of 20,000 each time, so that a restart does not wait for the old one.
+port() { echo $((20000 + (RANDOM * 32768 + RANDOM) % 20000)); }
+
+pids=()
+stopping=
+interrupted=
+# shellcheck disable=SC2317,SC2329  # called by the trap
+stop() {
+  stopping=1 interrupted=1
+  if [ ${#pids[@]} -gt 0 ]; then kill -TERM "${pids[@]}" 2>/dev/null || true; fi
+}
+trap stop TERM INT
+
+# Waits for all. Returns the code of the first that failed, else 75 if one was preempted, else 0.
+wait_for_all() {
+  local pid code result=0
+  for pid in "${pids[@]}"; do
+    # A trapped signal ends a wait early.
+    while true; do
+      interrupted=
+      code=0
+      wait "$pid" || code=$?
+      if [ -z "$interrupted" ]; then break; fi
+    done
+    if [ "$code" != 0 ] && { [ "$result" = 0 ] || [ "$result" = $preempted ]; }; then result=$code; fi
+  done
+  return "$result"
+}
+
+while true; do
+  address=127.0.0.1:$(port)
+  pids=()
+  for ((i = 0; i < count; i++)); do
+    command=(.venv/bin/python -m rar_jax.main "$@"
+      --coordinator_address="$address" --num_processes="$count" --process_id="$i")
+    if [ -n "$dry_run" ]; then
+      echo "CUDA_VISIBLE_DEVICES=$i ${command[*]}"
+      continue
+    fi
+    CUDA_VISIBLE_DEVICES=$i "${command[@]}" &
+    pids+=($!)
+  done
+  if [ -n "$dry_run" ]; then exit 0; fi
+  code=0
+  wait_for_all || code=$?
+  if [ "$code" != $preempted ] || [ -n "$stopping" ]; then exit "$code"; fi
+  echo "Preempted and saved: starting again" >&2
+done

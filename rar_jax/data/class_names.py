@@ -1,0 +1,100 @@
+"""Classes by their names."""
+
+import difflib
+import functools
+import importlib.resources
+import re
+from collections.abc import Sequence
+
+from etils import epath
+
+from rar_jax.config import Config
+from rar_jax.data import digits
+from rar_jax.data.records import read_description
+
+_NEAREST = 5
+
+
+@functools.cache
+def imagenet_classes() -> dict[str, str]:
+    """WordNet id -> name of the 1,000 classes of ImageNet, in the order of their labels.
+
+    Names that two classes share have in brackets what tells them apart.
+    """
+    lines = importlib.resources.files("rar_jax.data").joinpath("imagenet_classes.txt").read_text().splitlines()
+    return dict(line.split(" ", 1) for line in lines)
+
+
+def class_names(config: Config) -> tuple[str, ...] | None:
+    """The names of a model's classes in the order of their labels, or None where they are not known.
+
+    They are those of the token records it was trained from, if these can be read (WordNet ids are replaced by the names
+    of ImageNet), or of the digits. Otherwise 1,000 classes are taken for those of ImageNet.
+    """
+    number = config.model.num_classes
+    names = ()
+    if config.data.name == "digits":
+        names = digits.CLASS_NAMES
+    elif config.data.path:
+        try:
+            names = read_description(epath.Path(config.data.path)).class_names
+        except (ValueError, OSError):  # The records need not be where the model is sampled.
+            names = ()
+        if names == tuple(map(str, range(number))):  # Of a JSONL file without a list of classes.
+            names = ()
+    imagenet = imagenet_classes()
+    if len(names) == number:
+        return tuple(imagenet.get(name, name) for name in names)
+    return tuple(imagenet.values()) if number == len(imagenet) else None
+
+
+def class_label(index: int, names: Sequence[str] | None) -> str:
+    """What to write beside images of a class: its index and, if it has one, its name."""
+    return f"{index}" if names is None or names[index] == f"{index}" else f"{index} {names[index]}"
+
+
+def find_classes(wanted: Sequence[int | str], names: Sequence[str] | None) -> list[int]:
+    """Classes by name or by index.
+
+    Args:
+      wanted: names, with capitals or without, and indices, as numbers or as text.
+      names: of the classes, if they are known.
+
+    Returns:
+      Their indices; whether there are classes of these is not checked.
+
+    Raises:
+      ValueError: no class, or more than one, has such a name; the message says which are near.
+    """
+    found = []
+    for name in wanted:
+        if not isinstance(name, str):
+            found.append(int(name))
+        elif re.fullmatch(r"\s*-?\d+\s*", name):
+            found.append(int(name))
+        elif names is None:
+            raise ValueError(f"class {name!r}: the names of this model's classes are not known; give indices")
+        else:
+            found.append(_find(name, names))
+    return found
+
+
+def _find(name: str, names: Sequence[str]) -> int:
+    key = _plain(name)
+    plain = [_plain(known) for known in names]
+    matches = [i for i, known in enumerate(plain) if key in (known, re.sub(r" \(.*\)$", "", known))]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        raise ValueError(f"class {name!r} can be {_listed(matches, names)}: give the name as it is here, or the index")
+    near = [plain.index(close) for close in difflib.get_close_matches(key, plain, _NEAREST)]
+    near += [i for i, known in enumerate(plain) if key and key in known and i not in near]
+    raise ValueError(f"no class {name!r}" + (f"; nearest: {_listed(near[:_NEAREST], names)}" if near else ""))
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.casefold().replace("_", " ").split())
+
+
+def _listed(indices: Sequence[int], names: Sequence[str]) -> str:
+    return ", ".join(class_label(i, names) for i in indices)

@@ -1,0 +1,81 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from rar_jax.config import Config, DataConfig, ModelConfig
+from rar_jax.data.class_names import class_label, class_names, find_classes, imagenet_classes
+from rar_jax.data.records import write_records
+
+
+def test_the_names_of_imagenet():
+    names = tuple(imagenet_classes().values())
+    assert len(names) == len(set(names)) == 1000
+    # Labels follow the sorted WordNet ids.
+    assert list(imagenet_classes()) == sorted(imagenet_classes())
+    known = {0: "tench", 88: "macaw", 207: "golden retriever", 360: "otter", 980: "volcano", 999: "toilet tissue"}
+    assert {i: names[i] for i in known} == known
+    assert not [name for name in names if "," in name]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [
+        (["golden retriever", "207", 207, np.int64(3)], [207, 207, 207, 3]),
+        (["Golden_Retriever", "  OTTER "], [207, 360]),
+        (["crane (bird)", "crane (machine)", "sunglasses", "sunglass"], [134, 517, 837, 836]),
+        # A number is an index; whether there is such a class is seen elsewhere.
+        (["-1", "1000"], [-1, 1000]),
+    ],
+)
+def test_classes_by_name_and_by_index(wanted, found):
+    assert find_classes(wanted, tuple(imagenet_classes().values())) == found
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("crane", r"class 'crane' can be 134 crane \(bird\), 517 crane \(machine\): give the name as it is here"),
+        ("cardigan", r"264 cardigan \(dog\), 474 cardigan \(garment\)"),
+        ("maillot", r"638 maillot, 639 maillot \(tank suit\)"),
+        ("goldn retriever", "no class 'goldn retriever'; nearest: 207 golden retriever, "),
+        ("macaque rhesus", "no class 'macaque rhesus'"),
+        ("terrier", "no class 'terrier'; nearest: .*terrier"),
+        ("", "no class ''$"),
+    ],
+)
+def test_a_name_of_no_class_or_of_several(name, message):
+    with pytest.raises(ValueError, match=message):
+        find_classes([name], tuple(imagenet_classes().values()))
+
+
+def test_without_names_only_indices():
+    assert find_classes(["3"], None) == [3] and class_label(3, None) == "3"
+    with pytest.raises(ValueError, match="the names of this model's classes are not known; give indices"):
+        find_classes(["otter"], None)
+
+
+def records(folder, names):
+    write_records(
+        folder, [(np.zeros(4), 0)], grid_side=2, codebook_size=2, class_names=names, tokenizer="none", source="a test"
+    )
+    return str(folder)
+
+
+def test_whose_names_they_are(small_config, tmp_path):
+    def of(names=(), number=None, path=None):
+        path = path or (records(tmp_path / "_".join(names), names) if names else "")
+        model = ModelConfig(num_classes=number or len(names))
+        return class_names(Config(model=model, data=DataConfig(path=path)))
+
+    assert class_names(small_config()) == tuple("0123456789")
+    assert of(["china", "flower"]) == ("china", "flower")
+    # Folders named by WordNet ids, of a part of ImageNet.
+    assert of(["n02099601", "n02444819", "my cat"]) == ("golden retriever", "otter", "my cat")
+    assert of(["0", "1"]) is None and of(number=7) is None
+    assert of(["a", "b"], number=3) is None
+    imagenet = tuple(imagenet_classes().values())
+    assert of(number=1000) == of(number=1000, path=str(tmp_path / "away")) == imagenet
+    config = Config(model=ModelConfig(num_classes=10), data=DataConfig(name="synthetic"))
+    assert class_names(config) is None and class_names(dataclasses.replace(config, model=ModelConfig())) == imagenet
+    assert class_label(207, imagenet) == "207 golden retriever" and class_label(7, tuple("0123456789")) == "7"

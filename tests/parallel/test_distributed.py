@@ -1,0 +1,245 @@
+"""Several processes on this machine, over loopback: each is one, as of several hosts."""
+
+import glob
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from rar_jax.config import from_config_dict, to_config_dict
+from rar_jax.parallel import distributed
+from rar_jax.run_folder import read_config
+from rar_jax.training import loop
+from rar_jax.training.metrics import read_metrics
+
+STEPS = 60
+# A dead process is found within a minute; this leaves time for a busy machine to do the rest.
+SOON = 60
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+class Processes:
+    """So many processes of one run, and what they said."""
+
+    def __init__(self, folder, count, *overrides, each=()):
+        """Starts them, with overrides for all and for each."""
+        self.folder = folder
+        self.before = events(folder)
+        command = [sys.executable, "-m", "rar_jax.main", "--config=configs/digits.py", f"--workdir={folder}"]
+        command += ["--config.model.width=16", "--config.model.depth=1", "--config.model.mlp_width=32"]
+        command += ["--config.eval.num_images=32", "--config.eval.every=20", "--config.eval.samples_per_class=0"]
+        command += ["--config.eval.report_samples=0", "--config.checkpoint.every=20", "--config.train.log_every=5"]
+        command += [f"--config.train.stop_step={STEPS}", *overrides]
+        command += [f"--coordinator_address=127.0.0.1:{free_port()}", f"--num_processes={count}"]
+        flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+        inherited = {name: os.environ[name] for name in ("PATH", "XDG_CACHE_HOME")}
+        environment = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", **inherited}
+        self.logs = [folder.with_name(f"{folder.name}-{time.monotonic_ns()}-{i}.log") for i in range(count)]
+        self.processes = []
+        for i, log in enumerate(self.logs):
+            mine = [*command, f"--process_id={i}", *(each[i] if each else ())]
+            with log.open("w") as file:
+                self.processes.append(subprocess.Popen(mine, cwd=ROOT, env=environment, stdout=file, stderr=file))
+
+    def said(self):
+        return [log.read_text() for log in self.logs]
+
+    def until(self, step):
+        """Waits until this run, not one before it, has logged a step."""
+        deadline = time.monotonic() + 300
+        while events(self.folder) == self.before or max(losses(self.folder), default=0) < step:
+            assert all(process.poll() is None for process in self.processes), self.said()
+            assert time.monotonic() < deadline, self.said()
+            time.sleep(0.02)
+
+    def wait(self, seconds=300):
+        """The exit codes."""
+        deadline = time.monotonic() + seconds
+        try:
+            return [process.wait(timeout=deadline - time.monotonic()) for process in self.processes]
+        finally:
+            for process in self.processes:
+                process.kill()
+
+
+def events(folder):
+    """The files of TensorBoard, one for each time that a process began to write metrics."""
+    return sorted(folder.glob("events.*"))
+
+
+def losses(folder):
+    return {entry["step"]: entry["train/loss"] for entry in read_metrics(folder) if "train/loss" in entry}
+
+
+def saved(folder):
+    return sorted(int(path.name) for path in (folder / "checkpoints").iterdir() if path.name.isdigit())
+
+
+def test_runs_of_two_and_four_processes_that_are_stopped_and_killed_log_what_one_process_logs(tmp_path):
+    run = tmp_path / "run"
+    two = Processes(run, 2)
+    two.until(10)
+    two.processes[1].send_signal(signal.SIGTERM)
+    assert two.wait() == [75, 75], two.said()
+    (step,) = saved(run)
+    assert 10 < step < STEPS
+    assert f"asked to end: at step {step} of {STEPS}" in two.said()[0]
+    # One of them writes and speaks.
+    assert len(events(run)) == 1
+    assert "Parameters" in two.said()[0] and "Parameters" not in two.said()[1]
+
+    four = Processes(run, 4, "--config.mesh.fsdp=2")
+    four.until(step + 5)
+    four.processes[2].kill()
+    codes = four.wait(SOON)
+    assert codes[2] == -signal.SIGKILL and not {0, 75} & set(codes), four.said()
+    others = [text for i, text in enumerate(four.said()) if i != 2]
+    assert all("If another one ended before, its log says why" in text or "task died" in text for text in others), (
+        others
+    )
+
+    config = read_config(run)
+    fields = to_config_dict(config)
+    fields.mesh.fsdp = 1
+    assert loop.train(loop.prepare(from_config_dict(fields), run))
+    assert loop.train(loop.prepare(from_config_dict(fields), tmp_path / "whole"))
+    logged, expected = losses(run), losses(tmp_path / "whole")
+    assert list(logged) == list(expected)
+    np.testing.assert_allclose(list(logged.values()), list(expected.values()), rtol=1e-4)
+
+
+@pytest.mark.long
+def test_a_signal_to_all_ends_all_at_one_step_and_two_go_on_from_four(tmp_path):
+    """SIGTERM to all, SIGINT to one; each time the others of the same step, and the same code."""
+    run = tmp_path / "run"
+    four = Processes(run, 4)
+    four.until(10)
+    for process in four.processes:
+        process.send_signal(signal.SIGTERM)
+    assert four.wait() == [75] * 4, four.said()
+    (step,) = saved(run)
+    two = Processes(run, 2, "--config.mesh.fsdp=2")
+    two.until(step + 5)
+    two.processes[0].send_signal(signal.SIGINT)
+    assert two.wait() == [75, 75], two.said()
+    assert saved(run)[-1] > step
+    two = Processes(run, 2)
+    assert two.wait() == [0, 0], two.said()
+    assert list(losses(run)) == list(range(5, STEPS + 1, 5))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("which", "sent"), [(0, signal.SIGKILL), (1, signal.SIGKILL), (1, signal.SIGSTOP)])
+def test_one_that_is_killed_or_hangs_ends_the_others(tmp_path, which, sent):
+    two = Processes(tmp_path / "run", 2)
+    two.until(10)
+    two.processes[which].send_signal(sent)
+    began = time.monotonic()
+    other = two.processes[1 - which]
+    try:
+        assert other.wait(SOON) not in (0, 75)
+    finally:
+        two.processes[which].kill()
+    print(f"{sent.name} to process {which}: ended after {time.monotonic() - began:.1f} s with code {other.returncode}")
+    assert any(words in two.said()[1 - which] for words in ("its log says why", "task died", "stopped sending"))
+
+
+@pytest.mark.long
+def test_a_damaged_checkpoint_is_put_aside_by_all(tmp_path):
+    run = tmp_path / "run"
+    two = Processes(run, 2)
+    assert two.wait() == [0, 0], two.said()
+    assert saved(run) == [20, 40, 60]
+    files = sorted((run / "checkpoints" / "60" / "state").rglob("d/*"), key=lambda path: path.stat().st_size)
+    data = bytearray(files[-1].read_bytes())
+    data[len(data) // 2] ^= 4
+    files[-1].write_bytes(data)
+    two = Processes(run, 2)
+    assert two.wait() == [0, 0], two.said()
+    assert "went back to the checkpoint of step 40" in two.said()[0]
+    assert (run / "damaged_checkpoints" / "60").exists() and saved(run) == [20, 40, 60]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_two_processes_begin_with_other_weights_as_one_does(tmp_path, kind):
+    """Of a run's folder or of a published file, and with the parameters split over both."""
+    weights = tmp_path / "weights"
+    begin = [f"--config.init_from={weights}", "--config.train.stop_step=5"]
+    one = Processes(weights, 1, "--config.train.stop_step=5", "--config.model.grid_side=8")
+    assert one.wait() == [0], one.said()
+    if kind == "file":
+        file = tmp_path / "weights.safetensors"
+        command = [sys.executable, "-m", "rar_jax.convert", f"--input={weights}", f"--output={file}"]
+        subprocess.run(command, cwd=ROOT, check=True)
+        begin[0] = f"--config.init_from={file}"
+    for folder, count, more in (("one", 1, ()), ("two", 2, ["--config.mesh.fsdp=2"])):
+        run = Processes(tmp_path / folder, count, *begin, *more)
+        assert run.wait() == [0] * count, run.said()
+    assert losses(tmp_path / "two")[5] == pytest.approx(losses(tmp_path / "one")[5], rel=1e-4)
+
+
+@pytest.mark.long
+def test_a_mistake_that_one_process_finds_ends_all_as_one(tmp_path):
+    """One host lacks its data; and a folder in which others train is refused by all."""
+    lacking = tmp_path / "lacking"
+    lacking.write_text("")
+    two = Processes(tmp_path / "run", 2)
+    two.until(5)
+    second = Processes(tmp_path / "run", 2)
+    assert second.wait(SOON) == [2, 2], second.said()
+    assert all(re.search(r"error: .*process \d+ trains there; stop it", said) for said in second.said())
+    for process in two.processes:
+        process.send_signal(signal.SIGTERM)
+    assert two.wait() == [75, 75]
+    third = Processes(tmp_path / "run", 2, each=[(), [f"--config.data.path={lacking}"]])
+    assert third.wait(SOON) == [2, 2], third.said()
+    assert f"error: process 1: {lacking}" in third.said()[0]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("host:1", None, 0), "--num_processes is missing"),
+        ((None, 2, 0), "--coordinator_address is missing"),
+        (("host:1", 2, 2), "--process_id=2 must be from 0 to below --num_processes=2"),
+        (("host", 2, 1), "--coordinator_address=host must be host:port"),
+    ],
+)
+def test_flags_that_do_not_go_together(flags, message):
+    with pytest.raises(ValueError, match=message):
+        distributed.initialize(*flags)
+
+
+def test_the_environment_says_who_takes_part(monkeypatch):
+    asked = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **options: asked.append(options))
+    monkeypatch.setattr(glob, "glob", lambda pattern: [])
+    distributed.initialize()
+    # A shell within an allocation, one task, and one process by choice.
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    distributed.initialize()
+    monkeypatch.setenv("SLURM_STEP_NODELIST", "node[1-2]")
+    monkeypatch.setenv("SLURM_NTASKS", "1")
+    distributed.initialize()
+    monkeypatch.setenv("SLURM_NTASKS", "8")
+    distributed.initialize(num_processes=1)
+    assert not asked
+    distributed.initialize()
+    assert asked.pop()["coordinator_address"] is None
+    # Flags win.
+    distributed.initialize("host:1", 2, 1)
+    assert asked.pop()["cluster_detection_method"] == "deactivate"

@@ -1,0 +1,202 @@
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from PIL import Image
+from safetensors.numpy import save_file
+
+from rar_jax.sample_job import JobFolder
+
+SHAPE = (4, 6, 3)
+LABELS = np.arange(23) // 4
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(0).integers(256, size=(23, *SHAPE), dtype=np.uint8)
+
+
+def job(folder, index=0, count=1, outputs=("png", "npz"), **plan):
+    return JobFolder(folder, {"seed": 0, "num": 23} | plan, LABELS, SHAPE, 5, outputs, index, count)
+
+
+def write(folder, images, batches=None):
+    """Writes the batches, by default those that are left of this process."""
+    for batch in folder.own_batches()[0] if batches is None else batches:
+        folder.write(batch, images[folder.numbers(batch)])
+
+
+def contents(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def whole(images, tmp_path):
+    with job(tmp_path / "whole") as folder:
+        write(folder, images)
+        folder.complete()
+    return contents(tmp_path / "whole")
+
+
+def test_a_job_is_its_images_and_their_labels(images, whole, tmp_path):
+    assert whole.keys() == {"job.json", "samples.npz", *(f"images/{i:06d}.png" for i in range(23))}
+    with np.load(tmp_path / "whole" / "samples.npz") as file:
+        np.testing.assert_array_equal(file["arr_0"], images)
+        np.testing.assert_array_equal(file["arr_1"], LABELS)
+    for i in (0, 22):
+        np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "whole" / "images" / f"{i:06d}.png")), images[i])
+    with job(tmp_path / "whole") as folder:
+        assert folder.own_batches() == ([], 23)
+        np.testing.assert_array_equal(folder.read([3, 0]), images[[3, 0]])
+    with job(tmp_path / "pngs", outputs=["png"]) as folder:
+        write(folder, images)
+        folder.complete()
+        np.testing.assert_array_equal(folder.read([3, 0]), images[[3, 0]])
+
+
+def test_several_processes_make_the_same_files(images, whole, tmp_path):
+    """Three share the batches; one is killed and its place taken; the last batch comes while process 0 waits."""
+    out = tmp_path / "three"
+    with job(out, 0, 3) as first, job(out, 1, 3) as second, job(out, 2, 3) as third:
+        assert [each.own_batches() for each in (first, second, third)] == [([0, 3], 10), ([1, 4], 8), ([2], 5)]
+        write(third, images)
+        write(first, images)
+        # Those of process 2 and 0 wait for batch 1.
+        assert {path.name for path in (out / "batches").glob("*.npy")} == {"000002.npy", "000003.npy"}
+        write(second, images, [1])
+    with job(out, 1, 3) as second, job(out, 0, 3) as first:
+        assert [each.own_batches()[0] for each in (first, second)] == [[], [4]]
+        completing = threading.Thread(target=first.complete)
+        completing.start()
+        completing.join(timeout=0.2)
+        assert completing.is_alive()
+        write(second, images)
+        completing.join()
+    assert contents(out) == whole
+    # A process that comes late finds nothing to do, and leaves nothing.
+    with job(out, 1, 3) as second:
+        assert second.own_batches()[0] == []
+    assert contents(out) == whole
+
+
+def test_what_a_kill_leaves_is_gone_on_with(images, whole, tmp_path):
+    """Of another number of processes, too."""
+    out = tmp_path / "killed"
+    with job(out, 1, 2) as folder:
+        write(folder, images, [1])
+    with job(out) as folder:
+        write(folder, images, [0])
+    # It dies in the middle of batch 2.
+    with (out / "samples.npz.partial").open("ab") as file:
+        file.write(images[10:12].tobytes() + b"and a half")
+    for i in (11, 13, 14):
+        (out / "images" / f"{i:06d}.png").write_bytes(whole[f"images/{i:06d}.png"])
+    (out / "images" / "000012.png.host-1-2.partial").write_bytes(b"half")
+    # An image that is there is not written again.
+    before = (out / "images" / "000013.png").stat().st_mtime_ns
+    with job(out) as folder:
+        assert folder.own_batches() == ([2, 3, 4], 23)
+        write(folder, images)
+        assert (out / "images" / "000013.png").stat().st_mtime_ns == before
+    # And again, when all is there and the job is not complete.
+    with job(out) as folder:
+        assert folder.own_batches() == ([], 23)
+        folder.complete()
+    assert contents(out) == whole
+
+
+def test_another_job_is_refused(images, tmp_path):
+    with job(tmp_path / "a") as folder:
+        write(folder, images, [0])
+        with pytest.raises(ValueError, match=r"process \d+ samples there; stop it, or choose another folder"):
+            job(tmp_path / "a")
+    with pytest.raises(ValueError, match=r"--out=.*a was begun with seed=0, not 1, more=None, not 'npz': go on as"):
+        job(tmp_path / "a", seed=1, more="npz")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "samples.npz").write_bytes(b"precious")
+    with pytest.raises(ValueError, match=r"holds samples\.npz of another job: choose another folder"):
+        job(tmp_path / "b")
+    with pytest.raises(ValueError, match=r"an \.npz grows on a file system of this machine only; write PNGs there"):
+        job("gs://bucket/a")
+    assert contents(tmp_path / "b") == {"samples.npz": b"precious"}
+
+
+def command(*options, before="pass"):
+    """Runs sampling, after some lines of Python."""
+    run = f"import runpy; {before}; runpy.run_module('rar_jax.sample', run_name='__main__', alter_sys=True)"
+    environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    return subprocess.Popen(
+        [sys.executable, "-c", run, *options],
+        cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def ends(process, code=0):
+    """What it printed, once it has ended."""
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == code, errors
+    return output, errors
+
+
+def kill_at(process, file, size):
+    """Kills it when a file has grown so far."""
+    while not file.exists() or file.stat().st_size < size:
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.002)
+    process.kill()
+    ends(process, -signal.SIGKILL)
+
+
+@pytest.fixture
+def weights(golden, vqgan_file, tmp_path):
+    save_file(golden.tensors("params/"), tmp_path / "rar.safetensors")
+    return [f"--checkpoint={tmp_path / 'rar.safetensors'}", f"--tokenizer={vqgan_file}"]
+
+
+def test_a_full_disk_and_a_kill_lose_nothing(weights, tmp_path):
+    """By the command: of two processes, one is killed, and a file of the other can grow no further."""
+    options = [*weights, "--num=420", "--batch_size=20", "--seed=5", "--npz", "--png"]
+    undisturbed = command(*options, f"--out={tmp_path / 'whole'}")
+    out = tmp_path / "out"
+    options.append(f"--out={out}")
+    ends(undisturbed)
+    second = command(*options, "--process_index=1", "--process_count=2")
+    kill_at(second, out / "batches" / "000005.npy", 1)
+    full = command(*options, before="import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))")
+    output, errors = ends(full, 1)
+    assert output == ""
+    assert errors.splitlines()[-1] == f"error: {out}: File too large; the same command goes on once there is room"
+    assert "Traceback" not in errors and not list(out.rglob("*.partial"))[1:]
+    written = {path: path.stat().st_mtime_ns for path in (out / "images").iterdir()}
+    assert len(written) < 420
+    ends(command(*options))
+    assert contents(out) == contents(tmp_path / "whole")
+    assert all(path.stat().st_mtime_ns == time for path, time in written.items())
+    refused = ends(command(*options, "--guidance_scale=3", "--npz"), 2)
+    assert "was begun with guidance_scale=16.0, not 3.0: go on as it was begun" in refused[1]
+
+
+@pytest.mark.long
+def test_two_thousand_digits_killed_three_times(tmp_path):
+    run = tmp_path / "run"
+    overrides = ["--config.train.stop_step=30", "--config.eval.samples_per_class=0", "--config.eval.report_samples=0"]
+    train = [sys.executable, "-m", "rar_jax.main", "--config=configs/digits.py", f"--workdir={run}", *overrides]
+    subprocess.run(train, cwd=ROOT, check=True, timeout=300)
+    options = [f"--checkpoint={run}", "--num=2000", "--batch_size=50", "--npz", "--png"]
+    ends(command(*options, f"--out={tmp_path / 'whole'}"))
+    for third in range(3):
+        grown = 600 * 192 * third + 150 * 192
+        kill_at(command(*options, f"--out={tmp_path / 'out'}"), tmp_path / "out" / "samples.npz.partial", grown)
+    ends(command(*options, f"--out={tmp_path / 'out'}"))
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    two = [f"--out={tmp_path / 'two'}", "--process_count=2"]
+    processes = [command(*options, *two, f"--process_index={index}") for index in (1, 0)]
+    assert ends(processes[0])[0].endswith("process 0 completes the job\n")
+    ends(processes[1])
+    assert contents(tmp_path / "two") == contents(tmp_path / "whole")
