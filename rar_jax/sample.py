@@ -33,7 +33,7 @@ _CLASSES = flags.DEFINE_list(
 )
 _NUM = flags.DEFINE_integer("num", None, "Images, spread evenly over the classes; by default 8 a class.", lower_bound=1)
 _NPZ = flags.DEFINE_bool(
-    "npz", None, "Write samples.npz, in the format of the ADM evaluator; by default for more images than a grid has."
+    "npz", None, "Write samples.npz, in the format of the ADM evaluator; by default for over 512 images without --png."
 )
 _PNG = flags.DEFINE_bool("png", False, "Write images/000000.png and so on.")
 _ANIMATE = flags.DEFINE_enum("animate", None, ("gif", "webp"), "Also draw images as they appear, token by token.")

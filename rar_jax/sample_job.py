@@ -153,9 +153,10 @@ class JobFolder:
         """
         numbers = self.numbers(batch)
         if "png" in self._outputs:
-            missing = [i for i, number in enumerate(numbers) if not self._png(number).exists()]
+            files = map(self._png, numbers)
+            missing = [(file, image) for file, image in zip(files, images, strict=True) if not file.exists()]
             # Pillow holds no lock while it compresses.
-            list(self._threads.map(write_png, [self._png(numbers[i]) for i in missing], images[missing]))
+            list(self._threads.map(lambda png: write_png(*png), missing))
         if self._archive is None or numbers[-1] < len(self._archive) or self._waiting(batch).exists():
             return
         if self._appends and numbers[0] == len(self._archive):
