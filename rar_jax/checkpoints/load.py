@@ -1,11 +1,14 @@
 """One way to name weights, everywhere: a run's folder, one step's, a converted folder, or a published file."""
 
 import dataclasses
+import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
+import numpy as np
 from etils import epath
 
 from rar_jax.checkpoints.pytorch import (
@@ -151,6 +154,15 @@ def _from_folder(folder: epath.Path, step: int | None, sharding: jax.sharding.Sh
         sizes = {field: tuple(size) if isinstance(size, list) else size for field, size in sizes.items()}
         return Weights(kind, _NETWORKS[kind](**sizes), params, step)
     return Weights(kind, make_model(config, dtype), params, step, config)
+
+
+def fingerprint(params: Mapping[str, Any]) -> str:
+    """Twelve hexadecimal digits that stand for all the weights."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        digest.update(f"{jax.tree_util.keystr(path)} {leaf.shape}".encode())
+        digest.update(np.ascontiguousarray(leaf, "<f4"))
+    return digest.hexdigest()[:12]
 
 
 def save(folder: epath.PathLike, weights: Weights) -> None:

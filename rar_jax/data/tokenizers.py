@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -10,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rar_jax.checkpoints.load import load
+from rar_jax.checkpoints.load import fingerprint, load
 from rar_jax.config import Config
 from rar_jax.data.digits import DigitsTokenizer
 from rar_jax.models.vqgan import VQGAN
@@ -57,7 +56,7 @@ class VQGANTokenizer:
         if image_size < 1 or image_size % model.downsampling:
             raise ValueError(f"image size {image_size} must be a multiple of the tokenizer's {model.downsampling}")
         mesh = make_mesh((jax.local_device_count(), 1), jax.local_devices())
-        self.fingerprint = f"vqgan-{_digest(params)}"
+        self.fingerprint = f"vqgan-{fingerprint(params)}"
         self.batch_size = _IMAGES_A_DEVICE * mesh.size
         self.grid_side = image_size // model.downsampling
         self.codebook_size = model.codebook_size
@@ -95,15 +94,6 @@ class VQGANTokenizer:
             padding = [(0, self.batch_size - len(batch))] + [(0, 0)] * (rows.ndim - 1)
             results.append(function(self._params, np.pad(batch, padding))[: len(batch)])
         return np.concatenate(jax.device_get(results))
-
-
-def _digest(params: Mapping[str, Any]) -> str:
-    """Twelve hexadecimal digits that stand for all the weights."""
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        digest.update(f"{jax.tree_util.keystr(path)} {leaf.shape}".encode())
-        digest.update(np.ascontiguousarray(leaf, "<f4"))
-    return digest.hexdigest()[:12]
 
 
 def open_tokenizer(name: str, image_size: int) -> Tokenizer:

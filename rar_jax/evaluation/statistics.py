@@ -1,6 +1,7 @@
 """Distances between sets of features, and the Inception Score: float64 on the host, whatever the features are."""
 
 import dataclasses
+import functools
 
 import numpy as np
 import scipy.linalg
@@ -22,6 +23,7 @@ class Gaussian:
     mu: np.ndarray
     sigma: np.ndarray
 
+    @functools.cached_property
     def root(self) -> np.ndarray:
         """float64 [F, rank], a factor of the covariance: root @ root.T is sigma.
 
@@ -31,6 +33,11 @@ class Gaussian:
         values, vectors = scipy.linalg.eigh(self.sigma)
         kept = values > values[-1].clip(0) * len(values) * np.finfo(np.float64).eps
         return vectors[:, kept] * np.sqrt(values[kept])
+
+    @property
+    def rank(self) -> int:
+        """Of the covariance: below F it is singular, as with no more images than features."""
+        return self.root.shape[1]
 
 
 class Moments:
@@ -91,7 +98,7 @@ def frechet(a: Gaussian, b: Gaussian) -> float:
     """
     if a.mu.shape != b.mu.shape:
         raise ValueError(f"features of {len(a.mu)} and of {len(b.mu)} numbers cannot be compared")
-    cross = scipy.linalg.svdvals(a.root().T @ b.root()).sum()
+    cross = scipy.linalg.svdvals(a.root.T @ b.root).sum()
     shift = a.mu - b.mu
     return float(shift @ shift + np.trace(a.sigma) + np.trace(b.sigma) - 2 * cross)
 

@@ -15,7 +15,8 @@ from etils import epath
 from rar_jax.orders import SCAN_ORDERS, scan_order
 
 
-def _save(figure: plt.Figure, path: epath.PathLike) -> None:
+def save_figure(figure: plt.Figure, path: epath.PathLike) -> None:
+    """Writes a PNG and closes the figure; its folder is made if need be."""
     path = epath.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
@@ -45,7 +46,7 @@ def plot_scan_orders(path: epath.PathLike, side: int) -> None:
         )
     figure.colorbar(marks, ax=axes, label="step at which a position is predicted", shrink=0.8)
     figure.suptitle(f"Scan orders, {side} x {side} grid")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_curves(path: epath.PathLike, entries: Sequence[dict[str, Any]], anneal_steps: tuple[int, int]) -> None:
@@ -86,4 +87,4 @@ def plot_curves(path: epath.PathLike, entries: Sequence[dict[str, Any]], anneal_
         axis.axvspan(*anneal_steps, color="tab:purple", alpha=0.06, label="annealing window")
         axis.set_xlim(shown)  # The window may lie far beyond a short run.
     axes[0, 0].legend(fontsize=8)
-    _save(figure, path)
+    save_figure(figure, path)
