@@ -5,7 +5,7 @@ import sys
 
 from rar_jax import cli
 
-NAMES = ("data",)
+NAMES = ("data", "evaluate")
 
 
 def main():

@@ -1,17 +1,39 @@
-"""Scores images: python -m rar_jax.evaluate --samples=S.npz --reference=REFERENCE.npz --inception=WEIGHTS ..."""
+"""Scores images: python -m rar_jax.evaluate --samples=S.npz --reference=REFERENCE.npz --inception=WEIGHTS ...
+
+--reconstruction scores a tokenizer instead, --tune looks for the best sampling options of a model, and --curves draws
+losses and scores of several runs.
+"""
 
 import numpy as np
 from absl import flags
 from etils import epath
 
 from rar_jax import cli
+from rar_jax.data.tokenizers import open_tokenizer
 from rar_jax.evaluation.features import Extractor, open_extractor
 from rar_jax.evaluation.image_sets import ImageSet, open_images, take
 from rar_jax.evaluation.neighbours import nearest
+from rar_jax.evaluation.reconstruction import WINDOW, reconstruct
 from rar_jax.evaluation.references import write_statistics
-from rar_jax.evaluation.report import Picture, Report, write_report
-from rar_jax.evaluation.scoring import REFERENCE_KINDS, Reference, Summary, score, summarise, warnings_of
-from rar_jax.run_folder import check_folder
+from rar_jax.evaluation.report import COLUMNS, Picture, Report, score_label, write_report
+from rar_jax.evaluation.sample_scores import open_scorer
+from rar_jax.evaluation.scoring import (
+    PAPERS_IMAGES,
+    RECONSTRUCTION_NAMES,
+    REFERENCE_KINDS,
+    Reference,
+    Summary,
+    frechet_scores,
+    score,
+    summarise,
+    warnings_of,
+)
+from rar_jax.evaluation.tuning import Setting, grid, search
+from rar_jax.generate import load
+from rar_jax.images.files import interleave_rows
+from rar_jax.images.plots import plot_heat_maps, plot_runs
+from rar_jax.run_folder import check_folder, run_names
+from rar_jax.training.metrics import read_metrics
 
 _SAMPLES = flags.DEFINE_string("samples", None, "What is scored: an .npz (arr_0) or a folder of images.")
 _REFERENCE = flags.DEFINE_string("reference", None, "Against what: an .npz with statistics or arr_0, or a folder.")
@@ -24,6 +46,24 @@ _SAVE = flags.DEFINE_string(
     "save_statistics", None, "Also write the samples' statistics to this .npz, as ADM has them."
 )
 
+_RECONSTRUCTION = flags.DEFINE_bool("reconstruction", False, "Score a tokenizer: rFID, PSNR, SSIM, codebook use.")
+_IMAGES = flags.DEFINE_string("images", None, "What is reconstructed: a folder or an .npz.")
+_TOKENIZER = flags.DEFINE_string("tokenizer", None, "MaskGIT-VQGAN weights, or digits; of --tune by default the run's.")
+_NUM = flags.DEFINE_integer("num", None, "Images to reconstruct, by default all; to sample of a setting, 5,000.", 2)
+_TUNE = flags.DEFINE_bool("tune", False, "Look for the best guidance and temperature; started again, it goes on.")
+_CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", None, "What is tuned: a run's or converted folder, or a published file."
+)
+_SCALES = flags.DEFINE_list("guidance_scales", [], "To try; by default from half to 1.5 times the run's.")
+_POWERS = flags.DEFINE_list("guidance_powers", [], "To try; by default from half to 1.5 times the run's.")
+_TEMPERATURES = flags.DEFINE_list("temperatures", [], "To try; by default the run's.")
+_SEED = flags.DEFINE_integer("seed", 0, "Of the samples of every setting.", lower_bound=0)
+_BATCH = flags.DEFINE_integer("batch_size", 256, "Images decoded at once.", lower_bound=1)
+_CURVES = flags.DEFINE_list("curves", [], "Draw losses and scores of these runs' folders on one page.")
+
+# Side of images that are reconstructed.
+_DEFAULT_SIZE = 256
+_DEFAULT_TUNING_IMAGES = 5000
 _SHOWN = 24
 _WITH_NEIGHBOURS = 8
 _SHOWN_NEIGHBOURS = 5
@@ -89,7 +129,7 @@ def _score() -> None:
     extractor = open_extractor(_FEATURES.value, _INCEPTION.value)
     if reference:
         reference.check(extractor, images.size)
-    warnings = warnings_of(images)
+    warnings = warnings_of(len(images), images.labels)
     if reference and reference.images is not None and reference.images.size != images.size:
         warnings.append(f"the samples are {_pixels(images)}, the reference's images {_pixels(reference.images)}")
     samples = summarise(images, extractor, "the samples", show=_SHOWN)
@@ -112,19 +152,139 @@ def _score() -> None:
     write_report(_out(images.name), Report(title, facts, scores, warnings + more), pictures)
 
 
+def _reconstruction() -> None:
+    size = _IMAGE_SIZE.value or _DEFAULT_SIZE
+    if size < WINDOW:
+        raise ValueError(f"--image_size={size} must be at least {WINDOW}, the window of SSIM")
+    images = open_images(_IMAGES.value, size)
+    count = min(_NUM.value or len(images), len(images))
+    if count < 2:
+        raise ValueError("a single image has no covariance: give at least 2")
+    tokenizer = open_tokenizer(_TOKENIZER.value, size)
+    extractor = open_extractor(_FEATURES.value, _INCEPTION.value)
+    extractor.num_features(images.size)
+    originals, again, scores = reconstruct(images, tokenizer, extractor, count, _SHOWN)
+    frechets, more = frechet_scores(again.gaussians, originals.gaussians, RECONSTRUCTION_NAMES[extractor.name])
+    facts = {
+        "samples": {
+            "path": images.name,
+            "images": count,
+            "size": _pixels(images),
+            "treatment": images.treatment,
+            "reconstructed by": tokenizer.fingerprint,
+        },
+        "reference": {"kind": f"{_KIND.value or 'unnamed'} images, the same ones before reconstruction"},
+        "features": _features_facts(extractor),
+    }
+    title = f"{count:,} reconstructions of {epath.Path(images.name).name}"
+    pictures = [
+        Picture("Images, and below each its reconstruction", interleave_rows(originals.shown, again.shown, COLUMNS))
+    ]
+    report = Report(title, facts, frechets | scores, warnings_of(count, None) + more)
+    write_report(_out(images.name), report, pictures)
+
+
+def _tune() -> None:
+    if not (_CHECKPOINT.value and _REFERENCE.value):
+        raise ValueError("--tune needs --checkpoint=RUN and --reference")
+    generator = load(_CHECKPOINT.value, tokenizer=_TOKENIZER.value)
+    scorer = open_scorer(_FEATURES.value, _INCEPTION.value, _REFERENCE.value, generator.config.data.image_size)
+    labels = np.arange(_NUM.value or _DEFAULT_TUNING_IMAGES) % generator.model.num_classes
+    default = generator.config.sample
+    settings = grid(
+        _numbers(_SCALES, [default.guidance_scale * factor for factor in (0.5, 0.75, 1, 1.25, 1.5)]),
+        _numbers(_POWERS, [default.guidance_power * factor for factor in (0.5, 0.75, 1, 1.25, 1.5)]),
+        _numbers(_TEMPERATURES, [default.temperature]),
+    )
+    plan = {
+        "checkpoint": str(_CHECKPOINT.value),
+        "step": generator.step,
+        "tokenizer": generator.tokenizer.fingerprint,
+        "images": len(labels),
+        "seed": _SEED.value,
+        "reference": str(_REFERENCE.value),
+        "features": scorer.fingerprint,
+    }
+
+    def score_setting(setting: Setting) -> dict[str, float]:
+        images = generator.generate(labels, seed=_SEED.value, batch_size=_BATCH.value, **setting._asdict())
+        return scorer.score(iter([images]), labels)
+
+    found = search(_out(_CHECKPOINT.value), plan, settings, score_setting)
+    name = next(iter(next(iter(found.values()))))
+    values = {setting: scores[name] for setting, scores in found.items()}
+    label = score_label(name)
+    title = f"{label}: {len(labels):,} samples of {_CHECKPOINT.value}, step {generator.step}, seed {_SEED.value}"
+    picture = _out(_CHECKPOINT.value) / "tuning.png"
+    plot_heat_maps(picture, Setting._fields, values, title)
+    best = min(values, key=values.get)
+    print(f"{picture}: {label}; {len(values)} settings, {len(labels):,} images each")
+    print(f"best ({values[best]:.4g}): {best.flags()}")
+    if len(labels) < PAPERS_IMAGES:
+        print(f"of {len(labels):,} images: compare it with others of this search only")
+
+
+def _numbers(flag: flags.FlagHolder, otherwise: list[float]) -> list[float]:
+    try:
+        return [float(number) for number in flag.value] if flag.value else otherwise
+    except ValueError:
+        raise ValueError(f"--{flag.name}={','.join(flag.value)} must be numbers, such as 1,1.5") from None
+
+
+def _curves() -> None:
+    runs = dict(zip(run_names(_CURVES.value), map(read_metrics, _CURVES.value), strict=True))
+    picture = _out("curves") / "curves.png"
+    plot_runs(picture, runs)
+    print("\n".join(runs))
+    print(picture)
+
+
+# What is done, by the flag that asks for it.
+_MODES = {
+    "samples": (_SAMPLES, _score),
+    "reconstruction": (_RECONSTRUCTION, _reconstruction),
+    "tune": (_TUNE, _tune),
+    "curves": (_CURVES, _curves),
+}
+# Of which each option is. --out is of all.
+_SCORED = ("samples", "reconstruction", "tune")
+_OPTIONS = (
+    (_REFERENCE, ("samples", "tune")),
+    (_KIND, ("samples", "reconstruction")),
+    (_FEATURES, _SCORED),
+    (_INCEPTION, _SCORED),
+    (_IMAGE_SIZE, ("samples", "reconstruction")),
+    (_SAVE, ("samples",)),
+    (_IMAGES, ("reconstruction",)),
+    (_TOKENIZER, ("reconstruction", "tune")),
+    (_NUM, ("reconstruction", "tune")),
+    (_CHECKPOINT, ("tune",)),
+    (_SCALES, ("tune",)),
+    (_POWERS, ("tune",)),
+    (_TEMPERATURES, ("tune",)),
+    (_SEED, ("tune",)),
+    (_BATCH, ("tune",)),
+)
+
+
 def main(argv):
     del argv
     with cli.user_errors():
-        if not _SAMPLES.value:
-            raise ValueError("name what to score with --samples=S.npz or a folder")
-        if not (_REFERENCE.value or _SAVE.value):
+        modes = [name for name, (flag, _) in _MODES.items() if flag.value]
+        if len(modes) != 1:
+            names = ", ".join(f"--{name}" for name in _MODES)
+            raise ValueError(f"name one of {names}; given: {', '.join(modes) or 'none'}")
+        cli.check_options(modes, _OPTIONS)
+        if modes == ["samples"] and not (_REFERENCE.value or _SAVE.value):
             raise ValueError("name what to score against with --reference, or where to save statistics")
-        check_folder("out", _out(_SAMPLES.value))
+        if modes == ["reconstruction"] and not (_IMAGES.value and _TOKENIZER.value):
+            raise ValueError("--reconstruction needs --images=FOLDER and --tokenizer=WEIGHTS")
+        check_folder("out", _out(_SAMPLES.value or _IMAGES.value or _CHECKPOINT.value or "curves"))
         if _SAVE.value:
             check_folder("save_statistics", epath.Path(_SAVE.value).parent)
             if not _SAVE.value.endswith(".npz"):
                 raise ValueError(f"--save_statistics={_SAVE.value} must be an .npz file")
-        _score()
+        _MODES[modes[0]][1]()
 
 
 if __name__ == "__main__":

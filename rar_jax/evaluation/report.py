@@ -28,7 +28,13 @@ _SCORES = {
     "codebook_perplexity": ("perplexity of the codes", ".1f"),
 }
 _LINE = 118
-_GRID_COLUMNS = 8
+# Of a grid of images.
+COLUMNS = 8
+
+
+def score_label(name: str) -> str:
+    """What people call a score."""
+    return _SCORES[name][0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +43,7 @@ class Picture:
 
     title: str
     images: np.ndarray
-    columns: int = _GRID_COLUMNS
+    columns: int = COLUMNS
 
 
 @dataclasses.dataclass(frozen=True)

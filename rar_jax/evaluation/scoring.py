@@ -17,12 +17,14 @@ from rar_jax.progress import Progress
 NEIGHBOURS = 3
 _REFERENCE_FEATURES = 10_000
 # What the papers' scores are of.
-_PAPERS_IMAGES = 50_000
+PAPERS_IMAGES = 50_000
 # The names of ADM's reference batches, whose statistics are of the ImageNet training set.
 _ADM_REFERENCE = "VIRTUAL_imagenet"
 REFERENCE_KINDS = ("training", "validation")
 # Frechet distances of each kind of features, by extractor: only Inception's are what papers call FID.
-_FRECHET_NAMES = {"inception": {"pool": "fid", "spatial": "sfid"}, "pixels": {"pool": "frechet_pixels"}}
+FRECHET_NAMES = {"inception": {"pool": "fid", "spatial": "sfid"}, "pixels": {"pool": "frechet_pixels"}}
+# The same of reconstructions against their images, which must not be taken for it.
+RECONSTRUCTION_NAMES = FRECHET_NAMES | {"inception": {"pool": "rfid", "spatial": "rsfid"}}
 
 
 @dataclasses.dataclass
@@ -156,7 +158,9 @@ class Reference:
     def check(self, extractor: Extractor, size: tuple[int, int]) -> None:
         """Raises ValueError if images of a height and width cannot be scored against it, before any work."""
         wanted = extractor.num_features(size)
-        if "pool" in self.gaussians and len(self.gaussians["pool"].mu) != wanted:
+        if self.gaussians and "pool" not in self.gaussians:
+            raise ValueError(f"{self.name} has mu_s and sigma_s but no mu and sigma")
+        if self.gaussians and len(self.gaussians["pool"].mu) != wanted:
             stored = len(self.gaussians["pool"].mu)
             raise ValueError(
                 f"{self.name} has statistics of {stored} features, and those of --features={extractor.name} are "
@@ -169,22 +173,39 @@ class Reference:
                 "compares images of one size only"
             )
 
-    def prepare(self, extractor: Extractor) -> None:
-        """Extracts what is not stored."""
-        if self.images is None:
-            return
-        if self.gaussians:
+    def prepare(self, extractor: Extractor, features: bool = True) -> None:
+        """Extracts what is not stored: statistics and, with `features`, those that precision and recall are of."""
+        if not self.gaussians:
+            summary = summarise(self.images, extractor, "the reference", _REFERENCE_FEATURES)
+            self.gaussians, self.pool = summary.gaussians, summary.pool
+        elif features and self.images is not None:
             count = min(len(self.images), _REFERENCE_FEATURES)
             found = [each.pool for _, each in _features(self.images, extractor, "the reference", count)]
             self.pool = np.concatenate(found)[:count]
-        else:
-            summary = summarise(self.images, extractor, "the reference", _REFERENCE_FEATURES)
-            self.gaussians, self.pool = summary.gaussians, summary.pool
 
 
 def _has_images(path: epath.Path) -> bool:
     with path.open("rb") as file, np.load(file) as arrays:
         return "arr_0" in arrays.files
+
+
+def frechet_scores(
+    samples: dict[str, Gaussian], reference: dict[str, Gaussian], names: dict[str, str]
+) -> tuple[dict[str, float], list[str]]:
+    """Frechet distances of the kinds of features in `names`, by their names there, and what is wrong with them."""
+    scores, warnings = {}, []
+    for kind, name in names.items():
+        if kind not in reference:
+            warnings.append(f"no {name}: the reference has no such statistics")
+            continue
+        scores[name] = frechet(samples[kind], reference[kind])
+        for whose, gaussian in (("samples", samples[kind]), ("reference", reference[kind])):
+            if gaussian.rank < len(gaussian.mu):
+                warnings.append(
+                    f"{name}: the covariance of the {whose} is singular (rank {gaussian.rank:,} of "
+                    f"{len(gaussian.mu):,}): they do not vary in the other directions"
+                )
+    return scores, warnings
 
 
 def score(samples: Summary, reference: Reference, extractor: Extractor) -> tuple[dict[str, float], list[str]]:
@@ -193,19 +214,7 @@ def score(samples: Summary, reference: Reference, extractor: Extractor) -> tuple
     Returns:
       fid, sfid, inception_score, precision, recall; of pixels frechet_pixels, precision, recall. And warnings.
     """
-    scores, warnings = {}, []
-    for kind, name in _FRECHET_NAMES[extractor.name].items():
-        if kind not in reference.gaussians:
-            warnings.append(f"no {name}: the reference has no such statistics")
-            continue
-        ours, theirs = samples.gaussians[kind], reference.gaussians[kind]
-        scores[name] = frechet(ours, theirs)
-        for whose, gaussian in (("samples", ours), ("reference", theirs)):
-            if gaussian.rank < len(gaussian.mu):
-                warnings.append(
-                    f"{name}: the covariance of the {whose} is singular (rank {gaussian.rank:,} of "
-                    f"{len(gaussian.mu):,}): they do not vary in the other directions"
-                )
+    scores, warnings = frechet_scores(samples.gaussians, reference.gaussians, FRECHET_NAMES[extractor.name])
     if samples.logits is not None:
         scores["inception_score"] = inception_score(samples.logits)
     if reference.pool is None:
@@ -221,16 +230,16 @@ def score(samples: Summary, reference: Reference, extractor: Extractor) -> tuple
     return scores, warnings
 
 
-def warnings_of(images: ImageSet) -> list[str]:
-    """What is wrong with samples before they are looked at: too few, or not as many of each class."""
+def warnings_of(count: int, labels: np.ndarray | None) -> list[str]:
+    """What is wrong with so many samples, of the classes int [N] or None: too few, or not as many of each class."""
     warnings = []
-    if len(images) < _PAPERS_IMAGES:
+    if count < PAPERS_IMAGES:
         warnings.append(
-            f"{len(images):,} samples, fewer than the papers' {_PAPERS_IMAGES:,}, make Frechet distances larger: "
+            f"{count:,} samples, fewer than the papers' {PAPERS_IMAGES:,}, make Frechet distances larger: "
             "compare only with scores of as many"
         )
-    if images.labels is not None:
-        counts = np.unique(images.labels, return_counts=True)[1]
+    if labels is not None:
+        counts = np.unique(labels, return_counts=True)[1]
         if counts.min() < counts.max():
             warnings.append(f"the {len(counts):,} classes have from {counts.min():,} to {counts.max():,} samples each")
     return warnings

@@ -9,6 +9,8 @@ import scipy.special
 
 # ADM's.
 _SPLIT_SIZE = 5000
+# Features counted in at once.
+_ROWS = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Gaussian:
 
 
 class Moments:
-    """Mean and covariance of features that come in batches; holds two [F, F] matrices and no features.
+    """Mean and covariance of features that come in batches; holds two [F, F] matrices and few features.
 
     Attributes:
       count: features so far.
@@ -49,18 +51,30 @@ class Moments:
 
     def __init__(self):
         self.count = 0
+        self._waiting = []
+        self._num_waiting = 0
         self._shift = self._sum = self._products = None
 
     def add(self, features: np.ndarray) -> None:
         """Counts features in, float [B, ...], each flattened to F numbers."""
-        features = np.asarray(features, np.float64).reshape(len(features), -1)
+        self.count += len(features)
+        self._num_waiting += len(features)
+        self._waiting.append(np.asarray(features, np.float64).reshape(len(features), -1))
+        # A product of few rows would mostly move the [F, F] matrix through memory.
+        if self._num_waiting >= _ROWS:
+            self._count_in()
+
+    def _count_in(self) -> None:
+        if not self._waiting:
+            return
+        features = np.concatenate(self._waiting)
+        self._waiting, self._num_waiting = [], 0
         if self._shift is None:
             # Sums about a point amid the features: about 0, a large mean would cancel the digits of a small spread.
             self._shift = features.mean(axis=0)
             self._sum = np.zeros_like(self._shift)
             self._products = np.zeros((features.shape[1],) * 2)
-        features = features - self._shift
-        self.count += len(features)
+        features -= self._shift
         self._sum += features.sum(axis=0)
         self._products += features.T @ features
 
@@ -72,6 +86,7 @@ class Moments:
         """
         if self.count < 2:
             raise ValueError(f"{self.count} image(s) have no covariance: give at least 2")
+        self._count_in()
         mean = self._sum / self.count
         sigma = (self._products - self.count * np.outer(mean, mean)) / (self.count - 1)
         return Gaussian(self._shift + mean, sigma)

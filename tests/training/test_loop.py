@@ -5,6 +5,7 @@ import jax
 import numpy as np
 import pytest
 
+from rar_jax.evaluation.digits import digits_scores
 from rar_jax.generate import load
 from rar_jax.training import loop
 from rar_jax.training.metrics import read_metrics
@@ -21,7 +22,7 @@ def whole_run(small_config, tmp_path_factory):
     config = small_config(
         train={"stop_step": 20},
         checkpoint={"every": 10},
-        eval={"every": 10, "samples_per_class": 2, "report_samples": 20},
+        eval={"every": 10, "samples_per_class": 2, "report_samples": 20, "score_every": 15, "score_images": 30},
     )
     return folder, train(config, folder)
 
@@ -36,6 +37,15 @@ def test_a_run_leaves_everything_in_its_folder(whole_run):
     assert list(folder.glob("events.out.tfevents.*"))
     report = json.loads((folder / "report.json").read_text())
     assert {"target_loss", "svm_accuracy_samples", "frechet_samples", "frechet_train"} <= report.keys()
+    scored = {entry["step"]: entry for entry in read_metrics(folder) if "score/svm_accuracy_guided" in entry}
+    assert list(scored) == [15, 20]
+    names = [f"score/{name}_{end}" for end in ("guided", "unguided") for name in ("frechet_pixels", "svm_accuracy")]
+    assert list(scored[15]) == ["step", *names]
+    labels = np.arange(30) % 10
+    images = load(folder).generate(labels, seed=0, guidance_scale=1)
+    assert scored[20]["score/frechet_pixels_unguided"] == pytest.approx(
+        digits_scores(images, labels)["frechet_pixels"], rel=1e-6
+    )
     evaluated = [entry for entry in read_metrics(folder) if "heldout/target_loss" in entry]
     assert [entry["step"] for entry in evaluated] == [10, 20]
     assert evaluated[-1]["heldout/target_loss"] < evaluated[0]["heldout/target_loss"]
