@@ -14,5 +14,6 @@ def get_config():
     config.optimizer.update(learning_rate=3e-3, warmup_epochs=2, b2=0.99)
     config.sample.update(guidance_scale=2.0, guidance_power=2.0)
     config.eval.update(every=267, num_images=0, samples_per_class=10, report_samples=1000)
+    config.eval.update(score_every=267, score_images=200)
     config.checkpoint.every = 534
     return config

@@ -5,7 +5,7 @@ import sys
 
 from rar_jax import cli
 
-NAMES = ("data", "sample", "train")
+NAMES = ("data", "evaluate", "sample", "train")
 
 
 def main():

@@ -10,7 +10,7 @@ import re
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, NoReturn
 
 import absl.logging
@@ -61,6 +61,22 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
     if len(rest) > 1:
         fail(f"unexpected argument {rest[1]!r}: options are given as --name=value")
     return rest
+
+
+def check_options(done: Sequence[str], options: Iterable[tuple[flags.FlagHolder, Collection[str]]]) -> None:
+    """Refuses options that say nothing of what is done.
+
+    Args:
+      done: the flags that say what is done, the first one above all.
+      options: each with the flags that it goes with.
+
+    Raises:
+      ValueError: naming the first of them that was given.
+    """
+    for option, of in options:
+        if option.present and set(done).isdisjoint(of):
+            goes_with = " or ".join(f"--{name}" for name in of)
+            raise ValueError(f"--{option.name} goes with {goes_with}, not with --{done[0]}: leave it out")
 
 
 @contextlib.contextmanager

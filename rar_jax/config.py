@@ -136,12 +136,20 @@ class EvalConfig:
     `num_images` held-out images, and as many of the training set, give losses in the target order and in random
     order (0: all held-out ones). `samples_per_class` images of up to ten classes make a grid. After the last step
     `report_samples` images are scored against the real ones (the digits only; 0: none).
+
+    Every `score_every` steps and at the end (0: never) `score_images` samples, as many of each class, are scored with
+    and without guidance: FID and Inception Score by the weights `inception` against `reference`, an .npz or a folder
+    (the paper's Figure 4 b and c). Without these the digits are scored by their pixels, and by an SVM.
     """
 
     every: int = 5000
     num_images: int = 10_000
     samples_per_class: int = 4
     report_samples: int = 0
+    score_every: int = 0
+    score_images: int = 5000
+    inception: str = ""
+    reference: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -337,6 +345,7 @@ def check(config: Config) -> None:
         "eval.num_images",
         "eval.samples_per_class",
         "eval.report_samples",
+        "eval.score_every",
     )
     _at_least(config, 0, "optimizer.learning_rate", "optimizer.end_learning_rate", "optimizer.warmup_epochs")
     _at_least(config, 0, "optimizer.weight_decay", "optimizer.eps")
@@ -406,6 +415,17 @@ def check(config: Config) -> None:
         f"config.eval.report_samples={config.eval.report_samples} must be 0 or at least 2, and needs "
         f"config.data.tokenizer=digits, not {data.tokenizer}",
     )
+    if config.eval.score_every:
+        pixels = (data.name, data.tokenizer) == ("digits", "digits")
+        given = [bool(config.eval.inception), bool(config.eval.reference)]
+        scored = f"config.eval.score_every={config.eval.score_every} scores samples: "
+        _at_least(config, 2, "eval.score_images")
+        _require(data.tokenizer != "none", scored + "name what makes images of them with config.data.tokenizer")
+        _require(
+            all(given) or (pixels and not any(given)),
+            scored + "name Inception weights with config.eval.inception and what to compare with in "
+            "config.eval.reference" + (", or neither for the pixels of the digits" if pixels else ""),
+        )
 
 
 # What a run that goes on may change: these decide neither its losses nor its samples' weights.
@@ -413,6 +433,11 @@ _FREE_TO_CHANGE = re.compile(
     r"name|init_from|(mesh|sample|eval|checkpoint)\..*|train\.(stop_step|log_every|max_skipped|profile_step|remat|deterministic)"
     r"|data\.(path|eval_path|tokenizer)"
 )
+
+
+def flat_fields(config: Config) -> dict[str, Any]:
+    """Every field by its dotted name."""
+    return flax.traverse_util.flatten_dict(dataclasses.asdict(config), sep=".")
 
 
 def check_same_run(config: Config, saved: Config, allowed: Sequence[str] = ()) -> list[str]:
@@ -430,10 +455,7 @@ def check_same_run(config: Config, saved: Config, allowed: Sequence[str] = ()) -
       ValueError: a field that would change what is trained differs; every such field is named with both values.
     """
 
-    def flat(config):
-        return flax.traverse_util.flatten_dict(dataclasses.asdict(config), sep=".")
-
-    ours, theirs = flat(config), flat(saved)
+    ours, theirs = flat_fields(config), flat_fields(saved)
     different = [path for path in ours if ours[path] != theirs[path]]
     refused = [path for path in different if not _FREE_TO_CHANGE.fullmatch(path) and path not in allowed]
     said = {path: f"config.{path}={theirs[path]!r}, not {ours[path]!r}" for path in different}

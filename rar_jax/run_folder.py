@@ -4,14 +4,17 @@ import dataclasses
 import fcntl
 import json
 import os
+from collections.abc import Sequence
 from typing import Any, TextIO
 
 from etils import epath
 
-from rar_jax.config import Config, from_config_dict
+from rar_jax.config import Config, flat_fields, from_config_dict
 from rar_jax.files import write_atomically
 
 CONFIG_FILE = "config.json"
+# Of differences between runs that are named.
+_SHOWN_FIELDS = 8
 
 
 def write_config(folder: epath.PathLike, config: Config) -> None:
@@ -59,6 +62,24 @@ def read_config(folder: epath.PathLike) -> Config:
         return from_config_dict(fields)
     except ValueError as error:
         raise ValueError(f"{epath.Path(folder) / CONFIG_FILE}: {error}") from None
+
+
+def run_names(folders: Sequence[epath.PathLike]) -> list[str]:
+    """What tells runs apart: each one's folder, and the fields of its config that are not the same in all.
+
+    Raises:
+      ValueError: one has no config, or is named twice.
+    """
+    if len(set(map(str, folders))) < len(folders):
+        raise ValueError(f"runs {', '.join(map(str, folders))}: one is named twice")
+    configs = [flat_fields(read_config(folder)) for folder in folders]
+    different = [path for path in configs[0] if len({config[path] for config in configs}) > 1 and path != "name"]
+    names = []
+    for folder, config in zip(folders, configs, strict=True):
+        said = [f"{path}={config[path]!r}" for path in different[:_SHOWN_FIELDS]]
+        more = len(different) - len(said)
+        names.append(f"{folder}: {', '.join(said) or 'the same config'}" + (f" and {more} more" if more else ""))
+    return names
 
 
 def check_folder(flag: str, folder: epath.PathLike) -> None:

@@ -24,7 +24,7 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
-from rar_jax.checkpoints.load import digest
+from rar_jax.checkpoints.load import fingerprint
 from rar_jax.files import hold_to_plan, replacing, write_atomically
 from rar_jax.generate import Generator
 from rar_jax.images.files import write_png
@@ -250,7 +250,7 @@ def run_job(
     batch_size = sampler.batch_size(batch_size, len(labels))
     classes = list(dict.fromkeys(labels.tolist()))
     plan = {
-        "model": f"{generator.config.name}-{digest(sampler.params)}",
+        "model": f"{generator.config.name}-{fingerprint(sampler.params)}",
         "step": generator.step,
         "tokenizer": tokenizer.fingerprint,
         "classes": "all" if classes == [*range(sampler.model.num_classes)] else ",".join(map(str, classes)),

@@ -16,7 +16,8 @@ from rar_jax.data.shards import REJECTED
 from rar_jax.data.sources import ClassFolders, ImageFolder, Source, TfdsImages
 from rar_jax.data.tokenization import Rejected, decoded_squares, tokenize_images
 from rar_jax.data.tokenizers import Tokenizer, open_tokenizer
-from rar_jax.images.files import image_grid, write_png
+from rar_jax.evaluation.reconstruction import psnr
+from rar_jax.images.files import image_grid, interleave_rows, write_png
 from rar_jax.run_folder import check_folder
 
 _IMAGES = flags.DEFINE_string("images", None, "Folder with a folder of JPEG, PNG or WebP images for each class.")
@@ -121,13 +122,9 @@ def _reconstruct() -> None:
         raise ValueError(f"none of these images of {source.name} can be read")
     images = np.stack(images)
     again = tokenizer.decode(tokenizer.encode(images))
-    error = np.mean((images / 255.0 - again / 255.0) ** 2)
-    # Rows of images and rows of their reconstructions, in turn.
-    blank = np.full((-len(images) % _COLUMNS, *images.shape[1:]), 255, np.uint8)
-    rows = [np.concatenate([part, blank]).reshape(-1, 1, _COLUMNS, *images.shape[1:]) for part in (images, again)]
     _draw(
-        np.concatenate(rows, axis=1).reshape(-1, *images.shape[1:]),
-        f"{len(images)} images, below each its reconstruction (PSNR {-10 * np.log10(max(error, 1e-10)):.2f} dB)",
+        interleave_rows(images, again, _COLUMNS),
+        f"{len(images)} images, below each its reconstruction (PSNR {psnr(images, again).mean():.2f} dB)",
     )
 
 
@@ -148,15 +145,6 @@ def _decode() -> None:
     _draw(tokenizer.decode(batch["tokens"]), f"records {chosen[0]} to {chosen[-1]}, by row:")
     for start in range(0, len(names), _COLUMNS):
         print("  " + ", ".join(names[start : start + _COLUMNS]))
-
-
-def _check_options(source: str) -> None:
-    """Raises a `ValueError` that names the first option given that says nothing of what is done."""
-    done = {source} | ({"reconstruct"} if _RECONSTRUCT.value else set())
-    for option, of in _OPTIONS:
-        if option.present and done.isdisjoint(of):
-            goes_with = " or ".join(f"--{name}" for name in of)
-            raise ValueError(f"--{option.name} goes with {goes_with}, not with --{source}: leave it out")
 
 
 def _make_records() -> Description | None:
@@ -201,7 +189,7 @@ def main(argv):
             raise ValueError("name what to write with --output")
         if not _TOKENIZER.value and not _JSONL.value:
             raise ValueError("name the weights that make the tokens with --tokenizer=WEIGHTS")
-        _check_options(given[0])
+        cli.check_options([given[0], *(["reconstruct"] if _RECONSTRUCT.value else [])], _OPTIONS)
         drawing = bool(_RECONSTRUCT.value or _DECODE.value)
         if drawing and not _OUTPUT.value.endswith(".png"):
             raise ValueError(f"--output={_OUTPUT.value} must be a .png file: --reconstruct and --decode draw a picture")

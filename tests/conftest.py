@@ -94,7 +94,7 @@ def small_config():
         fields.train.update(epochs=3, log_every=5)
         fields.permutation.update(anneal_start_epoch=1, anneal_end_epoch=2)
         fields.optimizer.warmup_epochs = 1
-        fields.eval.update(every=1000, num_images=32, samples_per_class=0, report_samples=0)
+        fields.eval.update(every=1000, num_images=32, samples_per_class=0, report_samples=0, score_every=0)
         for section, values in sections.items():
             fields[section].update(values)
         return from_config_dict(fields)
@@ -152,3 +152,11 @@ def inception_tensors(golden_json):
 
     layout = golden_json("checkpoint_layouts.json")["pt_inception_2015_12_05"]
     return {name: fill(name, shape) for name, shape in layout.items()}
+
+
+@pytest.fixture(scope="session")
+def inception_file(inception_tensors, tmp_path_factory):
+    """A file of these weights."""
+    path = tmp_path_factory.mktemp("inception") / "inception.safetensors"
+    save_file(inception_tensors, path)
+    return path

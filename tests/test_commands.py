@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,10 +16,14 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from rar_jax.checkpoints.load import load
+from rar_jax.data.digits import digits_split
 from rar_jax.data.pictures import center_square, read_picture
+from rar_jax.evaluation.digits import digits_report
+from rar_jax.images.files import write_png
 from rar_jax.parallel.mesh import make_mesh
 from rar_jax.sampling.options import Options
 from rar_jax.sampling.sampler import Sampler, sample_tokens
+from rar_jax.training import loop
 from rar_jax.training.metrics import read_metrics
 
 
@@ -107,6 +112,7 @@ cli.run(lambda argv: threading.Thread(target=wait).start())
 def test_train_then_sample(tmp_path):
     overrides = ["--config.model.width=16", "--config.model.depth=1", "--config.train.stop_step=2"]
     overrides += ["--config.eval.samples_per_class=0", "--config.eval.report_samples=0", "--config.eval.num_images=16"]
+    overrides += ["--config.eval.score_every=0"]
     trained = run("rar_jax.main", "--config=configs/digits.py", f"--workdir={tmp_path}", *overrides)
     assert trained.returncode == 0, trained.stderr
     sampled = run("rar_jax.sample", f"--checkpoint={tmp_path}", "--classes=7,2", "--num=5", "--npz", "--seed=3")
@@ -122,6 +128,7 @@ def test_train_then_sample(tmp_path):
 def test_a_save_that_fails_is_a_line_and_not_the_tracebacks_of_its_threads(tmp_path):
     overrides = ["--config.model.width=128", "--config.model.depth=1", "--config.train.stop_step=2"]
     overrides += ["--config.eval.samples_per_class=0", "--config.eval.report_samples=0", "--config.eval.num_images=16"]
+    overrides += ["--config.eval.score_every=0"]
     overrides += ["--config.checkpoint.every=1"]
     # The records of the digits are smaller, and the largest file of a checkpoint is not.
     full = "import resource, runpy; resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000)); "
@@ -320,6 +327,110 @@ def test_the_digits_run_learns_the_digits(tmp_path):
     # While r is 1 both orders are as hard; once it is 0 the target order is the easier one.
     assert abs(evaluated[0]["heldout/target_loss"] - evaluated[0]["heldout/random_loss"]) < 0.03
     assert evaluated[-1]["heldout/random_loss"] - evaluated[-1]["heldout/target_loss"] > 0.3
+
+
+@pytest.fixture(scope="module")
+def digit_files(tmp_path_factory):
+    """The held-out digits as class folders, the training digits as an .npz."""
+    folder = tmp_path_factory.mktemp("digits")
+    for i, (image, label) in enumerate(zip(*digits_split("heldout"), strict=True)):
+        write_png(folder / "heldout" / str(label) / f"{i:03d}.png", image)
+    images, labels = digits_split("train")
+    np.savez(folder / "train.npz", arr_0=images, arr_1=labels)
+    return folder
+
+
+def test_images_are_scored(digit_files, tmp_path):
+    train, heldout = digit_files / "train.npz", digit_files / "heldout"
+    options = ["--features=pixels", "--reference_kind=training", f"--out={tmp_path}"]
+    scored = run("rar_jax.evaluate", f"--samples={heldout}", f"--reference={train}", *options)
+    assert scored.returncode == 0, scored.stderr
+    report = json.loads((tmp_path / "report.json").read_text())
+    expected = digits_report(*digits_split("heldout"))["frechet_train"]
+    assert report["scores"]["frechet_pixels"] == pytest.approx(expected, rel=1e-9)
+    assert {"precision", "recall"} < report["scores"].keys() and "fid" not in report["scores"]
+    assert report["facts"]["samples"]["images"] == 360 and report["facts"]["samples"]["size"] == "8 x 8 pixels"
+    assert report["facts"]["reference"]["kind"] == "training images"
+    assert re.search(r"Frechet distance of pixels, not FID +26\.", scored.stdout)
+    assert (
+        "warning: 360 samples, fewer than" in scored.stdout and "warning: the 10 classes have from 35" in scored.stdout
+    )
+    page = Image.open(tmp_path / "report.png")
+    assert page.width > 1000 and np.asarray(page).std() > 30
+    # Statistics saved and used give the same distance.
+    saved = run(
+        "rar_jax.evaluate", f"--samples={train}", "--features=pixels", f"--save_statistics={tmp_path / 's.npz'}"
+    )
+    assert saved.returncode == 0, saved.stderr
+    again = run("rar_jax.evaluate", f"--samples={heldout}", f"--reference={tmp_path / 's.npz'}", *options)
+    assert again.returncode == 0, again.stderr
+    stored = json.loads((tmp_path / "report.json").read_text())
+    assert stored["scores"] == {"frechet_pixels": pytest.approx(report["scores"]["frechet_pixels"], rel=1e-9)}
+    assert "no precision and recall: the reference has no images" in stored["warnings"]
+
+
+def test_a_tokenizer_is_scored(scenes, vqgan_file, tmp_path):
+    options = ["--reconstruction", f"--images={scenes}", f"--tokenizer={vqgan_file}", "--image_size=16", "--num=20"]
+    scored = run("rar_jax.evaluate", *options, "--features=pixels", f"--out={tmp_path}")
+    assert scored.returncode == 0, scored.stderr
+    report = json.loads((tmp_path / "report.json").read_text())
+    names = ["frechet_pixels", "psnr", "ssim", "codebook_use", "codebook_perplexity"]
+    assert list(report["scores"]) == names and (tmp_path / "report.png").exists()
+
+
+def test_a_model_is_tuned_and_runs_are_compared(digit_files, small_config, tmp_path):
+    folder = tmp_path / "run"
+    loop.train(loop.prepare(small_config(train={"stop_step": 2, "log_every": 1}, checkpoint={"every": 2}), folder))
+    options = ["--tune", f"--checkpoint={folder}", f"--reference={digit_files / 'train.npz'}", "--features=pixels"]
+    options += ["--num=20", "--guidance_scales=1,2", "--guidance_powers=1", f"--out={tmp_path / 'tuned'}"]
+    tuned = run("rar_jax.evaluate", *options)
+    assert tuned.returncode == 0, tuned.stderr
+    lines = [json.loads(line) for line in (tmp_path / "tuned" / "tuning.jsonl").read_text().splitlines()]
+    assert lines[0]["images"] == 20 and len(lines) == 3
+    best = min(lines[1:], key=lambda line: line["frechet_pixels"])
+    flags = f"--guidance_scale={best['guidance_scale']:g} --guidance_power=1 --temperature=1"
+    assert tuned.stdout.splitlines()[1].endswith(flags)
+    assert (tmp_path / "tuned" / "tuning.png").exists()
+    sampled = run("rar_jax.sample", f"--checkpoint={folder}", "--num=2", f"--out={tmp_path / 's'}", *flags.split())
+    assert sampled.returncode == 0, sampled.stderr
+    shutil.copytree(folder, tmp_path / "other")
+    drawn = run("rar_jax.evaluate", f"--curves={folder},{tmp_path / 'other'}", f"--out={tmp_path / 'curves'}")
+    assert drawn.returncode == 0, drawn.stderr
+    assert drawn.stdout.splitlines()[0] == f"{folder}: the same config"
+    assert (tmp_path / "curves" / "curves.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "name one of --samples, --reconstruction, --tune, --curves; given: none"),
+        (["--samples=a.npz", "--tune"], "given: samples, tune"),
+        (["--samples=a.npz"], "name what to score against with --reference, or where to save statistics"),
+        (["--samples=a.npz", "--reference=b.npz", "--seed=1"], "--seed goes with --tune, not with --samples"),
+        (["--samples=a.npz", "--reference=b.npz"], "a.npz: there is no such file"),
+        (["--samples=tests/data/rar_tiny.npz", "--reference=b.npz"], "has no arr_0, the images"),
+        (["--samples=setup.py", "--reference=b.npz"], "it must be a folder or an .npz"),
+        (["--reconstruction", "--images=tests"], "--reconstruction needs --images=FOLDER and --tokenizer=WEIGHTS"),
+        (["--samples=a.npz", "--save_statistics=b.txt"], "--save_statistics=b.txt must be an .npz file"),
+        (["--tune", "--checkpoint=nothing", "--reference=b.npz"], "no weights in 'nothing'"),
+        (["--curves=tests"], "no run in 'tests'"),
+    ],
+)
+def test_mistakes_with_evaluate(arguments, message):
+    result = run("rar_jax.evaluate", *arguments)
+    assert result.returncode == 2, result.stderr
+    (line,) = result.stderr.strip().splitlines()
+    assert line.startswith("error: ") and message in line
+
+
+@pytest.mark.long
+def test_benchmark_evaluate(tmp_path):
+    small = ["--batches=2", "--samples=300", "--references=200", f"--json={tmp_path / 'evaluate.json'}"]
+    measured = run("rar_jax.benchmark", "evaluate", *small)
+    assert measured.returncode == 0, measured.stderr
+    results = json.loads((tmp_path / "evaluate.json").read_text())
+    assert results["Inception features, 256 x 256"]["GFLOP an image"] == pytest.approx(11.4, abs=0.1)
+    assert results["precision and recall"]["samples"] == 300
 
 
 def check_greedy_decodes_agree(folder):

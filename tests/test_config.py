@@ -81,6 +81,12 @@ def test_real_config_without_data_says_how_to_go_on():
         ("sample.guidance_power", 0.0, r"guidance_power=0\.0 must be above 0"),
         ("data.tokenizer", "none", r"report_samples=1000 must be 0 .*tokenizer=digits, not none"),
         ("eval.report_samples", 1, r"report_samples=1 must be 0 or at least 2"),
+        ("eval.score_images", 1, r"score_images=1 must be at least 2"),
+        (
+            "eval.inception",
+            "w.pth",
+            r"score_every=267 scores .*weights with .*, or neither for the pixels of the digits",
+        ),
         ("data.name", "cifar", r"data\.name='cifar' must be one of"),
         ("data.name", "records", r"data\.path is empty"),
     ],
@@ -94,6 +100,18 @@ def test_report_needs_the_digits():
     fields = changed("data.name", "synthetic")
     with pytest.raises(ValueError, match="report_samples=1000 scores samples of the digits"):
         from_config_dict(fields)
+
+
+def test_scores_need_images_and_a_reference():
+    fields = imagenet()
+    fields.data.path, fields.eval.score_every, fields.eval.inception = "tokens", 100, "w.pth"
+    with pytest.raises(ValueError, match=r"score_every=100 scores samples: name what makes images"):
+        from_config_dict(fields)
+    fields.data.tokenizer = "vqgan.bin"
+    with pytest.raises(ValueError, match=r"and what to compare with in config\.eval\.reference$"):
+        from_config_dict(fields)
+    fields.eval.reference = "a.npz"
+    assert from_config_dict(fields).eval.score_images == 5000
 
 
 def test_a_spiral_needs_an_even_side():

@@ -1,6 +1,6 @@
 import pytest
 
-from rar_jax.run_folder import check_folder, read_config, write_config
+from rar_jax.run_folder import check_folder, read_config, run_names, write_config
 
 
 def test_config_round_trip(small_config, tmp_path):
@@ -23,3 +23,16 @@ def test_a_file_where_a_folder_should_be(tmp_path, below):
     with pytest.raises(ValueError, match=r"--out=.*: .*file is a file, not a folder"):
         check_folder("out", tmp_path / "file" / below)
     check_folder("out", tmp_path / "not" / "there")
+
+
+def test_runs_are_called_by_what_differs(small_config, tmp_path):
+    folders = [tmp_path / name for name in "abc"]
+    for folder, order in zip(folders, ("row_major", "spiral_in", "row_major"), strict=True):
+        write_config(folder, small_config(permutation={"scan_order": order}))
+    assert run_names(folders) == [
+        f"{folder}: permutation.scan_order={order!r}"
+        for folder, order in zip(folders, ("row_major", "spiral_in", "row_major"), strict=True)
+    ]
+    assert run_names([folders[0], folders[2]])[1] == f"{folders[2]}: the same config"
+    with pytest.raises(ValueError, match="one is named twice"):
+        run_names([folders[0], folders[0]])

@@ -13,7 +13,7 @@ from conftest import ROOT
 from PIL import Image
 from safetensors.numpy import save_file
 
-from rar_jax.checkpoints.load import digest
+from rar_jax.checkpoints.load import fingerprint
 from rar_jax.sample_job import JobFolder, run_job
 from rar_jax.sampling.options import Options
 
@@ -204,7 +204,7 @@ def test_the_plan_is_all_that_decides_the_images(tmp_path):
     fakes.run(tmp_path)
     plan = json.loads((tmp_path / "job.json").read_text())
     assert plan == {
-        "model": f"fake-{digest({})}", "step": 7, "tokenizer": "fake", "classes": "all", "num": 23, "seed": 0,
+        "model": f"fake-{fingerprint({})}", "step": 7, "tokenizer": "fake", "classes": "all", "num": 23, "seed": 0,
         "scan_order": "row_major", "guidance": "pow_cosine", "guidance_scale": 1.0, "guidance_power": 1.0,
         "temperature": 1.0, "top_k": 0, "top_p": 1.0, "batch_size": 5, "devices": 1, "outputs": "npz",
     }  # fmt: skip

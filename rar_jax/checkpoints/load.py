@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -155,13 +156,13 @@ def _from_folder(folder: epath.Path, step: int | None, sharding: jax.sharding.Sh
     return Weights(kind, make_model(config, dtype), params, step, config)
 
 
-def digest(params: Any) -> str:
-    """Twelve hexadecimal digits that stand for all of a tree of arrays: their names, shapes and values."""
-    digested = hashlib.sha256()
+def fingerprint(params: Mapping[str, Any]) -> str:
+    """Twelve hexadecimal digits that stand for all the weights."""
+    digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        digested.update(f"{jax.tree_util.keystr(path)} {leaf.shape}".encode())
-        digested.update(np.ascontiguousarray(leaf, "<f4"))
-    return digested.hexdigest()[:12]
+        digest.update(f"{jax.tree_util.keystr(path)} {leaf.shape}".encode())
+        digest.update(np.ascontiguousarray(leaf, "<f4"))
+    return digest.hexdigest()[:12]
 
 
 def save(folder: epath.PathLike, weights: Weights) -> None:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rar_jax.checkpoints.load import digest, load
+from rar_jax.checkpoints.load import fingerprint, load
 from rar_jax.config import Config
 from rar_jax.data.digits import DigitsTokenizer
 from rar_jax.models.vqgan import VQGAN
@@ -59,7 +59,7 @@ class VQGANTokenizer:
         if image_size < 1 or image_size % model.downsampling:
             raise ValueError(f"image size {image_size} must be a multiple of the tokenizer's {model.downsampling}")
         mesh = make_mesh((jax.local_device_count(), 1), jax.local_devices())
-        self.fingerprint = f"vqgan-{digest(params)}"
+        self.fingerprint = f"vqgan-{fingerprint(params)}"
         self.batch_size = _IMAGES_A_DEVICE * mesh.size
         self.grid_side = image_size // model.downsampling
         self.codebook_size = model.codebook_size

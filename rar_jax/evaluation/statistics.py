@@ -1,6 +1,7 @@
 """Distances between sets of features, and the Inception Score: float64 on the host, whatever the features are."""
 
 import dataclasses
+import functools
 
 import numpy as np
 import scipy.linalg
@@ -8,6 +9,8 @@ import scipy.special
 
 # ADM's.
 _SPLIT_SIZE = 5000
+# Features counted in at once.
+_ROWS = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +25,7 @@ class Gaussian:
     mu: np.ndarray
     sigma: np.ndarray
 
+    @functools.cached_property
     def root(self) -> np.ndarray:
         """float64 [F, rank], a factor of the covariance: root @ root.T is sigma.
 
@@ -32,9 +36,14 @@ class Gaussian:
         kept = values > values[-1].clip(0) * len(values) * np.finfo(np.float64).eps
         return vectors[:, kept] * np.sqrt(values[kept])
 
+    @property
+    def rank(self) -> int:
+        """Of the covariance: below F it is singular, as with no more images than features."""
+        return self.root.shape[1]
+
 
 class Moments:
-    """Mean and covariance of features that come in batches; holds two [F, F] matrices and no features.
+    """Mean and covariance of features that come in batches; holds two [F, F] matrices and few features.
 
     Attributes:
       count: features so far.
@@ -42,18 +51,30 @@ class Moments:
 
     def __init__(self):
         self.count = 0
+        self._waiting = []
+        self._num_waiting = 0
         self._shift = self._sum = self._products = None
 
     def add(self, features: np.ndarray) -> None:
         """Counts features in, float [B, ...], each flattened to F numbers."""
-        features = np.asarray(features, np.float64).reshape(len(features), -1)
+        self.count += len(features)
+        self._num_waiting += len(features)
+        self._waiting.append(np.asarray(features, np.float64).reshape(len(features), -1))
+        # A product of few rows would mostly move the [F, F] matrix through memory.
+        if self._num_waiting >= _ROWS:
+            self._count_in()
+
+    def _count_in(self) -> None:
+        if not self._waiting:
+            return
+        features = np.concatenate(self._waiting)
+        self._waiting, self._num_waiting = [], 0
         if self._shift is None:
             # Sums about a point amid the features: about 0, a large mean would cancel the digits of a small spread.
             self._shift = features.mean(axis=0)
             self._sum = np.zeros_like(self._shift)
             self._products = np.zeros((features.shape[1],) * 2)
-        features = features - self._shift
-        self.count += len(features)
+        features -= self._shift
         self._sum += features.sum(axis=0)
         self._products += features.T @ features
 
@@ -65,6 +86,7 @@ class Moments:
         """
         if self.count < 2:
             raise ValueError(f"{self.count} image(s) have no covariance: give at least 2")
+        self._count_in()
         mean = self._sum / self.count
         sigma = (self._products - self.count * np.outer(mean, mean)) / (self.count - 1)
         return Gaussian(self._shift + mean, sigma)
@@ -91,7 +113,7 @@ def frechet(a: Gaussian, b: Gaussian) -> float:
     """
     if a.mu.shape != b.mu.shape:
         raise ValueError(f"features of {len(a.mu)} and of {len(b.mu)} numbers cannot be compared")
-    cross = scipy.linalg.svdvals(a.root().T @ b.root()).sum()
+    cross = scipy.linalg.svdvals(a.root.T @ b.root).sum()
     shift = a.mu - b.mu
     return float(shift @ shift + np.trace(a.sigma) + np.trace(b.sigma) - 2 * cross)
 

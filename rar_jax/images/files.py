@@ -53,6 +53,13 @@ def image_grid(images: np.ndarray, columns: int, row_names: Sequence[str] = ()) 
     return np.asarray(named)
 
 
+def interleave_rows(above: np.ndarray, below: np.ndarray, columns: int) -> np.ndarray:
+    """For a grid that has below each row of images that of their counterparts, uint8 [N, H, W, 3] each."""
+    blank = np.full((-len(above) % columns, *above.shape[1:]), 255, np.uint8)
+    rows = [np.concatenate([part, blank]).reshape(-1, 1, columns, *above.shape[1:]) for part in (above, below)]
+    return np.concatenate(rows, axis=1).reshape(-1, *above.shape[1:])
+
+
 def write_png(path: epath.PathLike, image: np.ndarray) -> None:
     """Writes one image, uint8 [H, W, 3]; its folder is made if need be."""
     path = epath.Path(path)

@@ -73,6 +73,14 @@ class BatchNorm(nn.Module):
         return x * scale + (self.param("bias", zeros, shape) - mean * scale)
 
 
+def _pointwise(x: jax.Array, kernel: jax.Array, *_, precision, **__) -> jax.Array:
+    """A 1 x 1 convolution of stride 1: [B, H, W, C], [1, 1, C, F] -> [B, H, W, F].
+
+    XLA compiles a product for it, which on a CPU is up to twice as fast as its convolution.
+    """
+    return jnp.einsum("bhwc,cf->bhwf", x, kernel[0, 0], precision=precision)
+
+
 class ConvNormRelu(nn.Module):
     """Convolution without bias, batch normalisation, ReLU. [B, H, W, C] -> [B, H', W', features].
 
@@ -91,6 +99,8 @@ class ConvNormRelu(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = {"kernel_size": self.size, "strides": self.stride, "padding": self.padding}
+        if self.size == (1, 1):
+            shape["conv_general_dilated"] = _pointwise
         x = nn.Conv(self.features, **shape, use_bias=False, precision=_PRECISION, name="conv")(x)
         return nn.relu(BatchNorm(name="bn")(x))
 

@@ -24,6 +24,7 @@ from rar_jax.data.datasets import Datasets, open_datasets
 from rar_jax.data.loader import DeviceBatches, eval_batches, train_iterator
 from rar_jax.data.tokenizers import Tokenizer, load_tokenizer
 from rar_jax.evaluation.digits import digits_report
+from rar_jax.evaluation.sample_scores import DigitsScorer, SampleScorer, decoded, open_scorer
 from rar_jax.images.files import image_grid, write_png
 from rar_jax.images.plots import plot_curves, plot_scan_orders
 from rar_jax.orders import randomness
@@ -46,6 +47,8 @@ _log = logging.getLogger(__name__)
 _REPORT_BATCH = 128
 # Logged with a step that was looked at, whether or not there are held-out images.
 _LOOKED = "eval/done"
+# Before the names of scores of samples.
+_SCORE = "score/"
 
 
 @dataclasses.dataclass
@@ -64,6 +67,9 @@ class Run:
     restored: tuple[TrainState, dict[str, Any]] | None
     # Keeps other processes of this machine out of the folder until it is closed.
     lock: TextIO | None
+
+    # Scores samples along the way, where that is asked for.
+    scorer: SampleScorer | None
 
     # What a new run begins with instead of random weights.
     init_from: Weights | None
@@ -117,6 +123,7 @@ def prepare(config: Config, folder: epath.PathLike, allow_config_change: Sequenc
                 raise ValueError(f"config.init_from={config.init_from}: {error}") from None
             check_sizes(program.model, init_from.model)
         held = lock(folder) if is_first() else None
+        scorer = _open_scorer(config)
     store = CheckpointStore(folder, config.checkpoint)
     like = jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes, state_shardings
@@ -133,8 +140,21 @@ def prepare(config: Config, folder: epath.PathLike, allow_config_change: Sequenc
         store=store,
         restored=restored,
         lock=held,
+        scorer=scorer,
         init_from=init_from,
     )
+
+
+def _open_scorer(config: Config) -> SampleScorer | None:
+    options = config.eval
+    if not options.score_every:
+        return None
+    if not options.inception:
+        return DigitsScorer()
+    try:
+        return open_scorer("inception", options.inception, options.reference, config.data.image_size)
+    except ValueError as error:
+        raise ValueError(f"config.eval.inception and config.eval.reference: {error}") from None
 
 
 def train(run: Run, preemption: Preemption | None = None) -> bool:
@@ -299,7 +319,7 @@ class SkippedUpdates:
 
 
 class Observer:
-    """What is looked at along the way: metrics, held-out losses, sample grids, the report of the digits.
+    """What is looked at along the way: metrics, held-out losses, sample grids and scores, the report of the digits.
 
     Attributes:
       evaluations: step -> the held-out losses measured there.
@@ -312,6 +332,7 @@ class Observer:
         written = read_metrics(run.folder)
         self.evaluations = {entry["step"]: entry for entry in written if "heldout/target_loss" in entry}
         self._looked = {entry["step"] for entry in written if _LOOKED in entry}
+        self._scored = {entry["step"] for entry in written if any(name.startswith(_SCORE) for name in entry)}
         self._reported = {entry["step"] for entry in written if "report/svm_accuracy_samples" in entry}
         self._grid_classes = spread_classes(run.program.model.num_classes)
         # Also the batch of the report, so that the decode loop is compiled once.
@@ -328,16 +349,31 @@ class Observer:
         self._eval_step = jax.jit(on_mesh(evaluate, run.mesh))
 
     def due(self, step: int) -> bool:
-        """Whether a step is to be looked at and was not."""
-        wanted = step % self._run.config.eval.every == 0 or step == self._run.config.last_step
-        return wanted and step not in self._looked
+        """Whether a step is to be looked at or its samples are to be scored, and that was not done."""
+        return self._due(step, self._run.config.eval.every, self._looked) or self._score_due(step)
+
+    def _score_due(self, step: int) -> bool:
+        return self._run.scorer is not None and self._due(step, self._run.config.eval.score_every, self._scored)
+
+    def _due(self, step: int, every: int, done: set[int]) -> bool:
+        return (step % every == 0 or step == self._run.config.last_step) and step not in done
 
     def look(self, step: int, params: dict[str, Any]) -> None:
-        """Evaluates and draws samples.
+        """Does what is due at a step: evaluates and draws samples, and scores some.
 
         Raises:
           Preempted: the run is to end; nothing was written that a second look would write again.
         """
+        if self._due(step, self._run.config.eval.every, self._looked):
+            self._look(step, params)
+        if self._score_due(step):
+            scores = self.score(params)
+            if scores:
+                _log.info("step %d: %s", step, ", ".join(f"{name} {value:.4g}" for name, value in scores.items()))
+            self._metrics.write(step, {_SCORE + name: value for name, value in scores.items()})
+            self._scored.add(step)
+
+    def _look(self, step: int, params: dict[str, Any]) -> None:
         losses = self.evaluate(params)
         grid = self.sample_grid(params)
         if losses:
@@ -400,18 +436,36 @@ class Observer:
             losses |= {f"{split}/{name}": float(value / images) for name, value in sums.items()}
         return losses
 
-    def _sample(self, params: dict[str, Any], labels: np.ndarray) -> np.ndarray | None:
-        """Images uint8 [N, H, W, 3] of labels [N], in the first process; the others help to sample, and get None."""
+    def _sample_tokens(self, params: dict[str, Any], labels: np.ndarray, **options: float) -> np.ndarray:
         config = self._run.config
-        tokens = sample_tokens(
+        return sample_tokens(
             Sampler(self._run.program.model, params, self._run.mesh),
             labels,
-            sample_options(config),
+            dataclasses.replace(sample_options(config), **options),
             seed=config.seed,
             batch_size=self._grid_images or _REPORT_BATCH,
             on_batch=lambda _: self._preemption.check(),
         )
+
+    def _sample(self, params: dict[str, Any], labels: np.ndarray) -> np.ndarray | None:
+        """Images uint8 [N, H, W, 3] of labels [N], in the first process; the others help to sample, and get None."""
+        tokens = self._sample_tokens(params, labels)
         return self._run.tokenizer.decode(tokens) if is_first() else None
+
+    def score(self, params: dict[str, Any]) -> dict[str, float]:
+        """Scores samples, as many of each class: with the run's guidance (guided) and with none (unguided).
+
+        Of several processes the first one gets the scores.
+        """
+        labels = np.arange(self._run.config.eval.score_images) % self._run.program.model.num_classes
+        scores = {}
+        for guidance, options in (("guided", {}), ("unguided", {"guidance_scale": 1.0})):
+            tokens = self._sample_tokens(params, labels, **options)
+            if is_first():
+                images = decoded(self._run.tokenizer, tokens, lambda _: self._preemption.check())
+                found = self._run.scorer.score(images, labels)
+                scores |= {f"{name}_{guidance}": value for name, value in found.items()}
+        return scores
 
     def sample_grid(self, params: dict[str, Any]) -> np.ndarray | None:
         """A grid with one class a row, of up to ten classes spread over all, or None where there are no images.

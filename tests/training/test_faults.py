@@ -22,7 +22,7 @@ def config_of(small_config, **sections):
     defaults = {
         "train": {"stop_step": 20, "log_every": 3},
         "checkpoint": {"every": 5},
-        "eval": {"every": 10, "num_images": 32, "samples_per_class": 1},
+        "eval": {"every": 10, "num_images": 32, "samples_per_class": 1, "score_every": 10, "score_images": 10},
     }
     return small_config(**{name: defaults.get(name, {}) | sections.get(name, {}) for name in {*defaults, *sections}})
 
@@ -66,12 +66,19 @@ class AskedAt(Preemption):
 
 @pytest.mark.parametrize(
     ("asked", "saved"),
-    [(AskedAt(7), 7), (AskedAt(10), 10), (AskedAt(0, 2), 10), (AskedAt(0, 5), 10), (AskedAt(0, 0), 0)],
+    [
+        (AskedAt(7), 7),
+        (AskedAt(10), 10),
+        (AskedAt(0, 2), 10),
+        (AskedAt(0, 5), 10),
+        (AskedAt(0, 8), 10),
+        (AskedAt(0, 0), 0),
+    ],
 )
 def test_a_preempted_run_saves_and_goes_on_as_if_nothing_had_happened(
     small_config, undisturbed, tmp_path, asked, saved
 ):
-    """At the end of a step, at one with an evaluation, within the evaluation, while sampling, and while compiling."""
+    """At the end of a step, with an evaluation or not, within one, while sampling, scoring and compiling."""
     config = config_of(small_config)
     assert not loop.train(loop.prepare(config, tmp_path), asked)
     steps = [int(path.name) for path in (tmp_path / "checkpoints").iterdir()]
@@ -196,6 +203,7 @@ def start(folder, devices, steps):
     command = [sys.executable, "-m", "rar_jax.main", "--config=configs/digits.py", f"--workdir={folder}"]
     command += ["--config.model.width=16", "--config.model.depth=1", "--config.eval.num_images=32"]
     command += ["--config.eval.every=40", "--config.eval.samples_per_class=0", "--config.eval.report_samples=0"]
+    command += ["--config.eval.score_every=0"]
     command += ["--config.checkpoint.every=10", "--config.train.log_every=5", f"--config.train.stop_step={steps}"]
     environment = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PATH": "/usr/bin:/bin"}
     return subprocess.Popen(

@@ -5,7 +5,9 @@ import jax
 import numpy as np
 import pytest
 
+from rar_jax.evaluation.digits import digits_scores
 from rar_jax.generate import load
+from rar_jax.sampling.sampler import Sampler
 from rar_jax.training import loop
 from rar_jax.training.metrics import read_metrics
 
@@ -21,7 +23,7 @@ def whole_run(small_config, tmp_path_factory):
     config = small_config(
         train={"stop_step": 20},
         checkpoint={"every": 10},
-        eval={"every": 10, "samples_per_class": 2, "report_samples": 20},
+        eval={"every": 10, "samples_per_class": 2, "report_samples": 20, "score_every": 15, "score_images": 30},
     )
     return folder, train(config, folder)
 
@@ -36,6 +38,15 @@ def test_a_run_leaves_everything_in_its_folder(whole_run):
     assert list(folder.glob("events.out.tfevents.*"))
     report = json.loads((folder / "report.json").read_text())
     assert {"target_loss", "svm_accuracy_samples", "frechet_samples", "frechet_train"} <= report.keys()
+    scored = {entry["step"]: entry for entry in read_metrics(folder) if "score/svm_accuracy_guided" in entry}
+    assert list(scored) == [15, 20]
+    names = [f"score/{name}_{end}" for end in ("guided", "unguided") for name in ("frechet_pixels", "svm_accuracy")]
+    assert list(scored[15]) == ["step", *names]
+    labels = np.arange(30) % 10
+    images = load(folder).generate(labels, seed=0, guidance_scale=1)
+    assert scored[20]["score/frechet_pixels_unguided"] == pytest.approx(
+        digits_scores(images, labels)["frechet_pixels"], rel=1e-6
+    )
     evaluated = [entry for entry in read_metrics(folder) if "heldout/target_loss" in entry]
     assert [entry["step"] for entry in evaluated] == [10, 20]
     assert evaluated[-1]["heldout/target_loss"] < evaluated[0]["heldout/target_loss"]
@@ -59,7 +70,8 @@ def test_the_loaded_generator_has_the_trained_weights(whole_run, small_config):
     assert generator.step == 20
     assert load(folder, step=10).step == 10
     run = loop.prepare(small_config(train={"stop_step": 20}), folder)
-    jax.tree.map(np.testing.assert_array_equal, generator.params, run.restored[0].params)
+    sampler = Sampler(run.program.model, run.restored[0].params, run.mesh)
+    jax.tree.map(np.testing.assert_array_equal, generator.sampler.params, sampler.params)
     images = generator.generate([3, 1, 4], seed=5)
     assert images.shape == (3, 8, 8, 3) and images.dtype == np.uint8
     np.testing.assert_array_equal(images, generator.generate([3, 1, 4], seed=5))

@@ -1,0 +1,293 @@
+"""Scores images: python -m rar_jax.evaluate --samples=S.npz --reference=REFERENCE.npz --inception=WEIGHTS ...
+
+--reconstruction scores a tokenizer instead, --tune looks for the best sampling options of a model, and --curves draws
+losses and scores of several runs.
+"""
+
+import numpy as np
+from absl import flags
+from etils import epath
+
+from rar_jax import cli
+from rar_jax.compilation_cache import keep_compiled_programs
+from rar_jax.data.tokenizers import open_tokenizer
+from rar_jax.evaluation.features import Extractor, open_extractor
+from rar_jax.evaluation.image_sets import ImageSet, open_images, take
+from rar_jax.evaluation.neighbours import nearest
+from rar_jax.evaluation.reconstruction import WINDOW, reconstruct
+from rar_jax.evaluation.references import write_statistics
+from rar_jax.evaluation.report import COLUMNS, Picture, Report, score_label, write_report
+from rar_jax.evaluation.sample_scores import open_scorer
+from rar_jax.evaluation.scoring import (
+    PAPERS_IMAGES,
+    RECONSTRUCTION_NAMES,
+    REFERENCE_KINDS,
+    Reference,
+    Summary,
+    frechet_scores,
+    score,
+    summarise,
+    warnings_of,
+)
+from rar_jax.evaluation.tuning import Setting, grid, search
+from rar_jax.generate import load
+from rar_jax.images.files import interleave_rows
+from rar_jax.images.plots import plot_heat_maps, plot_runs
+from rar_jax.run_folder import check_folder, run_names
+from rar_jax.training.metrics import read_metrics
+
+_SAMPLES = flags.DEFINE_string("samples", None, "What is scored: an .npz (arr_0) or a folder of images.")
+_REFERENCE = flags.DEFINE_string("reference", None, "Against what: an .npz with statistics or arr_0, or a folder.")
+_KIND = flags.DEFINE_enum("reference_kind", None, REFERENCE_KINDS, "What the reference's images are, for the report.")
+_FEATURES = flags.DEFINE_enum("features", "inception", ("inception", "pixels"), "pixels is of small images only.")
+_INCEPTION = flags.DEFINE_string("inception", None, "Weights of the FID Inception network.")
+_IMAGE_SIZE = flags.DEFINE_integer("image_size", None, "Cut the images of folders to this side (ADM centre crop).", 1)
+_OUT = flags.DEFINE_string("out", None, "Folder of the report; by default evaluation/ and the name of what is scored.")
+_SAVE = flags.DEFINE_string(
+    "save_statistics", None, "Also write the samples' statistics to this .npz, as ADM has them."
+)
+
+_RECONSTRUCTION = flags.DEFINE_bool("reconstruction", False, "Score a tokenizer: rFID, PSNR, SSIM, codebook use.")
+_IMAGES = flags.DEFINE_string("images", None, "What is reconstructed: a folder or an .npz.")
+_TOKENIZER = flags.DEFINE_string("tokenizer", None, "MaskGIT-VQGAN weights, or digits; of --tune by default the run's.")
+_NUM = flags.DEFINE_integer("num", None, "Images to reconstruct, by default all; to sample of a setting, 5,000.", 2)
+_TUNE = flags.DEFINE_bool("tune", False, "Look for the best guidance and temperature; started again, it goes on.")
+_CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", None, "What is tuned: a run's or converted folder, or a published file."
+)
+_SCALES = flags.DEFINE_list("guidance_scales", [], "To try; by default from half to 1.5 times the run's.")
+_POWERS = flags.DEFINE_list("guidance_powers", [], "To try; by default from half to 1.5 times the run's.")
+_TEMPERATURES = flags.DEFINE_list("temperatures", [], "To try; by default the run's.")
+_SEED = flags.DEFINE_integer("seed", 0, "Of the samples of every setting.", lower_bound=0)
+_BATCH = flags.DEFINE_integer("batch_size", 256, "Images decoded at once.", lower_bound=1)
+_CURVES = flags.DEFINE_list("curves", [], "Draw losses and scores of these runs' folders on one page.")
+
+# Side of images that are reconstructed.
+_DEFAULT_SIZE = 256
+_DEFAULT_TUNING_IMAGES = 5000
+_SHOWN = 24
+_WITH_NEIGHBOURS = 8
+_SHOWN_NEIGHBOURS = 5
+
+
+def _out(scored: str) -> epath.Path:
+    return epath.Path(_OUT.value or epath.Path("evaluation") / epath.Path(scored).absolute().stem)
+
+
+def _pixels(images: ImageSet) -> str:
+    return f"{images.size[1]} x {images.size[0]} pixels"
+
+
+def _samples_facts(images: ImageSet) -> dict[str, str | int]:
+    counts = None if images.labels is None else np.unique(images.labels, return_counts=True)[1]
+    per_class = "" if counts is None else f"{counts.min():,}" + (f" to {counts.max():,}" if np.ptp(counts) else "")
+    return {
+        "path": images.name,
+        "images": len(images),
+        "size": _pixels(images),
+        "classes": "not known, their balance not checked" if counts is None else f"{len(counts):,}, {per_class} each",
+        "treatment": images.treatment,
+    }
+
+
+def _reference_facts(reference: Reference) -> dict[str, str | int]:
+    facts = {"path": reference.name, "kind": reference.kind, "statistics": reference.statistics}
+    if reference.images is not None:
+        facts |= {
+            "size": _pixels(reference.images),
+            "treatment": reference.images.treatment,
+            "precision and recall": f"against its first {len(reference.pool):,} images",
+        }
+    return facts
+
+
+def _features_facts(extractor: Extractor) -> dict[str, str]:
+    return {"name": extractor.name, "weights": extractor.fingerprint, "resize": extractor.resize}
+
+
+def _neighbours(samples: Summary, reference: Reference) -> Picture:
+    """A row a sample: the sample, and the nearest images of the reference."""
+    chosen = np.linspace(0, len(samples.shown) - 1, min(_WITH_NEIGHBOURS, len(samples.shown))).round().astype(int)
+    count = min(_SHOWN_NEIGHBOURS, len(reference.pool))
+    found = nearest(samples.shown_pool[chosen], reference.pool, count)
+    places = np.unique(found)
+    images = take(reference.images, places)[np.searchsorted(places, found)]
+    sides = [max(sizes) for sizes in zip(samples.shown.shape[1:3], images.shape[2:4], strict=True)]
+    # Two samples a line of the page, and between them a gap.
+    rows = np.full((len(chosen) + len(chosen) % 2, 2 + count, *sides, 3), 255, np.uint8)
+    rows[: len(chosen), 0, : samples.shown.shape[1], : samples.shown.shape[2]] = samples.shown[chosen]
+    rows[: len(chosen), 1:-1, : images.shape[2], : images.shape[3]] = images
+    lines = rows.reshape(-1, 2 * (2 + count), *rows.shape[2:])[:, :-1]
+    title = f"Samples, and right of each the {count} nearest of the reference's first {len(reference.pool):,} images"
+    return Picture(f"{title} ({reference.kind})", lines.reshape(-1, *lines.shape[2:]), lines.shape[1])
+
+
+def _score() -> None:
+    images = open_images(_SAMPLES.value, _IMAGE_SIZE.value)
+    if len(images) < 2:
+        raise ValueError(f"{images.name} has a single image, which has no covariance: give at least 2")
+    reference = Reference(_REFERENCE.value, _KIND.value, _IMAGE_SIZE.value) if _REFERENCE.value else None
+    extractor = open_extractor(_FEATURES.value, _INCEPTION.value)
+    if reference:
+        reference.check(extractor, images.size)
+    warnings = warnings_of(len(images), images.labels)
+    if reference and reference.images is not None and reference.images.size != images.size:
+        warnings.append(f"the samples are {_pixels(images)}, the reference's images {_pixels(reference.images)}")
+    samples = summarise(images, extractor, "the samples", show=_SHOWN)
+    if _SAVE.value:
+        write_statistics(_SAVE.value, samples.gaussians)
+        print(f"{_SAVE.value}: statistics of {len(images):,} images")
+    if not reference:
+        return
+    reference.prepare(extractor)
+    scores, more = score(samples, reference, extractor)
+    facts = {
+        "samples": _samples_facts(images),
+        "reference": _reference_facts(reference),
+        "features": _features_facts(extractor),
+    }
+    pictures = [Picture("Samples", samples.shown)]
+    if reference.pool is not None:
+        pictures.append(_neighbours(samples, reference))
+    title = f"{len(images):,} samples of {epath.Path(images.name).name}"
+    write_report(_out(images.name), Report(title, facts, scores, warnings + more), pictures)
+
+
+def _reconstruction() -> None:
+    size = _IMAGE_SIZE.value or _DEFAULT_SIZE
+    if size < WINDOW:
+        raise ValueError(f"--image_size={size} must be at least {WINDOW}, the window of SSIM")
+    images = open_images(_IMAGES.value, size)
+    count = min(_NUM.value or len(images), len(images))
+    if count < 2:
+        raise ValueError("a single image has no covariance: give at least 2")
+    tokenizer = open_tokenizer(_TOKENIZER.value, size)
+    extractor = open_extractor(_FEATURES.value, _INCEPTION.value)
+    extractor.num_features(images.size)
+    originals, again, scores = reconstruct(images, tokenizer, extractor, count, _SHOWN)
+    frechets, more = frechet_scores(again.gaussians, originals.gaussians, RECONSTRUCTION_NAMES[extractor.name])
+    facts = {
+        "samples": {
+            "path": images.name,
+            "images": count,
+            "size": _pixels(images),
+            "treatment": images.treatment,
+            "reconstructed by": tokenizer.fingerprint,
+        },
+        "reference": {"kind": f"{_KIND.value or 'unnamed'} images, the same ones before reconstruction"},
+        "features": _features_facts(extractor),
+    }
+    title = f"{count:,} reconstructions of {epath.Path(images.name).name}"
+    pictures = [
+        Picture("Images, and below each its reconstruction", interleave_rows(originals.shown, again.shown, COLUMNS))
+    ]
+    report = Report(title, facts, frechets | scores, warnings_of(count, None) + more)
+    write_report(_out(images.name), report, pictures)
+
+
+def _tune() -> None:
+    if not (_CHECKPOINT.value and _REFERENCE.value):
+        raise ValueError("--tune needs --checkpoint=RUN and --reference")
+    generator = load(_CHECKPOINT.value, tokenizer=_TOKENIZER.value)
+    scorer = open_scorer(_FEATURES.value, _INCEPTION.value, _REFERENCE.value, generator.config.data.image_size)
+    labels = np.arange(_NUM.value or _DEFAULT_TUNING_IMAGES) % generator.sampler.model.num_classes
+    default = generator.config.sample
+    settings = grid(
+        _numbers(_SCALES, [default.guidance_scale * factor for factor in (0.5, 0.75, 1, 1.25, 1.5)]),
+        _numbers(_POWERS, [default.guidance_power * factor for factor in (0.5, 0.75, 1, 1.25, 1.5)]),
+        _numbers(_TEMPERATURES, [default.temperature]),
+    )
+    plan = {
+        "checkpoint": str(_CHECKPOINT.value),
+        "step": generator.step,
+        "tokenizer": generator.tokenizer.fingerprint,
+        "images": len(labels),
+        "seed": _SEED.value,
+        "reference": str(_REFERENCE.value),
+        "features": scorer.fingerprint,
+    }
+
+    def score_setting(setting: Setting) -> dict[str, float]:
+        images = generator.generate(labels, seed=_SEED.value, batch_size=_BATCH.value, **setting._asdict())
+        return scorer.score(iter([images]), labels)
+
+    found = search(_out(_CHECKPOINT.value), plan, settings, score_setting)
+    name = next(iter(next(iter(found.values()))))
+    values = {setting: scores[name] for setting, scores in found.items()}
+    label = score_label(name)
+    title = f"{label}: {len(labels):,} samples of {_CHECKPOINT.value}, step {generator.step}, seed {_SEED.value}"
+    picture = _out(_CHECKPOINT.value) / "tuning.png"
+    plot_heat_maps(picture, Setting._fields, values, title)
+    best = min(values, key=values.get)
+    print(f"{picture}: {label}; {len(values)} settings, {len(labels):,} images each")
+    print(f"best ({values[best]:.4g}): {best.flags()}")
+    if len(labels) < PAPERS_IMAGES:
+        print(f"of {len(labels):,} images: compare it with others of this search only")
+
+
+def _numbers(flag: flags.FlagHolder, otherwise: list[float]) -> list[float]:
+    try:
+        return [float(number) for number in flag.value] if flag.value else otherwise
+    except ValueError:
+        raise ValueError(f"--{flag.name}={','.join(flag.value)} must be numbers, such as 1,1.5") from None
+
+
+def _curves() -> None:
+    runs = dict(zip(run_names(_CURVES.value), map(read_metrics, _CURVES.value), strict=True))
+    picture = _out("curves") / "curves.png"
+    plot_runs(picture, runs)
+    print("\n".join(runs))
+    print(picture)
+
+
+# What is done, by the flag that asks for it.
+_MODES = {
+    "samples": (_SAMPLES, _score),
+    "reconstruction": (_RECONSTRUCTION, _reconstruction),
+    "tune": (_TUNE, _tune),
+    "curves": (_CURVES, _curves),
+}
+# Of which each option is. --out is of all.
+_SCORED = ("samples", "reconstruction", "tune")
+_OPTIONS = (
+    (_REFERENCE, ("samples", "tune")),
+    (_KIND, ("samples", "reconstruction")),
+    (_FEATURES, _SCORED),
+    (_INCEPTION, _SCORED),
+    (_IMAGE_SIZE, ("samples", "reconstruction")),
+    (_SAVE, ("samples",)),
+    (_IMAGES, ("reconstruction",)),
+    (_TOKENIZER, ("reconstruction", "tune")),
+    (_NUM, ("reconstruction", "tune")),
+    (_CHECKPOINT, ("tune",)),
+    (_SCALES, ("tune",)),
+    (_POWERS, ("tune",)),
+    (_TEMPERATURES, ("tune",)),
+    (_SEED, ("tune",)),
+    (_BATCH, ("tune",)),
+)
+
+
+def main(argv):
+    del argv
+    keep_compiled_programs()
+    with cli.user_errors():
+        modes = [name for name, (flag, _) in _MODES.items() if flag.value]
+        if len(modes) != 1:
+            names = ", ".join(f"--{name}" for name in _MODES)
+            raise ValueError(f"name one of {names}; given: {', '.join(modes) or 'none'}")
+        cli.check_options(modes, _OPTIONS)
+        if modes == ["samples"] and not (_REFERENCE.value or _SAVE.value):
+            raise ValueError("name what to score against with --reference, or where to save statistics")
+        if modes == ["reconstruction"] and not (_IMAGES.value and _TOKENIZER.value):
+            raise ValueError("--reconstruction needs --images=FOLDER and --tokenizer=WEIGHTS")
+        check_folder("out", _out(_SAMPLES.value or _IMAGES.value or _CHECKPOINT.value or "curves"))
+        if _SAVE.value:
+            check_folder("save_statistics", epath.Path(_SAVE.value).parent)
+            if not _SAVE.value.endswith(".npz"):
+                raise ValueError(f"--save_statistics={_SAVE.value} must be an .npz file")
+        _MODES[modes[0]][1]()
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,232 @@
+"""Sets of images to be scored: a folder or an .npz, read in batches and never held whole."""
+
+import collections
+import concurrent.futures
+import contextlib
+import zipfile
+import zlib
+from collections.abc import Collection, Iterator
+from typing import BinaryIO, Protocol
+
+import numpy as np
+from etils import epath
+
+from rar_jax.data.pictures import center_square, read_picture
+from rar_jax.data.sources import ImageFolder
+
+_THREADS = 8
+# Pictures decoded ahead of where they are asked for.
+_AHEAD = 64
+# What damaged archives raise while they are read.
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError)
+
+
+class ImageSet(Protocol):
+    """Images of one size, in a fixed order.
+
+    Attributes:
+      name: for people.
+      size: height and width.
+      labels: int [N], the class of each, or None where none are known.
+      treatment: what is done to the images as they are stored.
+    """
+
+    name: str
+    size: tuple[int, int]
+    labels: np.ndarray | None
+    treatment: str
+
+    def __len__(self) -> int: ...
+
+    def batches(self, size: int) -> Iterator[np.ndarray]:
+        """All images, uint8 [B, H, W, 3] with B = size but for the last. Raises ValueError where one is unusable."""
+
+
+class FolderImages:
+    """The PNG, JPEG and WebP files of a folder and of those below it, sorted by name.
+
+    Folders directly below are classes, if there are several and all images lie in one. Pictures become upright RGB,
+    grey ones too (`data.pictures.read_picture`).
+    """
+
+    def __init__(self, folder: epath.PathLike, image_size: int | None = None):
+        """Lists the files.
+
+        Args:
+          folder: of the images.
+          image_size: side that ADM's centre crop cuts them to; by default they stay as they are, all of one size.
+
+        Raises:
+          ValueError: there is no such folder, it has no images, or the first cannot be read.
+        """
+        source = ImageFolder(folder)
+        self.name = source.name
+        self._files = [source[i].name for i in range(len(source))]
+        self._image_size = image_size
+        self.treatment = f"ADM centre crop to {image_size}" if image_size else "none"
+        # That of the first decides.
+        self.size = None
+        self.size = self._read(self._files[0]).shape[:2]
+        places = [epath.Path(file).relative_to(folder).parts for file in self._files]
+        names = sorted({parts[0] for parts in places})
+        classes = len(names) > 1 and all(len(parts) > 1 for parts in places)
+        self.labels = np.array([names.index(parts[0]) for parts in places]) if classes else None
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def _read(self, file: str) -> np.ndarray:
+        try:
+            picture = read_picture(epath.Path(file).read_bytes())
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from None
+        image = center_square(picture, self._image_size) if self._image_size else np.asarray(picture)
+        if self.size not in (None, image.shape[:2]):
+            sizes = [f"{width} x {height}" for height, width in (image.shape[:2], self.size)]
+            raise ValueError(
+                f"{file} is {sizes[0]} pixels and {self._files[0]} {sizes[1]}: cut all to one size with --image_size"
+            )
+        return image
+
+    def batches(self, size: int) -> Iterator[np.ndarray]:
+        """As `ImageSet.batches`."""
+        with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
+            waiting, batch = collections.deque(), []
+            try:
+                for file in [*self._files, *[None] * _AHEAD]:
+                    waiting.append(threads.submit(self._read, file) if file else None)
+                    if len(waiting) <= _AHEAD or (oldest := waiting.popleft()) is None:
+                        continue
+                    batch.append(oldest.result())
+                    if len(batch) == size:
+                        yield np.stack(batch)
+                        batch = []
+                if batch:
+                    yield np.stack(batch)
+            finally:
+                threads.shutdown(cancel_futures=True)
+
+
+class NpzImages:
+    """arr_0 of an .npz, in the format of the ADM evaluator: uint8 [N, H, W, 3]; arr_1, if there is one, has the labels.
+
+    Grey images, [N, H, W] or [N, H, W, 1], are given three equal channels.
+    """
+
+    treatment = "none"
+
+    def __init__(self, path: epath.PathLike):
+        """Reads what it says of itself.
+
+        Raises:
+          ValueError: it cannot be read, has no arr_0, or that is not of images.
+        """
+        self._path = epath.Path(path)
+        self.name = str(path)
+        if not self._path.is_file():
+            raise ValueError(f"{path}: there is no such file")
+        with _array(self._path, "arr_0") as found:
+            if found is None:
+                raise ValueError(f"{path} has no arr_0, the images")
+            file, shape, dtype = found
+            if dtype != np.uint8:
+                first = np.frombuffer(file.read(dtype.itemsize * min(4096, int(np.prod(shape)))), dtype)
+                raise ValueError(
+                    f"{path}: arr_0 is {dtype}{_values(first)}; images must be uint8 from 0 to 255, such as "
+                    "np.rint(255 * images).astype(np.uint8) of images in [0, 1]"
+                )
+            if len(shape) == 4 and shape[3] == 1:
+                shape = shape[:3]
+            if not all(shape) or len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] != 3):
+                raise ValueError(f"{path}: arr_0 is {list(shape)}; images must be [N, H, W, 3], or grey [N, H, W]")
+        self._grey = len(shape) == 3
+        if self._grey:
+            self.treatment = "grey to three equal channels"
+        self._count, self.size = shape[0], shape[1:3]
+        self.labels = self._read_labels()
+
+    def __len__(self) -> int:
+        return self._count
+
+    def _read_labels(self) -> np.ndarray | None:
+        with _array(self._path, "arr_1") as found:
+            if found is None or found[1] != (self._count,) or found[2].kind not in "iu":
+                return None
+            return np.frombuffer(found[0].read(), found[2])
+
+    def batches(self, size: int) -> Iterator[np.ndarray]:
+        """As `ImageSet.batches`."""
+        row = int(np.prod(self.size)) * (1 if self._grey else 3)
+        with _array(self._path, "arr_0") as (file, _, _):
+            for start in range(0, self._count, size):
+                count = min(size, self._count - start)
+                data = file.read(count * row)
+                if len(data) < count * row:
+                    raise ValueError(f"{self._path} ends after {start + len(data) // row} of {self._count} images")
+                images = np.frombuffer(data, np.uint8).reshape(count, *self.size, -1)
+                yield np.repeat(images, 3, axis=3) if self._grey else images
+
+
+@contextlib.contextmanager
+def _array(path: epath.Path, name: str) -> Iterator[tuple[BinaryIO, tuple[int, ...], np.dtype] | None]:
+    """An array of an .npz as (file at its numbers, shape, dtype), to be read as a stream; None where there is none."""
+    try:
+        with path.open("rb") as raw, zipfile.ZipFile(raw) as archive:
+            if f"{name}.npy" not in archive.namelist():
+                yield None
+                return
+            with archive.open(f"{name}.npy") as file:
+                try:
+                    version = np.lib.format.read_magic(file)
+                    read = "read_array_header_1_0" if version == (1, 0) else "read_array_header_2_0"
+                    shape, fortran, dtype = getattr(np.lib.format, read)(file)
+                except ValueError as error:
+                    raise EOFError(error) from None
+                if fortran and len(shape) > 1:
+                    raise ValueError(f"{path}: {name} is in Fortran order; save it with np.ascontiguousarray")
+                yield file, shape, dtype
+    except _DAMAGE as error:
+        raise ValueError(f"{path} is not a whole .npz file ({error}): copy or download it again") from None
+
+
+def _values(numbers: np.ndarray) -> str:
+    """What to say of the values of images that are not uint8."""
+    if numbers.dtype.kind not in "fiu" or not numbers.size:
+        return ""
+    finite = numbers[np.isfinite(numbers)]
+    span = f", from {finite.min():.4g} to {finite.max():.4g}" if finite.size else ""
+    return span + (", and some of it not finite" if finite.size < numbers.size else "")
+
+
+def open_images(path: epath.PathLike, image_size: int | None = None) -> FolderImages | NpzImages:
+    """The images of a folder or of an .npz.
+
+    Args:
+      path: of either.
+      image_size: see `FolderImages`; an .npz must have it already.
+
+    Raises:
+      ValueError: see `FolderImages` and `NpzImages`.
+    """
+    if epath.Path(path).is_dir():
+        return FolderImages(path, image_size)
+    if epath.Path(path).suffix != ".npz":
+        raise ValueError(f"no images in {str(path)!r}: it must be a folder or an .npz")
+    images = NpzImages(path)
+    if image_size and images.size != (image_size, image_size):
+        height, width = images.size
+        raise ValueError(f"{path} has images of {width} x {height}: --image_size={image_size} is of folders")
+    return images
+
+
+def take(images: ImageSet, places: Collection[int]) -> np.ndarray:
+    """The images at some places, in the order of `places`, uint8 [len(places), H, W, 3]; reads on to the last."""
+    wanted, found, start = set(map(int, places)), {}, 0
+    for batch in images.batches(_AHEAD):
+        for i, image in enumerate(batch, start):
+            if i in wanted:
+                found[i] = image.copy()
+        start += len(batch)
+        if len(found) == len(wanted):
+            break
+    return np.stack([found[int(i)] for i in places])

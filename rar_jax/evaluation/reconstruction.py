@@ -1,0 +1,116 @@
+"""How well a tokenizer gives images back: rFID, PSNR, SSIM, and how much of its codebook it uses."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rar_jax.data.tokenizers import Tokenizer
+from rar_jax.evaluation.features import Extractor, extract_all
+from rar_jax.evaluation.image_sets import ImageSet
+from rar_jax.evaluation.scoring import Accumulator, Summary
+from rar_jax.progress import Progress
+
+# The window of Wang et al., 2004, and their constants for values from 0 to 255.
+WINDOW = 11
+_SIGMA = 1.5
+_C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+# The error that stands for none, in [0, 1]: 100 dB.
+_LEAST_ERROR = 1e-10
+
+
+def psnr(images: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Peak signal-to-noise ratio of each pair, dB, at most 100: uint8 [B, H, W, 3] twice -> float64 [B]."""
+    errors = [np.mean((a / 255.0 - b / 255.0) ** 2) for a, b in zip(images, others, strict=True)]
+    return -10 * np.log10(np.maximum(errors, _LEAST_ERROR))
+
+
+def ssim(images: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Structural similarity of each pair (Wang et al., 2004): uint8 [B, H, W, 3] twice -> float32 [B].
+
+    In a Gaussian window of 11 x 11 with a deviation of 1.5, at all places where it fits; the mean over these and the
+    three channels, each on its own.
+
+    Raises:
+      ValueError: the images are smaller than the window.
+    """
+    if min(images.shape[1:3]) < WINDOW:
+        raise ValueError(
+            f"SSIM needs images of at least {WINDOW} x {WINDOW} pixels, not {images.shape[2]} x {images.shape[1]}"
+        )
+    return jax.device_get(_ssim(images, others))
+
+
+def _window_matrix(size: int) -> np.ndarray:
+    """[size - 10, size]: the mean in the window at each place where it fits."""
+    weights = np.exp(-((np.arange(WINDOW) - WINDOW // 2) ** 2) / (2 * _SIGMA**2))
+    matrix = np.zeros((size - WINDOW + 1, size), np.float32)
+    for place in range(len(matrix)):
+        matrix[place, place : place + WINDOW] = weights / weights.sum()
+    return matrix
+
+
+@jax.jit
+def _ssim(images: jax.Array, others: jax.Array) -> jax.Array:
+    rows, columns = (_window_matrix(size) for size in images.shape[1:3])
+    mean = functools.partial(
+        jnp.einsum, "Hh,Ww,bhwc->bHWc", rows, columns, precision=jax.lax.Precision.HIGHEST, optimize=True
+    )
+    # About the middle, so that squares keep more of their digits.
+    a, b = images.astype(jnp.float32) - 128, others.astype(jnp.float32) - 128
+    mean_a, mean_b = mean(a), mean(b)
+    var_a, var_b, cov = mean(a * a) - mean_a**2, mean(b * b) - mean_b**2, mean(a * b) - mean_a * mean_b
+    mean_a, mean_b = mean_a + 128, mean_b + 128
+    luminance = (2 * mean_a * mean_b + _C1) / (mean_a**2 + mean_b**2 + _C1)
+    return (luminance * (2 * cov + _C2) / (var_a + var_b + _C2)).mean(axis=(1, 2, 3))
+
+
+def codebook_scores(counts: np.ndarray) -> dict[str, float]:
+    """Of how often each code was drawn, int [V]: the share that was at all, and the perplexity exp(entropy)."""
+    frequencies = counts[counts > 0] / counts.sum()
+    return {
+        "codebook_use": float((counts > 0).mean()),
+        "codebook_perplexity": float(np.exp(-(frequencies * np.log(frequencies)).sum())),
+    }
+
+
+def reconstruct(
+    images: ImageSet, tokenizer: Tokenizer, extractor: Extractor, count: int, show: int
+) -> tuple[Summary, Summary, dict[str, float]]:
+    """Encodes and decodes images and compares.
+
+    Args:
+      images: of the tokenizer's size.
+      tokenizer: what is scored.
+      extractor: of the features.
+      count: images to use, the first.
+      show: images to keep.
+
+    Returns:
+      What the features say of the images and of their reconstructions; psnr, ssim (means over images), codebook_use and
+      codebook_perplexity.
+
+    Raises:
+      ValueError: an image cannot be used, or there are fewer than two.
+    """
+    both = Accumulator(count, keep=0, show=show), Accumulator(count, keep=0, show=show)
+    codes, sums = np.zeros(tokenizer.codebook_size, np.int64), {"psnr": 0.0, "ssim": 0.0}
+    progress, done = Progress("reconstruct", count, unit="image"), 0
+    for batch in images.batches(max(tokenizer.batch_size, extractor.batch_size)):
+        batch = batch[: count - done]
+        tokens = tokenizer.encode(batch)
+        again = tokenizer.decode(tokens)
+        codes += np.bincount(tokens.ravel(), minlength=len(codes))
+        sums["psnr"] += float(psnr(batch, again).sum())
+        sums["ssim"] += float(ssim(batch, again).sum())
+        for accumulator, pictures in zip(both, (batch, again), strict=True):
+            for part, features in extract_all(extractor, [pictures]):
+                accumulator.add(part, features)
+        done += len(batch)
+        progress.update(len(batch))
+        if done == count:
+            break
+    progress.close()
+    means = {name: total / count for name, total in sums.items()}
+    return both[0].summary(), both[1].summary(), means | codebook_scores(codes)

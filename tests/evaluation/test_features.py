@@ -1,0 +1,56 @@
+import jax
+import numpy as np
+import pytest
+from conftest import DATA
+
+from rar_jax.checkpoints.pytorch import inception_from_pytorch
+from rar_jax.data.digits import DigitsTokenizer, digits_split
+from rar_jax.evaluation.features import InceptionExtractor, PixelExtractor, extract_all, open_extractor
+from rar_jax.parallel.mesh import make_mesh
+
+
+def test_inception_is_the_same_on_eight_devices_and_one(inception_tensors):
+    """The published features, whatever shares a batch and however many devices there are."""
+    golden = np.load(DATA / "inception.npz")
+    images = np.concatenate([golden["images_0"], golden["images_0"][::-1], golden["images_0"][:1]])
+    order = [0, 1, 1, 0, 0]
+    assert jax.device_count() == 8
+    model, params = inception_from_pytorch(inception_tensors)
+    eight = InceptionExtractor(model, params, batch_size=8)
+    one = InceptionExtractor(model, params, make_mesh((1, 1), jax.devices()[:1]), batch_size=2)
+    assert eight.fingerprint == one.fingerprint and len(eight._params["fc"]["kernel"].sharding.device_set) == 8
+    for extractor, batches in ((eight, [images]), (one, [images[:2], images[2:4], images[4:]])):
+        found = list(extract_all(extractor, batches))
+        assert [len(batch) for batch, _ in found] == [len(features.pool) for _, features in found]
+        for name, field in (
+            ("2048", "pool"),
+            ("spatial_mixed_6_conv_first7", "spatial"),
+            ("logits_unbiased", "logits"),
+        ):
+            array = np.concatenate([getattr(features, field) for _, features in found])
+            expected = golden[f"features_0/{name}"][order]
+            np.testing.assert_allclose(array, expected, rtol=0, atol=1e-4 * np.abs(expected).max(), err_msg=name)
+
+
+def test_pixels_are_grey_levels():
+    extractor = PixelExtractor()
+    images = np.zeros((2, 2, 2, 3), np.uint8)
+    images[1] = 255
+    images[1, 0, 1] = [255, 0, 0]
+    features = extractor.extract(images)
+    np.testing.assert_array_equal(features.pool, [[0, 0, 0, 0], [16, 5, 16, 16]])
+    digits = digits_split("heldout")[0]
+    np.testing.assert_array_equal(extractor.extract(digits).pool, DigitsTokenizer().encode(digits))
+    assert features.spatial is None and features.logits is None
+    assert extractor.num_features((8, 8)) == 64
+    with pytest.raises(ValueError, match="images of at most 4096 pixels, not 128 x 64"):
+        extractor.num_features((64, 128))
+
+
+def test_which_extractor(tmp_path):
+    with pytest.raises(ValueError, match="name the weights of the FID Inception network with --inception"):
+        open_extractor("inception", None)
+    with pytest.raises(ValueError, match="--inception=w and --features=pixels exclude each other"):
+        open_extractor("pixels", "w")
+    with pytest.raises(ValueError, match="no weights in"):
+        open_extractor("inception", tmp_path / "w.pth")

@@ -1,0 +1,128 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from rar_jax.data.pictures import center_square, read_picture
+from rar_jax.evaluation.image_sets import NpzImages, open_images, take
+from rar_jax.images.files import write_png
+
+
+def pictures(count, height=5, width=6, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (count, height, width, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_npz_in_batches(tmp_path, save):
+    images = pictures(7)
+    save(tmp_path / "a.npz", arr_0=images, arr_1=np.arange(7))
+    found = open_images(tmp_path / "a.npz")
+    assert (len(found), found.size, found.labels.tolist()) == (7, (5, 6), list(range(7)))
+    batches = list(found.batches(3))
+    assert [len(batch) for batch in batches] == [3, 3, 1]
+    np.testing.assert_array_equal(np.concatenate(batches), images)
+    np.testing.assert_array_equal(take(found, [5, 0, 5]), images[[5, 0, 5]])
+
+
+def test_npz_without_labels_or_with_others(tmp_path):
+    np.savez(tmp_path / "a.npz", arr_0=pictures(3))
+    np.savez(tmp_path / "b.npz", arr_0=pictures(3), arr_1=np.arange(2))
+    assert open_images(tmp_path / "a.npz").labels is None and open_images(tmp_path / "b.npz").labels is None
+
+
+@pytest.mark.parametrize("channels", [(), (1,)])
+def test_grey_gets_three_equal_channels(tmp_path, channels):
+    grey = pictures(4)[..., :1]
+    np.savez(tmp_path / "a.npz", grey.reshape(4, 5, 6, *channels))
+    found = open_images(tmp_path / "a.npz")
+    assert found.treatment == "grey to three equal channels"
+    np.testing.assert_array_equal(np.concatenate(list(found.batches(3))), grey.repeat(3, axis=3))
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (pictures(2) / 255, r"float64, from 0 to 0\.9\d+; images must be uint8 from 0 to 255"),
+        (np.array([[[[0.5, np.nan, 1]]]], np.float32), r"float32, from 0\.5 to 1, and some of it not finite; images"),
+        (pictures(2)[0, 0], r"arr_0 is \[6, 3\]; images must be \[N, H, W, 3\]"),
+        (pictures(2).transpose(0, 3, 1, 2), r"arr_0 is \[2, 3, 5, 6\]; images must be"),
+        (pictures(0), r"arr_0 is \[0, 5, 6, 3\]"),
+        (np.asfortranarray(pictures(2)), "in Fortran order"),
+    ],
+)
+def test_arrays_that_are_not_images(tmp_path, array, message):
+    np.savez(tmp_path / "a.npz", array)
+    with pytest.raises(ValueError, match=message):
+        open_images(tmp_path / "a.npz")
+
+
+def test_files_that_are_not_npz(tmp_path):
+    for path, message in (("no.npz", "there is no such file"), ("no", "it must be a folder or an .npz")):
+        with pytest.raises(ValueError, match=message):
+            open_images(tmp_path / path)
+    np.savez(tmp_path / "a.npz", images=pictures(2))
+    with pytest.raises(ValueError, match="has no arr_0"):
+        open_images(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("kept", [0, 100, 5000])
+def test_truncated_npz(tmp_path, kept):
+    np.savez(tmp_path / "a.npz", pictures(90))
+    (tmp_path / "a.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:kept])
+    with pytest.raises(ValueError, match=r"a\.npz is not a whole \.npz file"):
+        open_images(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_damage_within_an_npz(tmp_path, save):
+    save(tmp_path / "a.npz", pictures(90))
+    data = bytearray((tmp_path / "a.npz").read_bytes())
+    data[4000:4010] = bytes(10)
+    (tmp_path / "a.npz").write_bytes(data)
+    images = NpzImages(tmp_path / "a.npz")
+    with pytest.raises(ValueError, match=r"a\.npz is not a whole \.npz file"):
+        list(images.batches(32))
+
+
+def test_folder(tmp_path):
+    images = pictures(150)
+    for i, image in enumerate(images):
+        write_png(tmp_path / "images" / f"{i:06d}.png", image)
+    found = open_images(tmp_path)
+    assert (len(found), found.size, found.labels) == (150, (5, 6), None)
+    batches = list(found.batches(64))
+    assert [len(batch) for batch in batches] == [64, 64, 22]
+    np.testing.assert_array_equal(np.concatenate(batches), images)
+
+
+def test_classes_are_folders_only_where_all_images_are_in_one(tmp_path):
+    for name, count in (("cat", 2), ("ant", 3)):
+        for i, image in enumerate(pictures(count)):
+            write_png(tmp_path / name / f"{i}.png", image)
+    assert open_images(tmp_path).labels.tolist() == [0, 0, 0, 1, 1]
+    write_png(tmp_path / "b.png", pictures(1)[0])
+    assert open_images(tmp_path).labels is None
+
+
+def test_mixed_sizes_are_refused_or_cut(tmp_path):
+    write_png(tmp_path / "a.png", pictures(1, 9, 20)[0])
+    Image.fromarray(pictures(1, 12, 11)[0][..., 0]).save(tmp_path / "b.png")
+    with pytest.raises(ValueError, match=r"b\.png is 11 x 12 pixels and .*a\.png 20 x 9: cut all to one size with"):
+        list(open_images(tmp_path).batches(2))
+    cut = open_images(tmp_path, image_size=8)
+    assert cut.treatment == "ADM centre crop to 8"
+    (batch,) = cut.batches(2)
+    expected = [center_square(read_picture((tmp_path / name).read_bytes()), 8) for name in ("a.png", "b.png")]
+    np.testing.assert_array_equal(batch, expected)
+    np.savez(tmp_path / "a.npz", pictures(2))
+    with pytest.raises(ValueError, match="images of 6 x 5: --image_size=8 is of folders"):
+        open_images(tmp_path / "a.npz", image_size=8)
+
+
+def test_an_unreadable_picture_is_named(tmp_path):
+    write_png(tmp_path / "a.png", pictures(1)[0])
+    (tmp_path / "b.png").write_bytes(b"not a picture")
+    with pytest.raises(ValueError, match=r"b\.png: it is not an image"):
+        list(open_images(tmp_path).batches(2))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"no \.jpg, \.jpeg, \.png, \.webp files in"):
+        open_images(tmp_path / "empty")

@@ -1,0 +1,114 @@
+import numpy as np
+import pytest
+from conftest import DATA
+
+from rar_jax.data.digits import digits_split
+from rar_jax.evaluation.features import PixelExtractor
+from rar_jax.evaluation.image_sets import open_images
+from rar_jax.evaluation.references import write_statistics
+from rar_jax.evaluation.scoring import Reference, Summary, score, summarise, warnings_of
+from rar_jax.evaluation.statistics import frechet_distance, gaussian
+
+PIXELS = PixelExtractor()
+
+
+class Inception:
+    """Stands in for the network: its name is what tells which scores there are."""
+
+    name = "inception"
+
+
+def against(folder, samples, reference):
+    """Scores arrays of images by their pixels."""
+    for name, images in (("samples", samples), ("reference", reference)):
+        np.savez(folder / f"{name}.npz", images)
+    found = Reference(folder / "reference.npz", None)
+    found.prepare(PIXELS)
+    return score(summarise(open_images(folder / "samples.npz"), PIXELS, "samples"), found, PIXELS)
+
+
+def test_scores_are_those_of_adm(tmp_path):
+    adm = np.load(DATA / "adm_metrics.npz")
+    np.savez(tmp_path / "a.npz", np.zeros((2, 4, 4, 3), np.uint8))
+    reference = Reference(tmp_path / "a.npz", "validation")
+    reference.gaussians = {"pool": gaussian(adm["reference_features"])}
+    reference.pool = adm["reference_features"]
+    features = adm["sample_features"]
+    samples = Summary(700, {"pool": gaussian(features)}, features, np.zeros((700, 5)), features[:0], features[:0])
+    scores, warnings = score(samples, reference, Inception())
+    assert scores.keys() == {"fid", "inception_score", "precision", "recall"}
+    assert scores["fid"] == pytest.approx(adm["fid"], rel=1e-5)
+    # ADM rounds distances to float16.
+    assert scores["precision"] == pytest.approx(adm["precision"], abs=0.005)
+    assert scores["recall"] == pytest.approx(adm["recall"], abs=0.005)
+    assert warnings == ["no sfid: the reference has no such statistics"]
+    assert reference.kind == "validation images"
+
+
+def test_a_set_with_itself_and_symmetry(tmp_path):
+    train, heldout = (digits_split(split)[0] for split in ("train", "heldout"))
+    scores, _ = against(tmp_path, train, train)
+    trace = np.trace(gaussian(PIXELS.extract(train).pool).sigma)
+    assert abs(scores["frechet_pixels"]) < 1e-6 * trace and scores["precision"] == scores["recall"] == 1
+    there, warnings = against(tmp_path, heldout, train)
+    back, _ = against(tmp_path, train, heldout)
+    assert there["frechet_pixels"] == pytest.approx(back["frechet_pixels"], rel=1e-9)
+    assert (there["precision"], there["recall"]) == (back["recall"], back["precision"])
+    # Some pixels of the digits are always black.
+    assert ["singular" in warning for warning in warnings] == [True, True]
+
+
+def test_batches_do_not_matter(tmp_path, monkeypatch):
+    np.savez(tmp_path / "a.npz", digits_split("heldout")[0])
+    images = open_images(tmp_path / "a.npz")
+    whole = summarise(images, PIXELS, "a", keep=100, show=7)
+    monkeypatch.setattr(PixelExtractor, "batch_size", 7)
+    parts = summarise(images, PIXELS, "a", keep=100, show=7)
+    np.testing.assert_allclose(parts.gaussians["pool"].sigma, whole.gaussians["pool"].sigma, rtol=1e-9, atol=1e-12)
+    np.testing.assert_array_equal(parts.pool, whole.pool)
+    assert len(whole.pool) == 100 and whole.count == 360
+    np.testing.assert_array_equal(parts.shown, digits_split("heldout")[0][[0, 60, 120, 180, 239, 299, 359]])
+    np.testing.assert_array_equal(PIXELS.extract(parts.shown).pool, parts.shown_pool)
+
+
+def test_four_images_and_constant_ones(tmp_path):
+    train = digits_split("train")[0]
+    scores, warnings = against(tmp_path, train[:4], train[4:8])
+    expected = frechet_distance(*(PIXELS.extract(train[part]).pool for part in (slice(4), slice(4, 8))))
+    assert scores["frechet_pixels"] == pytest.approx(expected, rel=1e-9)
+    assert "precision" in scores and "the samples is singular (rank 3 of 64)" in warnings[0]
+    constant = np.full((3, 8, 8, 3), 255, np.uint8)
+    scores, warnings = against(tmp_path, constant, constant)
+    assert scores == {"frechet_pixels": 0}
+    assert "rank 0 of 64" in warnings[0] and warnings[2].startswith("no precision and recall: they need more than 3")
+
+
+def test_stored_statistics_are_used_as_they_are(tmp_path):
+    train = digits_split("train")[0]
+    features = PIXELS.extract(train).pool
+    write_statistics(tmp_path / "a.npz", {"pool": gaussian(features + 1)})
+    stored = Reference(tmp_path / "a.npz", None)
+    stored.check(PIXELS, (8, 8))
+    stored.prepare(PIXELS)
+    np.savez(tmp_path / "samples.npz", train)
+    samples = summarise(open_images(tmp_path / "samples.npz"), PIXELS, "samples")
+    scores, warnings = score(samples, stored, PIXELS)
+    assert scores == {"frechet_pixels": pytest.approx(64, rel=1e-4)}
+    assert warnings[-1] == "no precision and recall: the reference has no images"
+    # With images besides, precision and recall are of the first 10,000 of these.
+    with np.load(tmp_path / "a.npz") as file:
+        np.savez(tmp_path / "VIRTUAL_imagenet8.npz", arr_0=np.tile(train, (8, 1, 1, 1)), **file)
+    both = Reference(tmp_path / "VIRTUAL_imagenet8.npz", None)
+    both.prepare(PIXELS)
+    np.testing.assert_array_equal(both.pool, np.tile(features, (8, 1))[:10_000])
+    np.testing.assert_array_equal(both.gaussians["pool"].mu, stored.gaussians["pool"].mu)
+    assert both.kind == "training images" and "as stored" in both.statistics
+    with pytest.raises(ValueError, match="has statistics of 64 features, and those of --features=pixels are 16"):
+        both.check(PIXELS, (4, 4))
+
+
+def test_what_is_wrong_with_samples():
+    few, unbalanced = warnings_of(5, np.array([0, 0, 7, 7, 7]))
+    assert few.startswith("5 samples, fewer than the papers' 50,000")
+    assert unbalanced == "the 2 classes have from 2 to 3 samples each"
+    assert warnings_of(50_000, np.arange(50_000) % 10) == warnings_of(50_000, None) == []
