@@ -184,5 +184,6 @@ def plot_heat_maps(
         axis.set_xticks(range(len(columns)), [f"{each:g}" for each in columns])
         axis.set_yticks(range(len(rows)), [f"{each:g}" for each in rows])
     figure.colorbar(marks, ax=axes)
-    figure.suptitle(title, fontsize=10)
+    # Twelve letters of this size are an inch.
+    figure.suptitle(textwrap.fill(title, int(12 * figure.get_figwidth())), fontsize=10)
     save_figure(figure, path)
