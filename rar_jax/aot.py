@@ -31,7 +31,7 @@ from ml_collections import config_flags
 
 from rar_jax import cli
 from rar_jax.benchmarks.report import show
-from rar_jax.config import Config, from_config_dict, mesh_shape
+from rar_jax.config import Config, mesh_shape, sample_options, without_data
 from rar_jax.costs import (
     CHIPS,
     Chip,
@@ -135,22 +135,10 @@ def compile_decode(config: Config, batch_size: int, devices: list[jax.Device]) -
     model = program.model
     params = jax.eval_shape(functools.partial(prepare, model, transposed=False), jax.eval_shape(program.init).params)
     rows = _abstract(jax.ShapeDtypeStruct((batch_size,), jnp.int32), batch_sharding(mesh))
-
-    def whole(shape, dtype):
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=replicated(mesh))
-
-    guided = config.sample.guidance_scale != 1
-    return _compile(
-        jax.jit(functools.partial(decode, model), out_shardings=batch_sharding(mesh)).lower(
-            _abstract(params, replicated(mesh)),
-            rows,
-            _abstract(jax.eval_shape(lambda: jax.random.key(0)), replicated(mesh)),
-            rows,
-            whole((model.num_tokens,), jnp.int32),
-            whole((model.num_tokens,), jnp.float32) if guided else None,
-            whole((), jnp.float32) if config.sample.temperature else None,
-        )
-    )
+    rest = {"key": jax.random.key(0)} | sample_options(config).arguments(model)
+    rest = _abstract(jax.eval_shape(lambda: rest), replicated(mesh))
+    run = jax.jit(functools.partial(decode, model), out_shardings=batch_sharding(mesh))
+    return _compile(run.lower(_abstract(params, replicated(mesh)), labels=rows, rows=rows, **rest))
 
 
 def memory(compiled: jax.stages.Compiled) -> dict[str, float]:
@@ -185,7 +173,7 @@ def _work(config: Config, num_devices: int) -> dict[str, float]:
         images = config.train.batch_size / num_devices
         return {"model FLOP": images * train_flops(model), "recomputed FLOP": images * recomputed_flops(model)}
     images = _BATCH.value // num_devices
-    guided = config.sample.guidance_scale != 1
+    guided = sample_options(config).arguments(model)["weights"] is not None
     steps = list(decode_steps(model, (2 if guided else 1) * images, np.dtype(model.dtype).itemsize))
     flops = sum(step.flops for step in steps) + decode_modulation_flops(model, images + guided)
     return {"model FLOP": flops, "bytes read": sum(step.bytes for step in steps)}
@@ -229,12 +217,9 @@ def _try(config: Config) -> str:
 def main(argv):
     del argv
     with cli.user_errors():
-        if _CONFIG.value is None or _TOPOLOGY.value is None:
-            raise ValueError("name an experiment and a slice: --config=configs/rar_b.py --topology=v5e:4x4")
-        # No data is read, no pictures are made.
-        _CONFIG.value.data.update(name="synthetic", tokenizer="none")
-        _CONFIG.value.eval.report_samples = 0
-        config = from_config_dict(_CONFIG.value)
+        config = without_data(_CONFIG.value)
+        if _TOPOLOGY.value is None:
+            raise ValueError("name a slice, such as --topology=v5e:8x8")
         devices, chip = open_topology(_TOPOLOGY.value)
         mesh_shape(config, len(devices))
         if _WHAT.value == "sample" and _BATCH.value % len(devices):

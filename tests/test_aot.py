@@ -8,7 +8,7 @@ from conftest import ROOT
 pytest.importorskip("libtpu")
 
 from rar_jax import aot
-from rar_jax.config import from_config_dict
+from rar_jax.config import without_data
 from rar_jax.costs import train_flops
 from rar_jax.parallel.collectives import collectives
 from rar_jax.training.program import make_program
@@ -16,15 +16,13 @@ from rar_jax.training.program import make_program
 
 def config_of(name, **sections):
     fields = runpy.run_path(str(ROOT / "configs" / f"{name}.py"))["get_config"]()
-    fields.data.update(name="synthetic", tokenizer="none")
-    fields.eval.report_samples = 0
     for section, values in sections.items():
         fields[section].update(values)
-    return from_config_dict(fields)
+    return without_data(fields)
 
 
 def test_a_small_step():
-    """On four chips, the state in quarters: an eighth of what it gathers is known."""
+    """On four chips, the state in quarters."""
     devices, _ = aot.open_topology("v5e:2x2")
     config = config_of("digits", mesh={"fsdp": 4})
     compiled = aot.compile_step(config, devices)
@@ -34,6 +32,14 @@ def test_a_small_step():
     # Every block's kernels are gathered in each of the passes, and their gradients summed.
     assert sum(each.count for each in found) >= 3 * 2 * config.model.depth
     assert {each.devices for each in found} <= {2, 4}
+
+
+def test_a_small_decode_loop():
+    """Its weights are on every chip, and images do not need each other: nothing is sent within it."""
+    devices, _ = aot.open_topology("v5e:2x2")
+    compiled = aot.compile_decode(config_of("digits", model={"depth": 1}), 8, devices)
+    assert 0 < sum(aot.memory(compiled).values()) < 0.1
+    assert all(each.count == 1 for each in collectives(compiled.as_text(), 4))
 
 
 def test_what_does_not_fit_is_said_with_both_sizes():
