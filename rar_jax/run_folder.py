@@ -85,6 +85,9 @@ def run_names(folders: Sequence[epath.PathLike]) -> list[str]:
 def check_folder(flag: str, folder: epath.PathLike) -> None:
     """Raises a `ValueError` that names the flag if the folder, or one above it, is a file."""
     folder = epath.Path(folder)
+    if "://" in str(folder):
+        # There are no folders there, and not all may list the buckets.
+        return
     for ancestor in (folder, *folder.parents):
         if ancestor.exists() and not ancestor.is_dir():
             raise ValueError(f"--{flag}={folder}: {ancestor} is a file, not a folder")

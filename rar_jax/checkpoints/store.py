@@ -29,6 +29,11 @@ _POLL_SECONDS = 0.2
 _T = TypeVar("_T")
 
 
+def _absolute(folder: epath.Path) -> epath.Path:
+    """As Orbax needs it; of gs://, epath would make a folder of this machine."""
+    return folder if "://" in str(folder) else folder.resolve()
+
+
 def _wanted(like: Any, **options: Any) -> ocp.args.PyTreeRestore:
     return ocp.args.PyTreeRestore(like, restore_args=ocp.checkpoint_utils.construct_restore_args(like), **options)
 
@@ -44,7 +49,7 @@ class CheckpointStore:
           config: which checkpoints stay when one is saved; None only reads.
         """
         self._run_folder = epath.Path(run_folder)
-        self._folder = (self._run_folder / FOLDER).resolve()
+        self._folder = _absolute(self._run_folder) / FOLDER
         self._best_metric = config.best_metric if config else ""
         options = ocp.CheckpointManagerOptions(enable_async_checkpointing=True, create=config is not None)
         if config is not None:
@@ -284,7 +289,7 @@ def save_params(run_folder: epath.PathLike, step: int, params: dict[str, Any]) -
       step: of the checkpoint.
       params: of `jax.Array`.
     """
-    folder = epath.Path(run_folder).resolve() / FOLDER
+    folder = _absolute(epath.Path(run_folder)) / FOLDER
     # Orbax refuses an array that is larger than its limit.
     largest = max(leaf.nbytes for leaf in jax.tree.leaves(params))
     handler = ocp.PyTreeCheckpointHandler(save_concurrent_gb=math.ceil(largest / 1e9), use_compression=False)

@@ -6,8 +6,9 @@ import jax
 import numpy as np
 import pytest
 import tensorstore
+from etils import epath
 
-from rar_jax.checkpoints.store import CheckpointStore
+from rar_jax.checkpoints.store import CheckpointStore, _absolute
 from rar_jax.config import CheckpointConfig
 from rar_jax.models.rar import RAR
 from rar_jax.parallel.mesh import make_mesh, replicated
@@ -146,3 +147,8 @@ def test_no_checkpoint_that_is_whole(saved, tmp_path, caplog):
         CheckpointStore(tmp_path).restore_newest_sampling_params(sharding, "float32")
     # The error is the one line that says it.
     assert not [record for record in caplog.records if record.name.startswith("rar_jax")]
+
+
+def test_checkpoints_on_a_bucket_are_not_put_on_this_machine():
+    assert str(_absolute(epath.Path("gs://bucket/run")) / "checkpoints") == "gs://bucket/run/checkpoints"
+    assert _absolute(epath.Path("run")).is_absolute()

@@ -203,3 +203,9 @@ def test_synthetic_images_are_a_function_of_their_number():
     np.testing.assert_array_equal(records.read(np.array([1_000_000]))["tokens"][0], batch["tokens"][1])
     heldout = SyntheticRecords(1_281_167, 1, 256, 1024, 1000).read(np.array([5]))
     assert (heldout["tokens"][0] != batch["tokens"][0]).any()
+
+
+def test_records_on_a_bucket_are_refused_with_the_way_to_mount_it():
+    message = r"gs://bucket/tokens: .* gcsfuse --implicit-dirs bucket /mnt/bucket, and name /mnt/bucket/tokens$"
+    with pytest.raises(ValueError, match=message):
+        TokenRecords("gs://bucket/tokens")
