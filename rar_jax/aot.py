@@ -42,7 +42,8 @@ from rar_jax.costs import (
 )
 from rar_jax.parallel.collectives import collectives
 from rar_jax.parallel.mesh import batch_sharding, make_mesh, replicated
-from rar_jax.sampling.decode import decode, prepare
+from rar_jax.sampling.decode import prepare
+from rar_jax.sampling.sampler import jit_decode
 from rar_jax.training.program import make_program
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment, a file in configs/; its data is not read.")
@@ -137,8 +138,7 @@ def compile_decode(config: Config, batch_size: int, devices: list[jax.Device]) -
     rows = _abstract(jax.ShapeDtypeStruct((batch_size,), jnp.int32), batch_sharding(mesh))
     rest = {"key": jax.random.key(0)} | sample_options(config).arguments(model)
     rest = _abstract(jax.eval_shape(lambda: rest), replicated(mesh))
-    run = jax.jit(functools.partial(decode, model), out_shardings=batch_sharding(mesh))
-    return _compile(run.lower(_abstract(params, replicated(mesh)), labels=rows, rows=rows, **rest))
+    return _compile(jit_decode(model, mesh).lower(_abstract(params, replicated(mesh)), rows, rows, rest))
 
 
 def memory(compiled: jax.stages.Compiled) -> dict[str, float]:

@@ -250,7 +250,7 @@ def without_data(fields: ml_collections.ConfigDict | None) -> Config:
         raise ValueError("name an experiment with --config=configs/NAME.py")
     fields = fields.copy_and_resolve_references()
     fields.data.update(name="synthetic", tokenizer="none")
-    fields.eval.report_samples = 0
+    fields.eval.update(report_samples=0, score_every=0)
     return from_config_dict(fields)
 
 

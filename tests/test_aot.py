@@ -36,8 +36,9 @@ def test_a_small_step():
 
 def test_a_small_decode_loop():
     devices, _ = aot.open_topology("v5e:2x2")
-    used = aot.memory(aot.compile_decode(config_of("digits", model={"depth": 1}), 8, devices))
-    assert 0 < sum(used.values()) < 0.1
+    compiled = aot.compile_decode(config_of("digits", model={"depth": 1}), 8, devices)
+    assert 0 < sum(aot.memory(compiled).values()) < 0.1
+    assert not collectives(compiled.as_text(), 4)
 
 
 def test_what_does_not_fit_is_said_with_both_sizes():

@@ -95,7 +95,7 @@ def _measure(sampler: Sampler, options: Options, batch: int, detokenize: Callabl
         "batch": batch,
         "guidance": guided,
         "dtype": model.dtype.name,
-        "stages of the cache": len(stages(model, (2 if guided else 1) * batch)),
+        "stages of the cache": len(stages(model, (2 if guided else 1) * batch // devices)),
         "compile, s": first - seconds,
         "decode, s, median": seconds,
         "decode, s, slowest": max(times),

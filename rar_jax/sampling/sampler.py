@@ -7,17 +7,33 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 
 from rar_jax.models.rar import RAR
-from rar_jax.parallel.mesh import fetch, host_rows, put_batch, replicated
+from rar_jax.parallel.mesh import AXES, fetch, host_rows, put_batch, replicated
 from rar_jax.sampling.decode import decode, prepare, random_orders
 from rar_jax.sampling.options import Options
 
 _SHOWN_CLASSES = 10
 
-_decode = jax.jit(decode, static_argnames="model")
 _random_orders = jax.jit(random_orders, static_argnames="model")
+
+
+@functools.cache
+def jit_decode(model: RAR, mesh: Mesh) -> Callable[..., jax.Array]:
+    """`decode` of (params, labels, rows, its other arguments) on a mesh, jitted.
+
+    Each device has all the weights and decodes images of its own: nothing is sent. Left to the partitioner, the rows
+    that guidance adds would lie elsewhere than those they are for.
+    """
+    own, shared = PartitionSpec(AXES), PartitionSpec()
+
+    def decode_own(params, labels, rows, rest):
+        return decode(model, params, labels, rows=rows, **rest)
+
+    specs = {"in_specs": (shared, own, own, shared), "out_specs": own}
+    # Nothing is summed over devices, which is what the check is for.
+    return jax.jit(jax.shard_map(decode_own, mesh=mesh, check_vma=False, **specs))
 
 
 @functools.cache
@@ -59,10 +75,10 @@ class Sampler:
         Raises:
           ValueError: the model's grid does not admit the scan order.
         """
-        arguments = options.arguments(self.model)
+        rest = {"key": jax.random.key(seed)} | options.arguments(self.model)
         held = host_rows(self.mesh, len(rows))
         batch = put_batch({"labels": labels[held], "rows": rows[held]}, self.mesh)
-        return _decode(self.model, self.params, key=jax.random.key(seed), **batch, **arguments)
+        return jit_decode(self.model, self.mesh)(self.params, batch["labels"], batch["rows"], rest)
 
     def batch_size(self, wanted: int, images: int) -> int:
         """The batch size for so many images: no more than needed, rounded up to a multiple of the devices.

@@ -1,10 +1,12 @@
+import re
+
 import jax
 import numpy as np
 import pytest
 
 from rar_jax.parallel.mesh import make_mesh
 from rar_jax.sampling.options import Options
-from rar_jax.sampling.sampler import Sampler, sample_tokens
+from rar_jax.sampling.sampler import Sampler, jit_decode, sample_tokens
 
 OPTIONS = Options(scan_order="z_curve", guidance_scale=3.0)
 
@@ -29,6 +31,14 @@ def test_batches_and_devices_do_not_matter(golden, golden_model, sampler, option
     np.testing.assert_array_equal(whole, pieces)
     np.testing.assert_array_equal(whole, spread)
     assert seen == [4, 4, 2]
+
+
+def test_devices_send_nothing_to_each_other(golden, golden_model):
+    sampler = Sampler(golden_model, golden.params, make_mesh((4, 2)))
+    rows = np.arange(8, dtype=np.int32)
+    rest = {"key": jax.random.key(0)} | OPTIONS.arguments(golden_model)
+    compiled = jit_decode(golden_model, sampler.mesh).lower(sampler.params, rows % 7, rows, rest).compile()
+    assert not re.search("all-(gather|reduce|to-all)|collective-permute|reduce-scatter", compiled.as_text())
 
 
 def test_orders_are_those_decoded(sampler):
