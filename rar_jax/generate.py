@@ -17,7 +17,7 @@ from PIL import Image
 from rar_jax.checkpoints.load import load as load_weights
 from rar_jax.config import Config, sample_options
 from rar_jax.data.class_names import class_names, find_classes
-from rar_jax.data.tokenizers import Tokenizer, load_tokenizer, tokenizer_for
+from rar_jax.data.tokenizers import Tokenizer, decoded, load_tokenizer, tokenizer_for
 from rar_jax.images.files import image_grid
 from rar_jax.parallel.mesh import make_mesh, replicated
 from rar_jax.sampling.options import Options
@@ -95,7 +95,7 @@ class Generator:
             batch_size=batch_size,
             on_batch=on_batch,
         )
-        return self.tokenizer.decode(tokens)
+        return np.concatenate(list(decoded(self.tokenizer, tokens)))
 
 
 def load(checkpoint: epath.PathLike, step: int | None = None, tokenizer: str | None = None) -> Generator:

@@ -12,6 +12,7 @@ from absl import flags
 from etils import epath
 
 from rar_jax import cli
+from rar_jax.checkpoints.load import split_step
 from rar_jax.compilation_cache import keep_compiled_programs
 from rar_jax.data.class_names import class_label
 from rar_jax.generate import Generator, load
@@ -22,7 +23,7 @@ from rar_jax.run_folder import check_folder
 from rar_jax.sample_job import FILES, run_job
 from rar_jax.sampling.guidance import GUIDANCE_SCHEDULES
 from rar_jax.sampling.options import SAMPLING_ORDERS, Options
-from rar_jax.sampling.sampler import sample_tokens, spread_classes
+from rar_jax.sampling.sampler import MAX_SEED, sample_tokens, spread_classes
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A run's or converted folder, or a published file of weights.")
 _TOKENIZER = flags.DEFINE_string("tokenizer", None, "Weights of the tokenizer, named alike; by default the run's.")
@@ -37,7 +38,7 @@ _NPZ = flags.DEFINE_bool(
 )
 _PNG = flags.DEFINE_bool("png", False, "Write images/000000.png and so on.")
 _ANIMATE = flags.DEFINE_enum("animate", None, ("gif", "webp"), "Also draw images as they appear, token by token.")
-_SEED = flags.DEFINE_integer("seed", 0, "Of all draws; one seed gives the same images every time.", lower_bound=0)
+_SEED = flags.DEFINE_integer("seed", 0, "Of all draws; one seed gives the same images every time.", 0, MAX_SEED)
 _BATCH = flags.DEFINE_integer("batch_size", 256, "Images decoded at once.", lower_bound=1)
 _PROCESS_INDEX = flags.DEFINE_integer("process_index", None, "This process, of several on one job.", 0)
 _PROCESS_COUNT = flags.DEFINE_integer("process_count", None, "How many there are.", 1)
@@ -136,7 +137,7 @@ def _animate(generator: Generator, labels: np.ndarray, options: Options, path: e
 def main(argv):
     del argv
     keep_compiled_programs()
-    folder = epath.Path(_CHECKPOINT.value or "")
+    folder, _ = split_step(_CHECKPOINT.value or "")
     out = epath.Path(_OUT.value or (folder / "samples" if _CHECKPOINT.value and folder.is_dir() else "samples"))
     with cli.user_errors():
         check_folder("out", out)

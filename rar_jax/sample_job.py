@@ -14,6 +14,8 @@ import collections
 import concurrent.futures
 import contextlib
 import dataclasses
+import hashlib
+import io
 import json
 import os
 import time
@@ -157,14 +159,19 @@ class JobFolder:
             missing = [(file, image) for file, image in zip(files, images, strict=True) if not file.exists()]
             # Pillow holds no lock while it compresses.
             list(self._threads.map(lambda png: write_png(*png), missing))
+        # What waits may be in front of this batch.
+        self._collect()
         if self._archive is None or numbers[-1] < len(self._archive) or self._waiting(batch).exists():
             return
         if self._appends and numbers[0] == len(self._archive):
             self._archive.append(images)
             self._collect()
         else:
+            data = io.BytesIO()
+            np.save(data, images)
             with replacing(self._waiting(batch)) as file:
-                np.save(file, images)
+                # Of a full disk, `numpy.save` to a file does not say that it is full.
+                file.write(data.getbuffer())
 
     def _collect(self) -> None:
         """Moves the batches whose turn it is into the .npz."""
@@ -177,24 +184,28 @@ class JobFolder:
 
     def complete(self) -> None:
         """Waits for the batches of other processes, and completes the job: process 0 does this at the end."""
-        self._collect()
-        if unfinished := self.unfinished():
-            progress = Progress("others' images", self._num, self._num - self.count(unfinished), unit="image")
-            while unfinished:
-                time.sleep(_SECONDS_BETWEEN_LOOKS)
-                self._collect()
-                before, unfinished = unfinished, self.unfinished()
-                note = f"waiting for batch {unfinished[0]}" if unfinished else ""
-                progress.update(self.count(before) - self.count(unfinished), note)
+        progress, left = None, self._left()
+        while left:
+            progress = progress or Progress("others' images", self._num, self._num - left, unit="image")
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+            before, left = left, self._left()
+            progress.update(before - left, "waiting for other processes" if left else "")
+        if progress is not None:
             progress.close()
-            self._collect()
         if self._archive is not None and not self._archive.path.exists():
             self._archive.finish()
         # Of processes that were killed.
         for leftover in (self.folder / FILES["png"]).glob("*.partial"):
-            leftover.unlink()
-        with contextlib.suppress(OSError):  # Another process may still have its lock there.
+            leftover.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # On NFS a lock that another process still has cannot be removed.
             (self.folder / _BATCHES).rmtree()
+
+    def _left(self) -> int:
+        """How many images are still to be written, once those that wait are in the .npz."""
+        self._collect()
+        left = self.count(self.unfinished())
+        # A batch can have come, and wait, since.
+        return max(left, self._num - len(self._archive)) if self._archive is not None else left
 
     def read(self, numbers: Sequence[int]) -> np.ndarray:
         """Images of a complete job, uint8 [B, H, W, 3]."""
@@ -247,6 +258,8 @@ def run_job(
       OSError: the disk is full, or does not work. What was written stays, and the same call goes on behind it.
     """
     sampler, tokenizer = generator.sampler, generator.tokenizer
+    # Before the folder is begun.
+    options.positions(sampler.model)
     batch_size = sampler.batch_size(batch_size, len(labels))
     classes = list(dict.fromkeys(labels.tolist()))
     plan = {
@@ -255,6 +268,7 @@ def run_job(
         "tokenizer": tokenizer.fingerprint,
         "classes": "all" if classes == [*range(sampler.model.num_classes)] else ",".join(map(str, classes)),
         "num": len(labels),
+        "labels": hashlib.sha256(np.asarray(labels, "<i4").tobytes()).hexdigest()[:12],
         "seed": seed,
         **dataclasses.asdict(options),
         "batch_size": batch_size,

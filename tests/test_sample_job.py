@@ -1,5 +1,8 @@
+import errno
+import hashlib
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -89,6 +92,53 @@ def test_several_processes_make_the_same_files(images, whole, tmp_path):
     assert contents(out) == whole
 
 
+def test_a_batch_that_comes_while_process_0_looks_is_not_lost(images, whole, tmp_path, monkeypatch):
+    """Between what it moves into the .npz and what it counts as unfinished."""
+    out = tmp_path / "two"
+    with job(out, 0, 2) as first, job(out, 1, 2) as second:
+        write(first, images)
+        write(second, images, [1])
+        collect, late = first._collect, iter([3])
+
+        def collect_and_be_overtaken():
+            collect()
+            write(second, images, [*late])
+
+        monkeypatch.setattr(first, "_collect", collect_and_be_overtaken)
+        first.complete()
+    assert contents(out) == whole
+
+
+def test_process_0_catches_up_with_what_waits(images, tmp_path):
+    out = tmp_path / "two"
+    with job(out, 0, 2) as first, job(out, 1, 2) as second:
+        write(first, images, [0, 2])
+        write(second, images, [1])
+        write(first, images, [4])
+        # Batch 3 is still to come.
+        assert {path.name for path in (out / "batches").glob("*.npy")} == {"000004.npy"}
+
+
+def test_an_npz_is_not_finished_with_a_hole(images, tmp_path):
+    with job(tmp_path) as folder:
+        write(folder, images, [0])
+        with pytest.raises(RuntimeError, match="has 5 of 23 images"):
+            folder._archive.finish()
+
+
+def test_a_full_disk_is_known_as_one_by_every_process(images, tmp_path):
+    """A batch that waits is written by another way than one that is appended."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with job(tmp_path, 1, 2, outputs=["npz"]) as second:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+        try:
+            with pytest.raises(OSError) as failed:
+                write(second, images, [1])
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert failed.value.errno == errno.EFBIG and not [*(tmp_path / "batches").glob("*.npy*")]
+
+
 def test_what_a_kill_leaves_is_gone_on_with(images, whole, tmp_path):
     """Of another number of processes, too."""
     out = tmp_path / "killed"
@@ -138,7 +188,7 @@ class Fakes:
         self.events = []
         self.writable = threading.Event()
         self.writable.set()
-        model = types.SimpleNamespace(num_classes=6)
+        model = types.SimpleNamespace(num_classes=6, grid_side=4)
         self.sampler = types.SimpleNamespace(
             params={}, model=model, mesh=types.SimpleNamespace(size=1), decode_rows=self.decode_rows,
             batch_size=lambda wanted, images: wanted,
@@ -169,9 +219,9 @@ class Fakes:
 
         return images
 
-    def run(self, folder, **changes):
+    def run(self, folder, labels=LABELS, **changes):
         arguments = {"seed": 0, "options": Options(), "batch_size": 5, "outputs": ["npz"], "shown": [22, 7]}
-        return run_job(self, LABELS, folder, **arguments | changes)
+        return run_job(self, labels, folder, **arguments | changes)
 
 
 def test_the_devices_have_the_next_batch_before_the_last_one_is_asked_for(tmp_path):
@@ -204,10 +254,14 @@ def test_the_plan_is_all_that_decides_the_images(tmp_path):
     fakes.run(tmp_path)
     plan = json.loads((tmp_path / "job.json").read_text())
     assert plan == {
-        "model": f"fake-{fingerprint({})}", "step": 7, "tokenizer": "fake", "classes": "all", "num": 23, "seed": 0,
+        "model": f"fake-{fingerprint({})}", "step": 7, "tokenizer": "fake", "classes": "all", "num": 23,
+        "labels": hashlib.sha256(LABELS.astype(np.int32).tobytes()).hexdigest()[:12], "seed": 0,
         "scan_order": "row_major", "guidance": "pow_cosine", "guidance_scale": 1.0, "guidance_power": 1.0,
         "temperature": 1.0, "top_k": 0, "top_p": 1.0, "batch_size": 5, "devices": 1, "outputs": "npz",
     }  # fmt: skip
+    # As many images of as many classes, but not as many of each.
+    with pytest.raises(ValueError, match="was begun with labels="):
+        fakes.run(tmp_path, labels=np.sort(5 - LABELS))
     with pytest.raises(ValueError, match=r"was begun with seed=0, not 1, top_k=0, not 3: go on as it was begun"):
         fakes.run(tmp_path, seed=1, options=Options(top_k=3))
 

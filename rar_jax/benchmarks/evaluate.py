@@ -18,8 +18,8 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 from rar_jax import cli
-from rar_jax.benchmarks.ceilings import product_rate
 from rar_jax.benchmarks.report import show
+from rar_jax.ceilings import product_rate
 from rar_jax.evaluation.features import Extractor, InceptionExtractor, extract_all, open_extractor
 from rar_jax.evaluation.image_sets import FolderImages, NpzImages
 from rar_jax.evaluation.neighbours import precision_recall

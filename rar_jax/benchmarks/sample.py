@@ -12,8 +12,7 @@ from absl import flags
 from jax.sharding import Mesh
 from ml_collections import config_flags
 
-from rar_jax import cli
-from rar_jax.benchmarks import ceilings
+from rar_jax import ceilings, cli
 from rar_jax.benchmarks.report import peak_memory, show
 from rar_jax.config import DTYPES, Config, make_model, sample_options, without_data
 from rar_jax.costs import decode_floor

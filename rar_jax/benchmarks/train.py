@@ -10,8 +10,7 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from rar_jax import cli
-from rar_jax.benchmarks import ceilings
+from rar_jax import ceilings, cli
 from rar_jax.benchmarks.report import peak_memory, show
 from rar_jax.config import Config, mesh_shape, without_data
 from rar_jax.costs import train_flops

@@ -82,12 +82,20 @@ def load(
             raise ValueError(f"{path} is a file of weights and has no step {step}")
         weights = _from_file(path, sharding, dtype)
     else:
-        if path.parent.name == FOLDER and path.name.isdigit():
-            path, step = path.parent.parent, int(path.name)
+        folder, of_name = split_step(path)
+        path, step = folder, step if of_name is None else of_name
         weights = _from_folder(path, step, sharding, dtype)
     if kind not in (None, weights.kind):
         raise ValueError(f"{path} holds {weights.kind} weights; {kind} weights are needed")
     return weights
+
+
+def split_step(path: epath.PathLike) -> tuple[epath.Path, int | None]:
+    """The run's folder, and the step, where a path names the folder of one of its steps; else the path, and None."""
+    path = epath.Path(path)
+    if path.parent.name == FOLDER and path.name.isdigit():
+        return path.parent.parent, int(path.name)
+    return path, None
 
 
 def _from_file(path: epath.Path, sharding: jax.sharding.Sharding, dtype: str | None) -> Weights:

@@ -82,7 +82,8 @@ def find_classes(wanted: Sequence[int | str], names: Sequence[str] | None) -> li
 def _find(name: str, names: Sequence[str]) -> int:
     key = _plain(name)
     plain = [_plain(known) for known in names]
-    matches = [i for i, known in enumerate(plain) if key in (known, re.sub(r" \(.*\)$", "", known))]
+    matches = [i for i, known in enumerate(plain) if key == known]
+    matches = matches or [i for i, known in enumerate(plain) if key == re.sub(r" \(.*\)$", "", known)]
     if len(matches) == 1:
         return matches[0]
     if matches:

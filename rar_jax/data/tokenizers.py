@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import jax
@@ -164,3 +164,13 @@ def load_tokenizer(config: Config) -> Tokenizer | None:
                 "set the one or choose another tokenizer, such as none"
             )
     return tokenizer
+
+
+def decoded(
+    tokenizer: Tokenizer, tokens: np.ndarray, on_batch: Callable[[int], None] = lambda images: None
+) -> Iterator[np.ndarray]:
+    """Codes int [N, T] -> uint8 images, in batches of the tokenizer's size; `on_batch` is told of each."""
+    for start in range(0, len(tokens), tokenizer.batch_size):
+        images = tokenizer.decode(tokens[start : start + tokenizer.batch_size])
+        on_batch(len(images))
+        yield images

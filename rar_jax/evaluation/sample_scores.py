@@ -1,12 +1,11 @@
 """Scores of samples that come from a model at hand, in training or while its sampling is tuned: few, and often."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Protocol
 
 import numpy as np
 from etils import epath
 
-from rar_jax.data.tokenizers import Tokenizer
 from rar_jax.evaluation.digits import digits_scores
 from rar_jax.evaluation.features import Extractor, extract_all, open_extractor
 from rar_jax.evaluation.scoring import FRECHET_NAMES, Reference
@@ -59,11 +58,3 @@ class ReferenceScorer:
 def open_scorer(features: str, inception: str, reference: epath.PathLike, image_size: int) -> ReferenceScorer:
     """A scorer by names; see `features.open_extractor` and `scoring.Reference`."""
     return ReferenceScorer(open_extractor(features, inception), Reference(reference, None), image_size)
-
-
-def decoded(tokenizer: Tokenizer, tokens: np.ndarray, on_batch: Callable[[int], None]) -> Iterator[np.ndarray]:
-    """Codes int [N, T] -> uint8 images, in batches of the tokenizer's size; `on_batch` is told of each."""
-    for start in range(0, len(tokens), tokenizer.batch_size):
-        images = tokenizer.decode(tokens[start : start + tokenizer.batch_size])
-        on_batch(len(images))
-        yield images

@@ -124,7 +124,13 @@ class ImageArchive:
         self._crc = zlib.crc32(data, self._crc)
 
     def finish(self) -> None:
-        """Writes what is missing around the images, all of which are there, and gives the file its name."""
+        """Writes what is missing around the images, all of which are there, and gives the file its name.
+
+        Raises:
+          RuntimeError: they are not all there.
+        """
+        if self._file.tell() != len(self._header) + len(self._labels) * self._image_size:
+            raise RuntimeError(f"{self._partial} has {len(self)} of {len(self._labels)} images")
         labels = _npy_header(self._labels.shape, self._labels.dtype) + self._labels.tobytes()
         crc = zlib.crc32(labels)
         begin = self._file.tell()
@@ -157,6 +163,8 @@ class ImageArchive:
         left = count * self._image_size
         while left:
             block = self._file.read(min(left, _BLOCK))
+            if not block:
+                raise OSError(f"{self._partial} became shorter while it was read: another process writes it")
             left -= len(block)
             yield block
 

@@ -14,6 +14,9 @@ from rar_jax.parallel.mesh import AXES, fetch, host_rows, put_batch, replicated
 from rar_jax.sampling.decode import decode, prepare, random_orders
 from rar_jax.sampling.options import Options
 
+# A key holds 32 bits of a seed.
+MAX_SEED = 2**32 - 1
+
 _SHOWN_CLASSES = 10
 
 _random_orders = jax.jit(random_orders, static_argnames="model")
@@ -73,8 +76,10 @@ class Sampler:
           int32 [B, T], codes in row-major grid order.
 
         Raises:
-          ValueError: the model's grid does not admit the scan order.
+          ValueError: the model's grid does not admit the scan order, or the seed is negative or of more than 32 bits.
         """
+        if not 0 <= seed <= MAX_SEED:
+            raise ValueError(f"seed {seed} must be from 0 to {MAX_SEED}")
         rest = {"key": jax.random.key(seed)} | options.arguments(self.model)
         held = host_rows(self.mesh, len(rows))
         batch = put_batch({"labels": labels[held], "rows": rows[held]}, self.mesh)
@@ -126,13 +131,12 @@ def check_labels(labels: Sequence[int], num_classes: int) -> np.ndarray:
     Raises:
       ValueError: there are none, or one is not a class 0..C-1.
     """
-    labels = np.asarray(labels, np.int64)
-    if labels.ndim != 1 or not len(labels):
-        raise ValueError(f"classes {labels.tolist()} must be a list of at least one class")
-    outside = labels[(labels < 0) | (labels >= num_classes)]
-    if len(outside):
-        raise ValueError(f"class {outside[0]} is not in 0..{num_classes - 1}, the classes of this model")
-    return labels.astype(np.int32)
+    if np.ndim(labels) != 1 or not len(labels):
+        raise ValueError(f"classes {labels} must be a list of at least one class")
+    for label in labels:
+        if not 0 <= label < num_classes:
+            raise ValueError(f"class {label} is not in 0..{num_classes - 1}, the classes of this model")
+    return np.asarray(labels, np.int32)
 
 
 def sample_tokens(

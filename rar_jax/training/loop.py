@@ -15,16 +15,16 @@ from clu import parameter_overview
 from etils import epath
 from jax.sharding import Mesh
 
-from rar_jax.benchmarks.ceilings import product_rate
+from rar_jax.ceilings import product_rate
 from rar_jax.checkpoints.load import Weights, load
 from rar_jax.checkpoints.store import CheckpointStore
 from rar_jax.config import Config, check_same_run, mesh_shape, sample_options
 from rar_jax.costs import train_flops
 from rar_jax.data.datasets import Datasets, open_datasets
 from rar_jax.data.loader import DeviceBatches, eval_batches, train_iterator
-from rar_jax.data.tokenizers import Tokenizer, load_tokenizer
+from rar_jax.data.tokenizers import Tokenizer, decoded, load_tokenizer
 from rar_jax.evaluation.digits import digits_report
-from rar_jax.evaluation.sample_scores import DigitsScorer, SampleScorer, decoded, open_scorer
+from rar_jax.evaluation.sample_scores import DigitsScorer, SampleScorer, open_scorer
 from rar_jax.images.files import image_grid, write_png
 from rar_jax.images.plots import plot_curves, plot_scan_orders
 from rar_jax.orders import randomness
