@@ -111,10 +111,7 @@ def compile_step(config: Config, devices: list[jax.Device]) -> jax.stages.Compil
     Raises:
       ValueError: the config does not fit the devices. DoesNotFitError: nor does the program a device's memory.
     """
-    try:
-        mesh = make_mesh(mesh_shape(config, len(devices)), devices)
-    except NotImplementedError as error:
-        raise ValueError(f"config.mesh.fsdp={config.mesh.fsdp} does not lie on this slice: {error}") from None
+    mesh = make_mesh(mesh_shape(config, len(devices)), devices)
     program = make_program(config)
     state = _abstract(jax.eval_shape(program.init), program.shardings(mesh))
     rows = config.train.batch_size

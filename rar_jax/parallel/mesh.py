@@ -20,7 +20,7 @@ def make_mesh(shape: Sequence[int], devices: Sequence[jax.Device] | None = None)
         along `data`, and along `fsdp` if they are more, as the network between them is the slower one.
 
     Raises:
-      ValueError: the slices cannot lie so.
+      ValueError: the slices cannot lie so, nor the axes on a slice of TPUs.
     """
     devices = jax.devices() if devices is None else devices
     shape = (*shape, *(1,) * (len(AXES) - len(shape)))
@@ -31,7 +31,11 @@ def _grid(shape: tuple[int, ...], devices: Sequence[jax.Device]) -> np.ndarray:
     """The devices in the order of the mesh: [data, fsdp, tensor]."""
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     if slices == 1:
-        return mesh_utils.create_device_mesh(shape, devices)
+        try:
+            return mesh_utils.create_device_mesh(shape, devices)
+        except NotImplementedError as error:
+            axes = ", ".join(f"config.mesh.{axis}={size}" for axis, size in zip(AXES, shape, strict=True))
+            raise ValueError(f"{axes} do not lie on this slice of devices: {error}") from None
     data = math.gcd(shape[0], slices)
     across = (data, slices // data, 1)
     if shape[1] % across[1]:
