@@ -19,7 +19,7 @@ from rar_jax.checkpoints.load import load
 from rar_jax.data.digits import digits_split
 from rar_jax.data.pictures import center_square, read_picture
 from rar_jax.evaluation.digits import digits_report
-from rar_jax.images.files import write_png
+from rar_jax.images.files import image_grid, write_png
 from rar_jax.parallel.mesh import make_mesh
 from rar_jax.sampling.options import Options
 from rar_jax.sampling.sampler import Sampler, sample_tokens
@@ -115,11 +115,20 @@ def test_train_then_sample(tmp_path):
     overrides += ["--config.eval.score_every=0"]
     trained = run("rar_jax.main", "--config=configs/digits.py", f"--workdir={tmp_path}", *overrides)
     assert trained.returncode == 0, trained.stderr
-    sampled = run("rar_jax.sample", f"--checkpoint={tmp_path}", "--classes=7,2", "--num=5", "--npz", "--seed=3")
+    # A step's folder is of its run: what is drawn goes beside the run's own pictures, not into the checkpoint.
+    step = tmp_path / "checkpoints" / "2"
+    options = ["--classes=7,2", "--num=5", "--npz", "--seed=3", "--animate=gif"]
+    sampled = run("rar_jax.sample", f"--checkpoint={step}", *options)
     assert sampled.returncode == 0, sampled.stderr
-    assert (tmp_path / "samples" / "grid.png").exists()
     with np.load(tmp_path / "samples" / "samples.npz") as file:
-        assert file["arr_0"].shape == (5, 8, 8, 3) and file["arr_0"].dtype == np.uint8
+        images = file["arr_0"]
+        assert images.shape == (5, 8, 8, 3) and images.dtype == np.uint8
+        assert file["arr_1"].tolist() == [7, 7, 7, 2, 2]
+    # One class a row, with its name, in the order asked for; the second row is one image short.
+    blank = np.full((1, 8, 8, 3), 255, np.uint8)
+    grid = np.asarray(Image.open(tmp_path / "samples" / "grid.png"))
+    np.testing.assert_array_equal(grid, image_grid(np.concatenate([images, blank]), 3, ["7", "2"]))
+    assert Image.open(tmp_path / "samples" / "animation.gif").n_frames > 2 and not (step / "samples").exists()
     wrong = run("rar_jax.sample", f"--checkpoint={tmp_path}", "--classes=10")
     assert wrong.returncode == 2
     assert wrong.stderr.strip() == "error: class 10 is not in 0..9, the classes of this model"

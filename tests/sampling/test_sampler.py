@@ -42,7 +42,7 @@ def test_devices_send_nothing_to_each_other(golden, golden_model):
 
 
 def test_orders_are_those_decoded(sampler):
-    """Two images of one order have their draws in the same places; `decode` is held against `random_orders` itself."""
+    """As far as they can be known from outside; `tests/sampling/test_decode.py` holds `decode` against them."""
     rows = np.arange(3, dtype=np.int32)
     np.testing.assert_array_equal(sampler.orders(rows, 0, OPTIONS)[2][:4], [0, 1, 4, 5])
     random = Options(scan_order="random")
