@@ -228,8 +228,7 @@ def test_kubernetes():
 def test_local_for_real(tmp_path):
     """One of two processes is asked to end: both save, are started again and finish."""
     run = tmp_path / "run"
-    (tmp_path / ".venv" / "bin").mkdir(parents=True)
-    (tmp_path / ".venv" / "bin" / "python").symlink_to(sys.executable)
+    (tmp_path / ".venv").symlink_to(sys.prefix)
     shutil.copytree(ROOT / "launch", tmp_path / "launch")
     for name in ("rar_jax", "configs"):
         (tmp_path / name).symlink_to(ROOT / name)
@@ -241,6 +240,7 @@ def test_local_for_real(tmp_path):
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     deadline = time.monotonic() + 300
     while not read_metrics(run) and time.monotonic() < deadline:
+        assert process.poll() is None, (tmp_path / "log").read_text()
         time.sleep(0.02)
     found = subprocess.run(["pgrep", "-f", f"workdir={run} .*--process_id=1$"], capture_output=True, text=True)
     os.kill(int(found.stdout.split()[-1]), signal.SIGTERM)
