@@ -26,6 +26,8 @@ PREEMPTED = 75
 
 # Of these, 128 and the number is what shells say.
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# A path that is not there, that may not be used, or that is a file where a folder is needed, or the other way round.
+_UNUSABLE_PATHS = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
 
 
 class _Stopped(SystemExit):
@@ -84,7 +86,7 @@ def user_errors() -> Iterator[None]:
     """Within it, a `ValueError` or an unusable path is a user's mistake: it ends the program with one line."""
     try:
         yield
-    except (ValueError, FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError) as error:
+    except (ValueError, *_UNUSABLE_PATHS) as error:
         fail(error)
 
 

@@ -68,6 +68,8 @@ def write_digits(folder: epath.PathLike) -> dict[str, epath.Path]:
     Each is written aside and moved into place, so that runs started together do not disturb each other.
     """
     folder = epath.Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file, not a folder: remove it, or set --config.data.path")
     tokenizer = DigitsTokenizer()
     folders = {split: folder / split for split in SPLITS}
     for split, target in folders.items():
