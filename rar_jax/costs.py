@@ -21,7 +21,7 @@ class Work(NamedTuple):
         return max(self.flops / flop_rate, self.bytes / bandwidth)
 
 
-def _block_kernels(model: RAR) -> int:
+def block_kernels(model: RAR) -> int:
     """Weights that each token is multiplied by in a block, its modulation apart: qkv, projection, MLP."""
     return 4 * model.width**2 + 2 * model.width * model.mlp_width
 
@@ -35,7 +35,7 @@ def forward_flops(model: RAR) -> float:
     """Of one image in training: T+1 places, of which each sees itself and those before it, and T predictions."""
     places = model.num_tokens + 1
     attention = 4 * model.width * places * (places + 1) / 2
-    products = 2 * places * _block_kernels(model)
+    products = 2 * places * block_kernels(model)
     head = 2 * model.num_tokens * model.width * model.codebook_size
     # The head's modulation is not needed at the first place.
     modulations = places * modulation_flops(model) - 4 * model.width**2
@@ -64,9 +64,9 @@ def decode_steps(model: RAR, rows: int, itemsize: int) -> Iterator[Work]:
     for predicted in range(1, model.num_tokens + 1):
         seen = PREFIX + predicted - 1
         new = range(1, PREFIX + 1) if predicted == 1 else (seen,)
-        products = 2 * len(new) * model.depth * _block_kernels(model) + 2 * model.width * model.codebook_size
+        products = 2 * len(new) * model.depth * block_kernels(model) + 2 * model.width * model.codebook_size
         attention = sum(4 * model.depth * model.width * places for places in new)
-        kernels = model.depth * _block_kernels(model) + model.width * model.codebook_size
+        kernels = model.depth * block_kernels(model) + model.width * model.codebook_size
         cache = 2 * rows * model.depth * model.width * seen
         yield Work(rows * (products + attention), itemsize * (kernels + cache))
 

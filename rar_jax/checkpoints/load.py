@@ -82,8 +82,8 @@ def load(
             raise ValueError(f"{path} is a file of weights and has no step {step}")
         weights = _from_file(path, sharding, dtype)
     else:
-        folder, of_name = split_step(path)
-        path, step = folder, step if of_name is None else of_name
+        path, of_name = split_step(path)
+        step = step if of_name is None else of_name
         weights = _from_folder(path, step, sharding, dtype)
     if kind not in (None, weights.kind):
         raise ValueError(f"{path} holds {weights.kind} weights; {kind} weights are needed")

@@ -16,6 +16,7 @@ import flax.traverse_util
 import jax
 import jax.numpy as jnp
 
+from rar_jax.costs import block_kernels
 from rar_jax.models.rar import PREFIX, RAR, attention_weights, weighted_values
 from rar_jax.orders import row_keys
 from rar_jax.sampling.choose import Choice, choose_token
@@ -75,7 +76,7 @@ def _num_stages(model: RAR, rows: int) -> int:
     Four spare 3/8 of the reads of a full cache, and eight 7/16.
     """
     cache = 2 * rows * model.num_tokens * model.width
-    kernels = 4 * model.width**2 + 2 * model.width * model.mlp_width
+    kernels = block_kernels(model)
     wanted = 2 if 4 * cache < kernels else 4 if cache < 2 * kernels else 8
     return min(wanted, max(1, model.num_tokens // _STAGE_TOKENS))
 
