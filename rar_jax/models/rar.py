@@ -28,6 +28,10 @@ Attend = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, Any]]
 
 _normal = nn.initializers.normal(0.02)
 
+# Names of axes of kernels that are split to save memory, not work. width: within a product that is split by heads or
+# hidden units. rows: of one that is not.
+GATHERED = ("width", "rows")
+
 REMAT_POLICIES = {
     "none": None,
     "block": jax.checkpoint_policies.nothing_saveable,
@@ -42,6 +46,33 @@ def split(x: jax.Array, *names: str | None) -> jax.Array:
     images. Does nothing where nobody gave the names a meaning.
     """
     return nn.with_logical_constraint(x, names)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def gather(kernel: jax.Array, names: tuple[str | None, ...]) -> jax.Array:
+    """A kernel as its product needs it: whole along the axes that devices hold parts of only to save memory.
+
+    What is gathered in the forward pass is kept for the backward pass, or gathered again where that computes the block
+    anew (`remat`). The gradient is added up and split in one (reduce-scatter). Left to itself, the partitioner gathers
+    some kernels once more for the gradient of their input; a plain constraint would ask for whole gradients.
+
+    Args:
+      kernel: [I, *axes of O].
+      names: of its axes, for `split`; those in `GATHERED` are gathered.
+    """
+    kernel = split(kernel, *names)
+    return split(kernel, *(None if name in GATHERED else name for name in names))
+
+
+def _gather_forward(kernel, names):
+    return gather(kernel, names), None
+
+
+def _gather_backward(names, _, gradient):
+    return (split(gradient, *names),)
+
+
+gather.defvjp(_gather_forward, _gather_backward)
 
 
 def attention_weights(q: jax.Array, k: jax.Array, mask: jax.Array) -> jax.Array:
@@ -90,25 +121,27 @@ class Linear(nn.Module):
     Attributes:
       features: O, or the axes that O is viewed as. dtype: of the computation.
       transposed: the kernel is [O, I], as a decode step on a CPU reads it, instead of [I, O].
-      names: of the axes of the kernel as it is viewed, [I, *axes of O], for `split`.
+      names: of the axes of the kernel as it is viewed, [I, *axes of O], for `gather`.
+      kernel_init: of the kernel.
     """
 
     features: tuple[int, ...]
     dtype: jnp.dtype
     transposed: bool
     names: tuple[str | None, ...]
+    kernel_init: nn.initializers.Initializer = _normal
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """x [..., I] -> [..., O], or [..., *axes of O]."""
         shape = (x.shape[-1], math.prod(self.features))
-        kernel = self.param("kernel", _normal, shape[::-1] if self.transposed else shape).astype(self.dtype)
+        kernel = self.param("kernel", self.kernel_init, shape[::-1] if self.transposed else shape)
+        kernel = kernel.astype(self.dtype)
         bias = self.param("bias", nn.initializers.zeros, shape[1:]).astype(self.dtype).reshape(self.features)
         if self.transposed:
             return _few_rows_product(x, kernel).reshape(*x.shape[:-1], *self.features) + bias
-        # Split before the product: as columns of O, heads cannot be.
-        kernel = split(kernel.reshape(shape[0], *self.features), *self.names)
-        return jnp.tensordot(x, kernel, 1) + bias
+        # By its axes, as heads cannot be split as columns of O.
+        return jnp.tensordot(x, gather(kernel.reshape(shape[0], *self.features), self.names), 1) + bias
 
 
 class Attention(nn.Module):
@@ -131,7 +164,7 @@ class Attention(nn.Module):
         k = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=self.dtype, name="k_norm")(k)
         out, kept = attend(*(split(each, "shared_batch", None, "heads", None) for each in (q, k, v)))
         out = split(out, "shared_batch", None, "heads", None).reshape(x.shape)
-        out = Linear((self.width,), self.dtype, self.transposed, ("heads", None), name="proj")(out)
+        out = Linear((self.width,), self.dtype, self.transposed, ("heads", "width"), name="proj")(out)
         out = split(out, "batch", None, None)
         return drop(out, seeds.projection, self.dropout), kept
 
@@ -149,11 +182,11 @@ class MLP(nn.Module):
     def __call__(self, x: jax.Array, seeds: Seeds) -> jax.Array:
         """x [B, S, D] -> [B, S, D]."""
         x = split(x, "shared_batch", None, None)
-        x = Linear((self.mlp_width,), self.dtype, self.transposed, (None, "hidden"), name="fc1")(x)
+        x = Linear((self.mlp_width,), self.dtype, self.transposed, ("width", "hidden"), name="fc1")(x)
         x = nn.gelu(split(x, "shared_batch", None, "hidden"), approximate=False)
         x = drop(x, seeds.hidden, self.dropout)
         x = split(x, "shared_batch", None, "hidden")
-        x = Linear((self.width,), self.dtype, self.transposed, ("hidden", None), name="fc2")(x)
+        x = Linear((self.width,), self.dtype, self.transposed, ("hidden", "width"), name="fc2")(x)
         x = split(x, "batch", None, None)
         return drop(x, seeds.output, self.dropout)
 
@@ -174,8 +207,9 @@ class Block(nn.Module):
     transposed: bool = False
 
     def setup(self):
-        zeros = nn.initializers.zeros
-        self.modulation = nn.Dense(6 * self.width, dtype=self.dtype, kernel_init=zeros)
+        self.modulation = Linear(
+            (6 * self.width,), self.dtype, transposed=False, names=("rows", None), kernel_init=nn.initializers.zeros
+        )
         self.norm1 = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=self.dtype)
         self.attention = Attention(self.width, self.num_heads, self.dropout, self.dtype, self.transposed)
         self.norm2 = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=self.dtype)

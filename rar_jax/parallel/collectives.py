@@ -129,7 +129,7 @@ def collectives(text: str, num_devices: int) -> list[Collective]:
             if start and kind != "all-reduce":
                 # An asynchronous start gives (operands, results).
                 result -= _bytes_of_operands(shapes)
-            key = channel.group(1) if channel else (name, instruction)
+            key = (channel.group(1), count) if channel else (name, instruction)
             found[key] = Collective(kind, devices, count, result * _SENT[kind](devices), overlapped)
     return [each for each in found.values() if each.devices > 1]
 

@@ -35,8 +35,9 @@ ACTIVATION_RULES = (
     ("shared_batch", ("data", "fsdp")),
     ("heads", "tensor"),
     ("hidden", "tensor"),
-    # Of a kernel that is on its way to a product.
+    # Of a kernel that is on its way to a product (`models.rar.gather`).
     ("width", "fsdp"),
+    ("rows", _WEIGHTS),
 )
 
 

@@ -1,3 +1,4 @@
+import collections
 import functools
 import math
 
@@ -6,13 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rar_jax.costs import block_kernels
 from rar_jax.models.rar import RAR
 from rar_jax.orders import scan_order
-from rar_jax.parallel.mesh import batch_sharding, make_mesh, put_batch, replicated
-from rar_jax.parallel.partition import on_mesh, shardings
+from rar_jax.parallel.collectives import collectives
+from rar_jax.parallel.mesh import make_mesh, put_batch
 from rar_jax.training.optimizer import adamw
+from rar_jax.training.program import Program
 from rar_jax.training.state import init_state
-from rar_jax.training.step import Recipe, draw_examples, drop_labels, eval_step, token_losses, train_step
+from rar_jax.training.step import Recipe, draw_examples, drop_labels, eval_step, token_losses
 
 MODEL = RAR(
     grid_side=4,
@@ -42,29 +45,22 @@ def batches(count):
     ]
 
 
-def jitted(model, mesh, recipe=RECIPE):
-    """The initial state's function and the step's, on a mesh."""
+def program(model=MODEL, recipe=RECIPE):
     init = functools.partial(init_state, model, OPTIMIZER, 0, recipe.ema_decay > 0)
-    layout = shardings(jax.eval_shape(init), mesh)
-    step = jax.jit(
-        on_mesh(functools.partial(train_step, model=model, optimizer=OPTIMIZER, recipe=recipe), mesh),
-        in_shardings=(layout, batch_sharding(mesh)),
-        out_shardings=(layout, replicated(mesh)),
-        donate_argnums=0,
-    )
-    return jax.jit(init, out_shardings=layout), step
+    return Program(model, recipe, lambda step: 1e-2, OPTIMIZER, init)
 
 
 def compiled(model, shape):
-    init, step = jitted(model, make_mesh(shape, jax.devices()[: math.prod(shape)]))
-    return step.lower(jax.eval_shape(init), batches(1)[0]).compile()
+    built = program(model)
+    step = built.jit_step(make_mesh(shape, jax.devices()[: math.prod(shape)]))
+    return step.lower(jax.eval_shape(built.init), batches(1)[0]).compile()
 
 
 def run(shape, steps=5, model=MODEL, recipe=RECIPE):
     """Losses of a few steps on a mesh, the final state, and the orders drawn at each step."""
     mesh = make_mesh(shape, jax.devices()[: math.prod(shape)])
-    init, step = jitted(model, mesh, recipe)
-    state = init()
+    built = program(model, recipe)
+    step, state = built.jit_step(mesh), jax.jit(built.init, out_shardings=built.shardings(mesh))()
     draw = jax.jit(functools.partial(draw_examples, model, recipe))
     losses, orders = [], []
     for batch in batches(steps):
@@ -163,3 +159,20 @@ def test_devices_share_the_work_and_do_none_of_it_twice(shape):
     devices = math.prod(shape)
     one, several = (compiled(model, mesh).cost_analysis()["flops"] for mesh in ((1, 1, 1), shape))
     assert several < one / devices * 1.2
+
+
+def test_kernels_are_gathered_once_a_pass_and_gradients_added_up_in_parts():
+    """What is sent in the loops over blocks, on 2 copies of parameters that are split in 4: (N - 1) / N of a gather."""
+    model = MODEL.clone(remat="block")
+    kernels = 4 * model.depth * (block_kernels(model) + 6 * model.width**2)
+    sent = collections.Counter()
+    for each in collectives(compiled(model, (2, 4, 1)).as_text(), 8):
+        if each.count == model.depth:
+            sent[each.kind, each.devices] += each.count * each.sent / kernels
+    # In the forward pass and in the one that the backward pass computes anew.
+    assert sent["all-gather", 4] == pytest.approx(2 * 3 / 4)
+    # Within the 4, and then each its part with the same part of the other copy. XLA's CPU compiler has no
+    # reduce-scatter: an all-reduce sends twice as much. Over all 8 go biases and norms only.
+    assert sent["all-reduce", 4] + sent["reduce-scatter", 4] <= 2 * 3 / 4 * 1.01
+    assert sent["all-reduce", 2] == pytest.approx(1 / 4)
+    assert sent["all-reduce", 8] < 0.1
