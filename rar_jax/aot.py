@@ -6,7 +6,6 @@ says of the real program. FLOPs are the formula's (`costs`); the times are a roo
 
 import functools
 import importlib.util
-import math
 import os
 import re
 from typing import Any
@@ -63,7 +62,7 @@ class DoesNotFitError(Exception):
 
 
 def open_topology(name: str) -> tuple[list[jax.Device], Chip]:
-    """The devices of a slice, to compile for, and what one of them is: a chip, or on a v4 one of its two cores.
+    """The devices of a slice, to compile for, and what one of them is, a chip.
 
     Raises:
       ValueError: there is no such slice, or no compiler for it here.
@@ -78,12 +77,15 @@ def open_topology(name: str) -> tuple[list[jax.Device], Chip]:
             "where there is no TPU"
         )
     try:
-        devices = topologies.get_topology_desc(platform="tpu", topology_name=name).devices
+        devices = topologies.get_topology_desc(
+            # The two cores of a v4 are one device, as they are to JAX on a real one.
+            platform="tpu",
+            topology_name=name,
+            **({"chip_config_name": "megacore"} if generation == "v4" else {}),
+        ).devices
     except jax.errors.JaxRuntimeError as error:
         raise ValueError(f"--topology={name}: {str(error).splitlines()[0]}") from None
-    share = len(devices) / math.prod(int(size) for size in name.partition(":")[2].split("x"))
-    *rates, source = CHIPS[generation]
-    return list(devices), Chip(*(rate / share for rate in rates), source)
+    return list(devices), CHIPS[generation]
 
 
 def _abstract(shapes: Any, layout: Any) -> Any:
@@ -229,7 +231,7 @@ def main(argv):
         cli.fail(f"{what}: does not fit: {error}; try {_try(config)}", cli.FAILURE)
     show({what: {"devices": len(devices), "kind": devices[0].device_kind}} | results, _JSON.value)
     total = results["memory of a device, by the compiler"]["total, GB"]
-    print(f"fits: {total:.1f} of {chip.memory / 1e9:.0f} GB a device")
+    print(f"fits: {total:.1f} of {chip.memory / 1e9:.1f} GB a device")
 
 
 if __name__ == "__main__":

@@ -97,10 +97,10 @@ def decode_floor(
 def recomputed_flops(model: RAR) -> float:
     """Of one image in a training step: what the backward pass computes again under the model's `remat`."""
     places = model.num_tokens + 1
-    # Query by key, which no policy keeps.
+    # Query by key, which no policy keeps; "dots" does not keep the mixed values either.
     scores = model.depth * 2 * model.width * places * (places + 1) / 2
     if model.remat != "block":
-        return scores
+        return (2 if model.remat == "dots" else 1) * scores
     head = 2 * model.num_tokens * model.width * (model.codebook_size + 2 * model.width)
     return forward_flops(model) - head
 
@@ -122,10 +122,10 @@ class Chip(NamedTuple):
 
 
 CHIPS = {
-    "v4": Chip(275e12, 1200e9, 32e9, 300e9, "https://cloud.google.com/tpu/docs/v4"),
-    "v5e": Chip(197e12, 819e9, 16e9, 200e9, "https://cloud.google.com/tpu/docs/v5e"),
-    "v5p": Chip(459e12, 2765e9, 95e9, 600e9, "https://cloud.google.com/tpu/docs/v5p"),
-    "v6e": Chip(918e12, 1600e9, 32e9, 400e9, "https://cloud.google.com/tpu/docs/v6e"),
+    "v4": Chip(275e12, 1200e9, 32 * 2**30, 300e9, "https://cloud.google.com/tpu/docs/v4"),
+    "v5e": Chip(197e12, 819e9, 16 * 2**30, 200e9, "https://cloud.google.com/tpu/docs/v5e"),
+    "v5p": Chip(459e12, 2765e9, 95 * 2**30, 600e9, "https://cloud.google.com/tpu/docs/v5p"),
+    "v6e": Chip(918e12, 1600e9, 32 * 2**30, 400e9, "https://cloud.google.com/tpu/docs/v6e"),
     "A100": Chip(312e12, 2039e9, 80e9, 300e9, "NVIDIA A100 80GB SXM data sheet"),
     "H100": Chip(989e12, 3350e9, 80e9, 450e9, "NVIDIA H100 SXM data sheet"),
     "H200": Chip(989e12, 4800e9, 141e9, 450e9, "NVIDIA H200 SXM data sheet"),

@@ -11,6 +11,7 @@ from rar_jax import aot
 from rar_jax.config import without_data
 from rar_jax.costs import train_flops
 from rar_jax.parallel.collectives import collectives
+from rar_jax.parallel.mesh import make_mesh
 from rar_jax.training.program import make_program
 
 
@@ -46,6 +47,23 @@ def test_what_does_not_fit_is_said_with_both_sizes():
     config = config_of("rar_xxl", train={"batch_size": 256})
     with pytest.raises(aot.DoesNotFitError, match=r"needs \d+\.\d of 16\.9 GB"):
         aot.compile_step(config, devices)
+
+
+@pytest.mark.parametrize("name", ["v4:2x2x2", "v5p:2x2x2", "v6e:2x4"])
+@pytest.mark.parametrize("shape", [(8,), (1, 8), (4, 2), (2, 4), (2, 2, 2), (1, 4, 2)])
+def test_a_mesh_of_every_shape_lies_on_a_slice_of_every_kind(name, shape):
+    """Each device is a chip."""
+    devices, _ = aot.open_topology(name)
+    assert len(devices) == make_mesh(shape, devices).size == 8
+
+
+def test_an_axis_takes_a_part_of_one_of_the_torus():
+    devices, _ = aot.open_topology("v5e:8x8")
+    mesh = make_mesh((8, 4, 2), devices)
+    assert len(set(mesh.devices.flat)) == 64
+    # Those that send each other most are neighbours.
+    for first, second in mesh.devices.reshape(-1, 2):
+        assert sum(abs(a - b) for a, b in zip(first.coords, second.coords, strict=True)) == 1
 
 
 @pytest.mark.parametrize(("name", "message"), [("h100:8", "must begin with one of"), ("v5e:3x99", "v5e:3x99: ")])

@@ -16,11 +16,12 @@ def make_mesh(shape: Sequence[int], devices: Sequence[jax.Device] | None = None)
 
     Args:
       shape: the sizes of the axes; 1 for those at the end that are not given.
-      devices: all unless some are given. Where they are in several slices (of TPUs, or nodes of GPUs), the slices lie
-        along `data`, and along `fsdp` if they are more, as the network between them is the slower one.
+      devices: all unless some are given. An axis takes whole axes of a TPU's torus where it can. Where the devices are
+        in several slices (of TPUs, or nodes of GPUs), the slices lie along `data`, and along `fsdp` if they are more,
+        as the network between them is the slower one.
 
     Raises:
-      ValueError: the slices cannot lie so, nor the axes on a slice of TPUs.
+      ValueError: the slices cannot lie so.
     """
     devices = jax.devices() if devices is None else devices
     shape = (*shape, *(1,) * (len(AXES) - len(shape)))
@@ -31,11 +32,7 @@ def _grid(shape: tuple[int, ...], devices: Sequence[jax.Device]) -> np.ndarray:
     """The devices in the order of the mesh: [data, fsdp, tensor]."""
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     if slices == 1:
-        try:
-            return mesh_utils.create_device_mesh(shape, devices)
-        except NotImplementedError as error:
-            axes = ", ".join(f"config.mesh.{axis}={size}" for axis, size in zip(AXES, shape, strict=True))
-            raise ValueError(f"{axes} do not lie on this slice of devices: {error}") from None
+        return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
     data = math.gcd(shape[0], slices)
     across = (data, slices // data, 1)
     if shape[1] % across[1]:
@@ -44,7 +41,7 @@ def _grid(shape: tuple[int, ...], devices: Sequence[jax.Device]) -> np.ndarray:
             f"devices, within one of which the config.mesh.tensor={shape[2]} devices of that axis must be"
         )
     within = tuple(size // many for size, many in zip(shape, across, strict=True))
-    return mesh_utils.create_hybrid_device_mesh(within, across, devices)
+    return mesh_utils.create_hybrid_device_mesh(within, across, devices, allow_split_physical_axes=True)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
