@@ -13,6 +13,7 @@ from rar_jax.config import Config, flat_fields, from_config_dict
 from rar_jax.files import write_atomically
 
 CONFIG_FILE = "config.json"
+_LOCK_FILE = "run.lock"
 # Of differences between runs that are named.
 _SHOWN_FIELDS = 8
 
@@ -93,7 +94,7 @@ def check_folder(flag: str, folder: epath.PathLike) -> None:
             raise ValueError(f"--{flag}={folder}: {ancestor} is a file, not a folder")
 
 
-def lock(folder: epath.PathLike, name: str = "run.lock", work: str = "trains") -> TextIO | None:
+def lock(folder: epath.PathLike, name: str = _LOCK_FILE, work: str = "trains") -> TextIO | None:
     """Makes sure that no other process of this machine does the same work in a folder, which is made if need be.
 
     Args:
@@ -123,4 +124,12 @@ def lock(folder: epath.PathLike, name: str = "run.lock", work: str = "trains") -
     file.truncate(0)
     file.write(str(os.getpid()))
     file.flush()
+    # For other machines, where the folder is on a network file system.
+    os.fsync(file.fileno())
     return file
+
+
+def is_locked_by(folder: epath.PathLike, process: int, name: str = _LOCK_FILE) -> bool:
+    """Whether the folder is the one in which a process, perhaps of another machine, holds the lock; remote ones are."""
+    file = epath.Path(folder) / name
+    return "://" in str(folder) or (file.exists() and file.read_text() == str(process))

@@ -27,7 +27,7 @@ _WARM_UP = 2
 
 def _made_up(config: Config) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
-    model, rows = config.model, config.train.batch_size // jax.process_count()
+    model, rows = config.model, config.train.batch_size
     return {
         "tokens": rng.integers(model.codebook_size, size=(rows, model.grid_side**2), dtype=np.int32),
         "label": rng.integers(model.num_classes, size=rows, dtype=np.int32),

@@ -35,8 +35,8 @@ def _files(folder: epath.Path) -> list[epath.Path]:
     return found
 
 
-def _digests(folder: epath.Path) -> dict[str, str]:
-    files = _files(folder)
+def _digests(folder: epath.Path, part: int = 0, parts: int = 1) -> dict[str, str]:
+    files = _files(folder)[part::parts]
     names = [str(path.relative_to(folder)) for path in files]
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
         return dict(zip(names, threads.map(_digest, files), strict=True))
@@ -47,8 +47,12 @@ def write_manifest(folder: epath.Path) -> None:
     write_atomically(folder / FILE, json.dumps(_digests(folder), indent=1))
 
 
-def verify(folder: epath.Path) -> bool:
+def verify(folder: epath.Path, part: int = 0, parts: int = 1) -> bool:
     """Compares a folder's files with its manifest.
+
+    Args:
+      folder: of a checkpoint.
+      part, parts: of several processes, each reads its share; by default all is read.
 
     Returns:
       Whether there is a manifest to compare with.
@@ -63,8 +67,10 @@ def verify(folder: epath.Path) -> bool:
         written = dict(json.loads(manifest.read_text()))
     except (ValueError, TypeError):
         raise ValueError(f"{manifest} is damaged") from None
-    found = _digests(folder)
-    for name, digest in written.items():
-        if found.get(name) != digest:
-            raise ValueError(f"{folder / name} is {'damaged' if name in found else 'missing'}")
+    for path in written:
+        if not (folder / path).exists():
+            raise ValueError(f"{folder / path} is missing")
+    for name, digest in _digests(folder, part, parts).items():
+        if written.get(name, digest) != digest:
+            raise ValueError(f"{folder / name} is damaged")
     return True

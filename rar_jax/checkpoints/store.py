@@ -15,7 +15,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from rar_jax.checkpoints.manifest import verify, write_manifest
 from rar_jax.config import CheckpointConfig
-from rar_jax.parallel.distributed import is_first, together, wait_for_all
+from rar_jax.parallel.distributed import from_first, is_first, together, wait_for_all
 from rar_jax.training.state import TrainState
 
 _log = logging.getLogger(__name__)
@@ -25,6 +25,8 @@ FOLDER = "checkpoints"
 DAMAGED = "damaged_checkpoints"
 
 _POLL_SECONDS = 0.2
+# For a manifest when the process is to end: what preempts it may not wait for half a minute.
+_HURRIED_SECONDS = 5
 
 _T = TypeVar("_T")
 
@@ -36,6 +38,14 @@ def _absolute(folder: epath.Path) -> epath.Path:
 
 def _wanted(like: Any, **options: Any) -> ocp.args.PyTreeRestore:
     return ocp.args.PyTreeRestore(like, restore_args=ocp.checkpoint_utils.construct_restore_args(like), **options)
+
+
+class _Manager(ocp.CheckpointManager):
+    """Orbax asks JAX about preemption on its own, with its steps, and would upset what all processes agree on."""
+
+    def reached_preemption(self, step: int) -> bool:
+        """Never: the training loop asks (`training.preemption`)."""
+        return False
 
 
 class CheckpointStore:
@@ -67,7 +77,7 @@ class CheckpointStore:
                 )
             options.preservation_policy = preservation_policy.AnyPreservationPolicy(policies)
         handlers = {"state": ocp.PyTreeCheckpointHandler(), "data": ocp.JsonCheckpointHandler()}
-        self._manager = ocp.CheckpointManager(self._folder, options=options, item_handlers=handlers)
+        self._manager = _Manager(self._folder, options=options, item_handlers=handlers)
         self._saved = True
         self._manifest: threading.Thread | None = None
         self._no_manifest = threading.Event()
@@ -119,9 +129,8 @@ class CheckpointStore:
           ValueError: the checkpoint is damaged or cannot be read.
         """
         with together():
-            # Every file is read for it: one process is enough.
-            if is_first():
-                self.verify(step)
+            # Every file is read for it, by one process each.
+            self._verify(step, jax.process_index(), jax.process_count())
         with together():
             restored = self._read(step, state=_wanted(like), data=ocp.args.JsonRestore())
         return restored.state, restored.data
@@ -132,9 +141,10 @@ class CheckpointStore:
         Raises:
           ValueError: there are checkpoints and none can be read; each is named with the reason.
         """
-        if not self.steps:
+        steps = from_first(self.steps)
+        if not steps:
             return None
-        step, restored, damaged = self._newest_readable(lambda step: self.restore(step, like))
+        step, restored, damaged = self._newest_readable(steps, lambda step: self.restore(step, like))
         if damaged:
             self._put_aside(damaged)
             _log.error("went back to the checkpoint of step %d; the newer ones are in %s", step, DAMAGED)
@@ -171,7 +181,9 @@ class CheckpointStore:
         Raises:
           ValueError: there are no checkpoints, or none can be read; each is named with the reason.
         """
-        step, params, damaged = self._newest_readable(lambda step: self.restore_sampling_params(step, sharding, dtype))
+        step, params, damaged = self._newest_readable(
+            self.steps, lambda step: self.restore_sampling_params(step, sharding, dtype)
+        )
         if damaged:
             _log.warning(
                 "the checkpoint of step %d is used, as that of step %s cannot be read",
@@ -186,25 +198,32 @@ class CheckpointStore:
         Raises:
           ValueError: it is damaged.
         """
+        self._verify(step, 0, 1)
+
+    def _verify(self, step: int, part: int, parts: int) -> None:
         with self._readable(step):
-            if not verify(self._folder / str(step)):
+            if not verify(self._folder / str(step), part, parts):
                 _log.warning("checkpoint %s has no manifest yet, and is restored unverified", self._folder / str(step))
 
-    def close(self) -> bool:
-        """Waits for saves to finish. Returns whether the last one, if any, did."""
-        self._finish()
+    def close(self, hurried: bool = False) -> bool:
+        """Waits for saves to finish. Returns whether the last one, if any, did.
+
+        Args:
+          hurried: a large checkpoint may go without its manifest, for which all of it is read again.
+        """
+        self._finish(_HURRIED_SECONDS if hurried else None)
         with contextlib.suppress(Exception):  # Said already.
             self._manager.close()
         return self._saved
 
-    def _newest_readable(self, read: Callable[[int], _T]) -> tuple[int, _T, list[int]]:
-        """The newest step that can be read, what was read of it, and the newer steps that could not be, newest first.
+    def _newest_readable(self, steps: list[int], read: Callable[[int], _T]) -> tuple[int, _T, list[int]]:
+        """The newest of some steps that can be read, what was read of it, and the newer ones that could not be.
 
         Raises:
           ValueError: there are no checkpoints, or none can be read; each is named with the reason.
         """
         damaged = {}
-        for step in reversed(self.steps):
+        for step in reversed(steps):
             try:
                 result = read(step)
             except ValueError as error:
@@ -243,15 +262,15 @@ class CheckpointStore:
         except OSError as error:
             _log.warning("no manifest for %s: %s", folder, error)
 
-    def _finish(self) -> None:
-        """Waits for the save before and its manifest."""
+    def _finish(self, manifest_seconds: float | None = None) -> None:
+        """Waits for the save before and its manifest, for which no longer than so long."""
         try:
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
         except Exception as error:
             self._failed("the save before", error)
         if self._manifest is not None:
-            self._manifest.join()
+            self._manifest.join(manifest_seconds)
             self._manifest = None
 
     def _put_aside(self, steps) -> None:

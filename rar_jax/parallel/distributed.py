@@ -3,12 +3,13 @@
 import contextlib
 import glob
 import importlib.util
+import json
 import logging
 import os
 import sys
 import traceback
 from collections.abc import Iterator
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
@@ -36,7 +37,7 @@ def initialize(
       process_id: of this one, from 0.
 
     Raises:
-      ValueError: the arguments do not go together.
+      ValueError: the arguments do not go together, or the others were not found.
     """
     if num_processes == 1 and process_id in (None, 0):
         return
@@ -56,7 +57,14 @@ def initialize(
     else:
         # Else Slurm's environment, where there is one, would choose a GPU.
         given["cluster_detection_method"] = "deactivate"
-    jax.distributed.initialize(**given, heartbeat_timeout_seconds=_HEARTBEAT_SECONDS)
+    try:
+        jax.distributed.initialize(**given, heartbeat_timeout_seconds=_HEARTBEAT_SECONDS)
+    except RuntimeError as error:
+        told = {name: value for name, value in given.items() if value is not None}
+        raise ValueError(
+            f"the processes did not find each other ({told or 'as the environment says'}): is each of them started, "
+            f"and the first one's address and port reachable and free? {error}"
+        ) from None
     if not is_first():
         logging.getLogger("rar_jax").setLevel(logging.WARNING)
 
@@ -126,6 +134,18 @@ def together() -> Iterator[None]:
     for process, theirs in enumerate(messages):
         if theirs.any():
             raise ValueError(f"process {process}: {bytes(theirs[theirs > 0]).decode(errors='replace')}")
+
+
+def from_first(value: Any) -> Any:
+    """The first process's value, a JSON one, in all: what each reads itself of a shared folder may be out of date."""
+    if jax.process_count() == 1:
+        return value
+    text = json.dumps(value).encode()
+    length = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
+    message = np.zeros(length, np.uint8)
+    if is_first():
+        message[:] = np.frombuffer(text, np.uint8)
+    return json.loads(bytes(np.asarray(multihost_utils.broadcast_one_to_all(message))))
 
 
 def is_first() -> bool:

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import json
 import logging
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
@@ -28,11 +29,11 @@ from rar_jax.evaluation.sample_scores import DigitsScorer, SampleScorer, open_sc
 from rar_jax.images.files import image_grid, write_png
 from rar_jax.images.plots import plot_curves, plot_scan_orders
 from rar_jax.orders import randomness
-from rar_jax.parallel.distributed import is_first, together, wait_for_all
+from rar_jax.parallel.distributed import from_first, is_first, together, wait_for_all
 from rar_jax.parallel.mesh import fetch, host_rows, make_mesh, put_batch
 from rar_jax.parallel.partition import on_mesh
 from rar_jax.progress import Progress
-from rar_jax.run_folder import CONFIG_FILE, check_folder, lock, read_config, write_config
+from rar_jax.run_folder import CONFIG_FILE, check_folder, is_locked_by, lock, read_config, write_config
 from rar_jax.sampling.sampler import Sampler, sample_tokens, spread_classes
 from rar_jax.training.finetune import begin_from, check_sizes
 from rar_jax.training.metrics import MetricsLog, read_metrics
@@ -45,6 +46,8 @@ from rar_jax.training.step import eval_step
 _log = logging.getLogger(__name__)
 
 _REPORT_BATCH = 128
+# Steps that the host may be ahead of the devices.
+_AHEAD = 2
 # Logged with a step that was looked at, whether or not there are held-out images.
 _LOOKED = "eval/done"
 # Before the names of scores of samples.
@@ -114,16 +117,21 @@ def prepare(config: Config, folder: epath.PathLike, allow_config_change: Sequenc
         if (folder / CONFIG_FILE).exists():
             for difference in check_same_run(config, read_config(folder), allow_config_change):
                 _log.info("goes on with other settings: the run had %s", difference)
-        if config.init_from and not CheckpointStore(folder).steps:
-            # In host memory: the devices may not have room for it whole.
-            host = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
-            try:
-                init_from = load(config.init_from, "rar", sharding=host)
-            except ValueError as error:
-                raise ValueError(f"config.init_from={config.init_from}: {error}") from None
-            check_sizes(program.model, init_from.model)
-        held = lock(folder) if is_first() else None
         scorer = _open_scorer(config)
+        steps = CheckpointStore(folder).steps
+    if config.init_from and not from_first(steps):
+        with together():
+            init_from = _load_init_from(config.init_from)
+            check_sizes(program.model, init_from.model)
+    with together():
+        held = lock(folder) if is_first() else None
+    holder = from_first(os.getpid())
+    with together():
+        if not is_locked_by(folder, holder):
+            raise ValueError(
+                f"--workdir={folder} is another folder here than in the first process: all processes need one that "
+                "they share, on a network file system or gs://"
+            )
     store = CheckpointStore(folder, config.checkpoint)
     like = jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes, state_shardings
@@ -143,6 +151,22 @@ def prepare(config: Config, folder: epath.PathLike, allow_config_change: Sequenc
         scorer=scorer,
         init_from=init_from,
     )
+
+
+def _load_init_from(path: str) -> Weights:
+    """In host memory: the devices may not have room for it whole."""
+    try:
+        host = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
+    except RuntimeError:
+        platforms = os.environ.get("JAX_PLATFORMS")
+        raise ValueError(
+            f"config.init_from={path} is read on the CPU, which JAX_PLATFORMS={platforms} leaves out: set it to "
+            f"{platforms},cpu"
+        ) from None
+    try:
+        return load(path, "rar", sharding=host)
+    except ValueError as error:
+        raise ValueError(f"config.init_from={path}: {error}") from None
 
 
 def _open_scorer(config: Config) -> SampleScorer | None:
@@ -209,13 +233,16 @@ def train(run: Run, preemption: Preemption | None = None) -> bool:
     progress = Progress("train", config.last_step, done=step)
     flops = config.train.batch_size / run.mesh.size * train_flops(run.program.model)
     timer, trace = StepTimer(config.train.batch_size, flops, rate), Trace(folder, config.train.profile_step)
-    skipped, step_fn, note, complete = SkippedUpdates(run), None, "", False
+    skipped, step_fn, note, complete, preempted = SkippedUpdates(run), None, "", False, False
 
     def save() -> None:
+        nonlocal saved
         if not _all_finite(state):
             raise NonFiniteError(f"step {step}: the state is not finite and is not saved; {_last_good(run)}")
+        metrics.flush()
         position = {"loader": batches.get_state(), "pending": _floats(pending)}
         run.store.save(state, position, observer.evaluations.get(step))
+        saved = step
 
     try:
         if step and observer.due(step):
@@ -239,29 +266,34 @@ def train(run: Run, preemption: Preemption | None = None) -> bool:
                 note = observer.log_training(step, values, timer.lap(step))
                 pending = []
             progress.update(note=note)
+            due = step % config.checkpoint.every == 0 or step == config.last_step
+            if due and not config.checkpoint.best_metric:
+                # First, as who asks to end may not wait until samples are scored; and it is written meanwhile.
+                save()
             if observer.due(step):
                 observer.look(step, state.sampling_params)
                 timer.restart(step)
-            if step % config.checkpoint.every == 0 or step == config.last_step:
+            if due and config.checkpoint.best_metric:
                 save()
-                saved = step
+            if due:
                 timer.restart(step)
-            if preemption.asked(step):
+            if preemption.asked():
                 raise Preempted
         if config.eval.report_samples:
             observer.report(step, state.sampling_params)
         complete = True
     except Preempted:
+        preempted = True
         _log.warning("asked to end: at step %d of %d", step, config.last_step)
         if step > saved:
             save()
     finally:
         trace.close()
         progress.close()
-        metrics.close()
-        last_saved = run.store.close()
+        last_saved = run.store.close(hurried=preempted)
         if run.lock is not None:
             run.lock.close()
+        metrics.close()
     if not last_saved:
         raise OSError(f"step {step} could not be saved; {_last_good(run)}")
     if is_first():
@@ -301,13 +333,16 @@ class SkippedUpdates:
         self._waiting: collections.deque[tuple[int, dict[str, jax.Array]]] = collections.deque()
 
     def check(self, step: int, values: dict[str, jax.Array]) -> None:
-        """Looks at the updates that are through by now; waiting for this one would leave the devices idle.
+        """Looks at the updates that are through by now, and waits for all but the last few.
+
+        Waiting for this one would leave the devices idle. Not waiting at all would let the host run ahead by hundreds
+        of steps, all of which a save must wait for.
 
         Raises:
           NonFiniteError: too many.
         """
         self._waiting.append((step, values))
-        while self._waiting and self._waiting[0][1]["skipped"].is_ready():
+        while len(self._waiting) > _AHEAD or (self._waiting and self._waiting[0][1]["skipped"].is_ready()):
             step, values = self._waiting.popleft()
             self._in_a_row = self._in_a_row + 1 if values["skipped"] else 0
             if self._in_a_row >= self._run.config.train.max_skipped:
@@ -329,7 +364,7 @@ class Observer:
         self._run = run
         self._metrics = metrics
         self._preemption = preemption
-        written = read_metrics(run.folder)
+        written = from_first(read_metrics(run.folder) if is_first() else None)
         self.evaluations = {entry["step"]: entry for entry in written if "heldout/target_loss" in entry}
         self._looked = {entry["step"] for entry in written if _LOOKED in entry}
         self._scored = {entry["step"] for entry in written if any(name.startswith(_SCORE) for name in entry)}
@@ -423,11 +458,11 @@ class Observer:
         if heldout is None:
             return losses
         count = min(run.config.eval.num_images or heldout.num_images, heldout.num_images)
+        # What fits in memory when training.
+        batch_size = run.config.train.batch_size // run.config.train.accumulation
         for split, records in (("train", run.datasets.train), ("heldout", heldout)):
             sums = None
-            for batch in eval_batches(
-                records, run.config.train.batch_size, count, host_rows(run.mesh, run.config.train.batch_size)
-            ):
+            for batch in eval_batches(records, batch_size, count, host_rows(run.mesh, batch_size)):
                 self._preemption.check()
                 new = self._eval_step(params, put_batch(batch, run.mesh))
                 sums = new if sums is None else jax.tree.map(jnp.add, sums, new)
@@ -462,7 +497,7 @@ class Observer:
         for guidance, options in (("guided", {}), ("unguided", {"guidance_scale": 1.0})):
             tokens = self._sample_tokens(params, labels, **options)
             if is_first():
-                images = decoded(self._run.tokenizer, tokens, lambda _: self._preemption.check())
+                images = decoded(self._run.tokenizer, tokens, lambda _: self._preemption.check_alone())
                 found = self._run.scorer.score(images, labels)
                 scores |= {f"{name}_{guidance}": value for name, value in found.items()}
         return scores

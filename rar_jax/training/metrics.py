@@ -1,5 +1,6 @@
 """Metrics on disk: metrics.jsonl, speed.jsonl and TensorBoard events, without TensorFlow."""
 
+import concurrent.futures
 import json
 from typing import Any
 
@@ -29,9 +30,8 @@ class MetricsLog:
         folder = epath.Path(run_folder)
         self._path = folder / FILE
         kept = [entry for entry in read_metrics(folder) if entry["step"] <= step]
-        self._lines = _Lines(folder / FILE, "".join(json.dumps(entry) + "\n" for entry in kept))
-        speed = folder / SPEED_FILE
-        self._speed = _Lines(speed, speed.read_text() if speed.exists() else "")
+        self._lines = _Lines(folder / FILE, kept)
+        self._speed = _Lines(folder / SPEED_FILE, _read_lines(folder / SPEED_FILE))
         self._events = tensorboardX.SummaryWriter(str(folder), purge_step=step + 1 if step else None)
 
     def write(self, step: int, values: dict[str, float]) -> None:
@@ -56,6 +56,11 @@ class MetricsLog:
             return
         self._events.add_image(name, image, step, dataformats="HWC")
 
+    def flush(self) -> None:
+        """Waits until what was added is in the files that a run goes on from."""
+        if self._writes:
+            self._lines.flush()
+
     def close(self) -> None:
         """Flushes everything."""
         if not self._writes:
@@ -66,31 +71,58 @@ class MetricsLog:
 
 
 class _Lines:
-    """A file of JSON lines. On gs://, where nothing can be appended to a file, it is written anew with each."""
+    """A file of JSON lines. On gs://, where nothing can be appended to a file, it is written anew, in a thread."""
 
-    def __init__(self, path: epath.Path, text: str):
-        """Begins with `text`."""
-        write_atomically(path, text)
-        self._path, self._text = path, text
-        self._file = None if "://" in str(path) else path.open("a")
+    def __init__(self, path: epath.Path, entries: list[dict[str, Any]]):
+        """Begins with some lines."""
+        self._path, self._text = path, "".join(json.dumps(entry) + "\n" for entry in entries)
+        write_atomically(path, self._text)
+        self._written = self._text
+        self._file = self._thread = None
+        if "://" in str(path):
+            self._thread = concurrent.futures.ThreadPoolExecutor(1)
+            self._last = self._thread.submit(self._write)
+        else:
+            self._file = path.open("a")
 
     def add(self, values: dict[str, float]) -> None:
         line = json.dumps(values) + "\n"
-        if self._file is None:
-            self._text += line
-            write_atomically(self._path, self._text)
-        else:
+        if self._file is not None:
             self._file.write(line)
             self._file.flush()
+            return
+        if self._last.done():
+            # Raises what went wrong.
+            self._last.result()
+        self._text += line
+        self._last = self._thread.submit(self._write)
+
+    def _write(self) -> None:
+        """Writes what there is by now, which is more than one line where lines come faster than they are written."""
+        text = self._text
+        if text != self._written:
+            write_atomically(self._path, text)
+            self._written = text
+
+    def flush(self) -> None:
+        """Waits until all is written."""
+        if self._thread is not None:
+            self._last.result()
 
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
+            return
+        self._thread.shutdown()
+        self._last.result()
 
 
 def read_metrics(run_folder: epath.PathLike) -> list[dict[str, Any]]:
     """The lines of a run's metrics.jsonl, oldest first; a last line cut short by a crash is left out."""
-    path = epath.Path(run_folder) / FILE
+    return _read_lines(epath.Path(run_folder) / FILE)
+
+
+def _read_lines(path: epath.Path) -> list[dict[str, Any]]:
     entries = []
     for line in path.read_text().splitlines() if path.exists() else ():
         try:

@@ -24,13 +24,15 @@ class Preemption:
     """Whether the run was asked to end. A context: within it, SIGTERM and SIGINT only ask.
 
     A second SIGINT ends the process at once. With several processes JAX's own notice of preemption is what counts, so
-    that all of them end at the same step, whichever got the signal; a Python handler for SIGTERM would silence it, and
+    that all of them end at the same place, whichever got the signal; a Python handler for SIGTERM would silence it, and
     SIGINT is passed on to it as SIGTERM.
     """
 
     def __init__(self):
         self._several = jax.process_count() > 1
         self._asked = threading.Event()
+        self._asks = 0
+        self._agreed = False
         self._handlers = {}
 
     def __enter__(self):
@@ -52,13 +54,20 @@ class Preemption:
             if self._several:
                 signal.raise_signal(signal.SIGTERM)
 
-    def asked(self, step: int) -> bool:
-        """Whether to end after this step; of several processes, all get the same answer. Call once a step."""
-        if self._several:
-            return multihost_utils.reached_preemption_sync_point(step)
-        return self._asked.is_set()
+    def asked(self) -> bool:
+        """Whether to end now. Of several processes all must ask equally often, and get the same answer each time."""
+        if self._several and not self._agreed:
+            # What JAX counts must begin at 1 in each process, also where a run goes on from a later step.
+            self._asks += 1
+            self._agreed = multihost_utils.reached_preemption_sync_point(self._asks)
+        return self._agreed or (not self._several and self._asked.is_set())
 
     def check(self) -> None:
-        """Between steps: raises `Preempted` if the run was asked to end. Several processes wait for the step's end."""
-        if not self._several and self._asked.is_set():
+        """Raises `Preempted` if the run was asked to end; for several processes as `asked`."""
+        if self.asked():
             raise Preempted
+
+    def check_alone(self) -> None:
+        """As `check`, for what only the first process does; of several, it goes on until all are asked again."""
+        if not self._several:
+            self.check()

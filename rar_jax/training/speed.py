@@ -1,11 +1,16 @@
 """How fast a run trains, and a trace of a few of its steps."""
 
+import logging
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import jax
 from etils import epath
+
+from rar_jax.parallel.distributed import is_first
+
+_log = logging.getLogger(__name__)
 
 _TRACED_STEPS = 3
 
@@ -61,18 +66,21 @@ class StepTimer:
 
 
 class Trace:
-    """A trace of three steps, for TensorBoard's profile plugin and, as perfetto_trace.json.gz, for ui.perfetto.dev."""
+    """A trace of three steps, for TensorBoard's profile plugin and, as perfetto_trace.json.gz, for ui.perfetto.dev.
+
+    Of the first process; the latter not on gs://, where JAX cannot write it.
+    """
 
     def __init__(self, folder: epath.PathLike, first: int):
         """Of the steps from `first` on, into folder/plugins/profile; 0 traces nothing."""
-        self._folder = folder
-        self._steps = range(first, first + _TRACED_STEPS) if first else ()
+        self._folder = str(folder)
+        self._steps = range(first, first + _TRACED_STEPS) if first and is_first() else ()
         self._on = False
 
     def before(self, step: int) -> None:
         """This step is about to begin."""
         if self._steps and step == self._steps[0]:
-            jax.profiler.start_trace(str(self._folder), create_perfetto_trace=True)
+            jax.profiler.start_trace(self._folder, create_perfetto_trace="://" not in self._folder)
             self._on = True
 
     def after(self, step: int, values: Any) -> None:
@@ -83,6 +91,11 @@ class Trace:
 
     def close(self) -> None:
         """Writes what there is."""
-        if self._on:
+        if not self._on:
+            return
+        self._on = False
+        try:
             jax.profiler.stop_trace()
-            self._on = False
+        # The profiler's errors are of many kinds; training need not end for them.
+        except Exception as error:
+            _log.error("no trace in %s: %s", self._folder, error)

@@ -52,10 +52,11 @@ class AskedAt(Preemption):
 
     def __init__(self, step, checks=None):
         super().__init__()
-        self._step, self._checks = step, checks
+        self._steps_left, self._checks = step, checks
 
-    def asked(self, step):
-        return self._checks is None and step == self._step
+    def asked(self):
+        self._steps_left -= 1
+        return self._checks is None and self._steps_left == 0
 
     def check(self):
         if self._checks is not None:

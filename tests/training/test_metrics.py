@@ -1,11 +1,15 @@
+import json
+import threading
 from unittest import mock
 
+import pytest
 import tensorboardX
 from etils.epath import backend
 from fsspec.implementations.memory import MemoryFileSystem
 
 from rar_jax.images.plots import plot_curves
 from rar_jax.run_folder import check_folder, lock, read_config, write_config
+from rar_jax.training import metrics
 from rar_jax.training.metrics import MetricsLog, read_metrics
 
 
@@ -22,6 +26,17 @@ def test_going_on_forgets_what_came_after_the_checkpoint(tmp_path):
     expected = [(10, 1.0), (20, 2.0), (30, 9.0)]
     assert [(entry["step"], entry["train/loss"]) for entry in read_metrics(tmp_path)] == expected
     assert len(list(tmp_path.glob("events.out.tfevents.*"))) >= 1
+
+
+def test_the_speed_log_goes_on_after_a_crash_too(tmp_path):
+    MetricsLog(tmp_path, 0).write_speed(10, {"steps_per_s": 1.0})
+    with (tmp_path / "speed.jsonl").open("a") as file:
+        file.write('{"step": 20, "ste')
+    log = MetricsLog(tmp_path, 10)
+    log.write_speed(30, {"steps_per_s": 3.0})
+    log.close()
+    lines = (tmp_path / "speed.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [10, 30]
 
 
 class Bucket(MemoryFileSystem):
@@ -45,11 +60,39 @@ class Bucket(MemoryFileSystem):
         return super().open(path, mode, **options)
 
 
-def test_a_run_folder_on_a_bucket(monkeypatch, small_config):
-    """The files that go through epath; checkpoints are Orbax's, and TensorBoard's events tensorboardX's."""
-    bucket, folder = Bucket(), "gs://bucket/run"
+@pytest.fixture
+def bucket(monkeypatch):
+    bucket = Bucket()
     monkeypatch.setattr(backend.fsspec_backend, "fs", lambda path: bucket)
     monkeypatch.setattr(tensorboardX, "SummaryWriter", mock.MagicMock())
+    yield bucket
+    bucket.store.clear()
+
+
+def test_a_slow_bucket_holds_nobody_up_and_a_failing_one_is_said(bucket, monkeypatch):
+    writes, go_on = [], threading.Event()
+
+    def slow(path, text):
+        writes.append(text.count("\n"))
+        assert go_on.wait(60)
+
+    log = MetricsLog("gs://bucket/slow", 0)
+    monkeypatch.setattr(metrics, "write_atomically", slow)
+    for step in range(1, 10):
+        log.write(step, {"train/loss": 0.0})
+    go_on.set()
+    log.flush()
+    # Those that came while the first was written went together.
+    assert writes[-1] == 9 and len(writes) <= 3
+    monkeypatch.setattr(metrics, "write_atomically", mock.Mock(side_effect=OSError("no space")))
+    log.write(10, {"train/loss": 0.0})
+    with pytest.raises(OSError, match="no space"):
+        log.flush()
+
+
+def test_a_run_folder_on_a_bucket(bucket, small_config):
+    """The files that go through epath; checkpoints are Orbax's, and TensorBoard's events tensorboardX's."""
+    folder = "gs://bucket/run"
     check_folder("workdir", folder)
     assert lock(folder) is None
     write_config(folder, small_config())
@@ -57,6 +100,7 @@ def test_a_run_folder_on_a_bucket(monkeypatch, small_config):
     log = MetricsLog(folder, 0)
     for step in (10, 20):
         log.write(step, {"train/loss": step / 10})
+        log.flush()
         # Others can read it while it grows.
         assert read_metrics(folder)[-1] == {"step": step, "train/loss": step / 10}
     log.close()
