@@ -45,6 +45,22 @@ def start(project, script, *arguments, **environment):
     )
 
 
+def launch(project, script, *arguments, **environment):
+    """As `start`, and does not wait for the end."""
+    environment = {"PATH": f"{project}/bin:{os.environ['PATH']}", "PROJECT": str(project), **environment}
+    command = [project / "launch" / script, *arguments]
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+
+
+def wait_until(holds, seconds=30):
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 # Each start of process i takes the next word of the file "codes" + i, and says with what it was called.
 PROCESS = """
 echo "$*" >> "$PROJECT/calls"
@@ -81,64 +97,135 @@ def test_local(project, codes, expected, starts):
     assert len({re.search(r"address=127\.0\.0\.1:(\d+)", call)[1] for call in calls}) == starts
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, ["0", "1"]),
+        ({"CUDA_VISIBLE_DEVICES": "3,GPU-5a,6"}, ["3", "GPU-5a"]),
+        ({"CUDA_VISIBLE_DEVICES": ""}, ["", ""]),
+    ],
+)
+def test_local_gives_each_process_one_of_the_gpus_that_are_allowed(project, given, expected):
+    put_program(project / ".venv/bin/python", 'echo "${*: -1}=$CUDA_VISIBLE_DEVICES" >> "$PROJECT/gpus"')
+    assert start(project, "local.sh", "2", **given).returncode == 0
+    gpus = [f"--process_id={i}={gpu}" for i, gpu in enumerate(expected)]
+    assert sorted((project / "gpus").read_text().splitlines()) == gpus
+    shown = start(project, "local.sh", "--dry_run", "2", **given).stdout.splitlines()
+    assert [line.split()[0] for line in shown] == [f"CUDA_VISIBLE_DEVICES={gpu}" for gpu in expected]
+
+
+def test_local_refuses_more_processes_than_gpus_are_allowed(project):
+    done = start(project, "local.sh", "3", "--config=a.py", CUDA_VISIBLE_DEVICES="0,1")
+    assert done.returncode == 2 and done.stderr == "error: CUDA_VISIBLE_DEVICES=0,1 has 2 GPUs for 3 processes\n"
+
+
 def test_local_passes_signals_on_and_is_not_started_again(project):
     put_program(
         project / ".venv/bin/python",
         'trap "echo saved; exit 75" TERM; touch "$PROJECT/ready$RANDOM"; while true; do sleep 0.05; done',
     )
-    process = subprocess.Popen(
-        [project / "launch" / "local.sh", "2"], env=os.environ | {"PROJECT": str(project)}, stdout=subprocess.PIPE
-    )
-    deadline = time.monotonic() + 30
-    while len(list(project.glob("ready*"))) < 2 and time.monotonic() < deadline:
-        time.sleep(0.02)
+    process = launch(project, "local.sh", "2")
+    wait_until(lambda: len(list(project.glob("ready*"))) == 2)
     process.send_signal(signal.SIGTERM)
-    assert process.communicate(timeout=30)[0] == b"saved\nsaved\n"
+    assert process.communicate(timeout=30)[0] == "saved\nsaved\n"
     assert process.returncode == PREEMPTED
+
+
+SLURM = {"SLURM_JOB_ID": "17", "SLURM_CPUS_PER_TASK": "8"}
 
 
 @pytest.mark.parametrize(("code", "queued"), [(75, True), (0, False), (2, False), (134, False)])
 def test_slurm(project, code, queued):
-    put_program(project / "bin/srun", f'echo "$*" >> "$PROJECT/calls"; exit {code}')
+    put_program(project / "bin/srun", f'echo "$SRUN_CPUS_PER_TASK $*" >> "$PROJECT/calls"; exit {code}')
     put_program(project / "bin/scontrol", 'echo "scontrol $*" >> "$PROJECT/calls"')
-    done = start(project, "slurm.sbatch", "--config=configs/rar_b.py", SLURM_SUBMIT_DIR=str(project), SLURM_JOB_ID="17")
+    done = start(project, "slurm.sbatch", "--config=configs/rar_b.py", SLURM_SUBMIT_DIR=str(project), **SLURM)
     assert done.returncode == code, done.stderr
     calls = (project / "calls").read_text().splitlines()
     assert calls[0].endswith(".venv/bin/python -m rar_jax.main --config=configs/rar_b.py")
+    # srun itself does not take it over from sbatch.
+    assert calls[0].startswith("8 ")
     assert calls[1:] == ["scontrol requeue 17"] * queued
 
 
-def test_slurm_passes_the_signal_on(project):
-    put_program(project / "bin/srun", 'trap "exit 75" TERM; touch "$PROJECT/ready"; while true; do sleep 0.05; done')
+# As the real one, it kills its processes where it gets SIGTERM itself. These save when they get it.
+SRUN = """
+for i in 0 1; do
+  bash -c 'trap "echo saved; exit 75" TERM; touch "$PROJECT/ready$0"; while true; do sleep 0.05; done' $i &
+  echo $! >> "$PROJECT/processes"
+done
+trap 'kill -KILL $(cat "$PROJECT/processes"); exit 143' TERM
+code=0
+for pid in $(cat "$PROJECT/processes"); do wait "$pid" || code=$?; done
+exit $code
+"""
+# With these arguments the real one signals the processes of the job's steps, and neither srun nor the batch script.
+SCANCEL = '[ "$*" = "--signal=TERM 17" ] && kill -TERM $(cat "$PROJECT/processes")'
+
+
+@pytest.mark.parametrize(
+    ("number", "queued"),
+    # Its time is nearly up; it is cancelled, or Slurm preempts it and queues it again.
+    [(signal.SIGUSR1, True), (signal.SIGTERM, False)],
+)
+def test_slurm_lets_the_processes_save(project, number, queued):
+    put_program(project / "bin/srun", SRUN)
+    put_program(project / "bin/scancel", SCANCEL)
     put_program(project / "bin/scontrol", 'echo "scontrol $*" >> "$PROJECT/calls"')
-    environment = {"PATH": f"{project}/bin:{os.environ['PATH']}", "PROJECT": str(project)}
-    environment |= {"SLURM_SUBMIT_DIR": str(project), "SLURM_JOB_ID": "17"}
-    process = subprocess.Popen([project / "launch" / "slurm.sbatch"], env=environment, stdout=subprocess.PIPE)
-    deadline = time.monotonic() + 30
-    while not (project / "ready").exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=30)
-    assert process.returncode == PREEMPTED
-    assert (project / "calls").read_text() == "scontrol requeue 17\n"
+    process = launch(project, "slurm.sbatch", SLURM_SUBMIT_DIR=str(project), **SLURM)
+    wait_until(lambda: len(list(project.glob("ready*"))) == 2)
+    process.send_signal(number)
+    said = process.communicate(timeout=30)[0]
+    assert process.returncode == PREEMPTED and said.count("saved\n") == 2
+    assert (project / "calls").exists() == queued
+    if queued:
+        assert (project / "calls").read_text() == "scontrol requeue 17\n"
 
 
-# A slice's state is in the file "state"; each training takes the next line of "trainings": what the workers say, and
-# the state after it.
+def test_slurm_is_told_before_its_time_is_up():
+    lines = (ROOT / "launch" / "slurm.sbatch").read_text().splitlines()
+    # Only the batch script, by the signal that it traps for that.
+    assert "#SBATCH --signal=B:USR1@300" in lines and "trap stop USR1" in lines
+
+
+# The file "states" has what the slice is found to be, a line each time, the last one for good. Each creation takes the
+# next line of "creations", an error unless it is empty; each training the next of "trainings": what the workers say, and
+# the states after it.
 GCLOUD = """
 echo "$*" >> "$PROJECT/calls"
+next() { head -n 1 "$PROJECT/$1" 2>/dev/null; sed -i 1d "$PROJECT/$1" 2>/dev/null; }
 case "$*" in
-  *" describe "*) cat "$PROJECT/state" 2>/dev/null || exit 1 ;;
-  *" create "*) echo READY > "$PROJECT/state" ;;
-  *" delete "*) rm "$PROJECT/state" ;;
+  *" describe "*)
+    [ -s "$PROJECT/states" ] || exit 1
+    if [ "$(wc -l < "$PROJECT/states")" -gt 1 ]; then next states; else cat "$PROJECT/states"; fi ;;
+  *" create "*)
+    error=$(next creations)
+    if [ -n "$error" ]; then echo "ERROR: $error" >&2; exit 1; fi
+    echo READY > "$PROJECT/states" ;;
+  *" delete "*) rm "$PROJECT/states" ;;
+  *install.sh*)
+    code=$(next installs)
+    exit "${code:-0}" ;;
   *rar_jax.main*)
-    IFS='|' read -r said state < "$PROJECT/trainings"
-    sed -i 1d "$PROJECT/trainings"
+    IFS='|' read -r said states <<< "$(next trainings)"
     printf "$said"
-    echo "$state" > "$PROJECT/state"
+    tr , '\\n' <<< "$states" > "$PROJECT/states"
     exit 1 ;;
 esac
 """
+# Pauses are not waited for.
+SLEEP = 'echo "sleep $*" >> "$PROJECT/calls"'
+SLICE = ("rar", "us-central1-a", "v5litepod-64")
+
+
+def put_cloud(project, states=(), **files):
+    put_program(project / "bin/gcloud", GCLOUD)
+    put_program(project / "bin/sleep", SLEEP)
+    for name, lines in {"states": states, **files}.items():
+        (project / name).write_text("".join(f"{line}\n" for line in lines))
+
+
+def cloud_calls(project, *words):
+    return [line for line in (project / "calls").read_text().splitlines() if all(word in line for word in words)]
 
 
 @pytest.mark.parametrize(
