@@ -237,27 +237,118 @@ def cloud_calls(project, *words):
         ("READY", [r"exit code 75\nexit code 75\n|READY", "exit code 0\\n|READY"], 0, 0, 2),
         # Taken away before it could save.
         ("READY", [r"exit code 134\n|PREEMPTED", "exit code 0\\n|READY"], 0, 1, 2),
+        # The workers are gone, and the state tells it later.
+        ("READY", [r"ssh: connection lost\n|READY,READY,PREEMPTED", "exit code 0\\n|READY"], 0, 1, 2),
         ("READY", [r"exit code 2\nexit code 2\n|READY"], 1, 0, 1),
         ("READY", [r"exit code 75\nexit code 134\n|READY"], 1, 0, 1),
         ("READY", ["ssh: connection lost\\n|READY"], 1, 0, 1),
     ],
 )
 def test_tpu_vm(project, state, trainings, expected, created, trained):
-    put_program(project / "bin/gcloud", GCLOUD)
-    if state:
-        (project / "state").write_text(f"{state}\n")
-    (project / "trainings").write_text("".join(f"{line}\n" for line in trainings))
+    put_cloud(project, [state] if state else [], trainings=trainings)
     flags = ("--config=configs/rar_b.py", "--workdir=gs://bucket/run", "--config.data.path=/mnt/a b")
-    done = start(project, "tpu_vm.sh", "rar", "us-central1-a", "v5litepod-64", *flags, TPU_CREATE_FLAGS="--spot")
+    setup = {"TPU_CREATE_FLAGS": "--spot", "TPU_SETUP": "gcsfuse tokens /mnt/tokens"}
+    done = start(project, "tpu_vm.sh", *SLICE, *flags, **setup)
     assert done.returncode == expected, done.stderr
-    calls = (project / "calls").read_text().splitlines()
-    creations = [call for call in calls if " create " in call]
+    creations = cloud_calls(project, " create ")
     assert len(creations) == created and all(call.endswith(" --spot") for call in creations)
-    runs = [call for call in calls if "rar_jax.main" in call]
+    runs = cloud_calls(project, "rar_jax.main")
     assert len(runs) == trained and all("--worker=all" in call for call in runs)
     assert all(r"--config=configs/rar_b.py --workdir=gs://bucket/run --config.data.path=/mnt/a\ b" in c for c in runs)
-    # Installed before each, as the slice may be a new one.
-    assert len([call for call in calls if "install.sh tpu" in call]) == trained
+    # Installed and set up, in this order, before each, as the slice may be a new one.
+    prepared = [call for call in cloud_calls(project, "--command=") if "rar_jax.main" not in call]
+    assert len(prepared) == 2 * trained
+    assert all("install.sh tpu" in call for call in prepared[::2])
+    assert all(call.endswith("--worker=all --command=gcsfuse tokens /mnt/tokens") for call in prepared[1::2])
+    # A mistake in the flags is told at once; else the state is asked for two minutes.
+    failed = expected and "exit code 2" not in trainings[0]
+    assert len(cloud_calls(project, "sleep 1")) == (120 if failed else 20 if ",PREEMPTED" in trainings[0] else 0)
+
+
+@pytest.mark.parametrize(
+    ("creations", "expected", "tries"),
+    [
+        (['There is no more capacity in the zone "us-central1-a"', "Insufficient capacity.", ""], 0, 3),
+        (["Permission denied"], 1, 1),
+    ],
+)
+def test_tpu_vm_waits_for_room_and_not_after_a_mistake(project, creations, expected, tries):
+    put_cloud(project, creations=creations, trainings=["exit code 0\\n|READY"])
+    done = start(project, "tpu_vm.sh", *SLICE, "--config=configs/rar_b.py")
+    assert done.returncode == expected
+    assert len(cloud_calls(project, " create ")) == tries
+    assert done.stderr.count("No room for a v5litepod-64 in us-central1-a") == tries - 1
+    assert len(cloud_calls(project, "sleep 1")) == 60 * (tries - 1)
+    # gcloud's own words are there to be read.
+    assert all(error in done.stderr for error in creations)
+
+
+def test_tpu_vm_waits_for_a_slice_that_is_being_made(project):
+    put_cloud(project, ["CREATING", "READY"], trainings=["exit code 0\\n|READY"])
+    assert start(project, "tpu_vm.sh", *SLICE, "--config=configs/rar_b.py").returncode == 0
+    assert not cloud_calls(project, " create ") and not cloud_calls(project, " delete ")
+
+
+def test_tpu_vm_goes_on_when_the_slice_is_taken_away_during_the_install(project):
+    put_cloud(project, ["READY", "PREEMPTED"], installs=["255"], trainings=["exit code 0\\n|READY"])
+    done = start(project, "tpu_vm.sh", *SLICE, "--config=configs/rar_b.py")
+    assert done.returncode == 0, done.stderr
+    assert len(cloud_calls(project, " delete ")) == len(cloud_calls(project, " create ")) == 1
+
+
+def test_tpu_vm_stops_while_it_waits_for_room(project):
+    put_cloud(project, creations=["no more capacity"] * 9)
+    (project / "bin/sleep").unlink()
+    process = launch(project, "tpu_vm.sh", *SLICE, "--config=configs/rar_b.py")
+    wait_until(lambda: (project / "calls").exists() and cloud_calls(project, " create "))
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode == PREEMPTED and len(cloud_calls(project, " create ")) == 1
+
+
+# Commands are run on one worker, which is a folder here.
+GCLOUD_WITH_WORKER = """
+echo "$*" >> "$PROJECT/calls"
+case "$*" in
+  *" describe "*) echo READY ;;
+  *install.sh*) ;;
+  *" ssh "*)
+    # Training begins some time after it was asked for.
+    case "$*" in *"exit code"*) sleep 0.5 ;; esac
+    asked=${!#}
+    cd "$PROJECT/worker" && bash -c "${asked#--command=}" ;;
+esac
+"""
+TRAINING = """
+import signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+open("began", "w").close()
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_tpu_vm_passes_the_signal_on_and_hears_the_exit_code(project, begun):
+    """For real but for ssh: of all processes whose command line names the module only Python is to end."""
+    put_program(project / "bin/gcloud", GCLOUD_WITH_WORKER)
+    # Of a name that no other process on this machine has: it is matched for real.
+    module = f"training_{os.getpid()}"
+    folder = project / "worker/rar_jax"
+    (folder / ".venv/bin").mkdir(parents=True)
+    (folder / ".venv/bin/python").symlink_to(sys.executable)
+    (folder / f"{module}.py").write_text(TRAINING)
+    process = launch(project, "tpu_vm.sh", *SLICE, "--config=configs/rar_b.py", TPU_MODULE=module)
+    wait_until(lambda: (project / "calls").exists() and cloud_calls(project, f"-m {module} "))
+    if begun:
+        wait_until((folder / "began").exists)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=50)[0]
+    if begun:
+        assert process.returncode == PREEMPTED and "exit code 75\n" in said, said
+    else:
+        # While Python starts SIGTERM ends it at once.
+        assert process.returncode in (PREEMPTED, 128 + signal.SIGTERM), said
+    assert len(cloud_calls(project, f"-m {module} --config")) == 1
 
 
 @pytest.mark.parametrize(
@@ -265,14 +356,17 @@ def test_tpu_vm(project, state, trainings, expected, created, trained):
     [
         ("local.sh", ["2"], "--num_processes=2 --process_id=1"),
         ("slurm.sbatch", [], "srun "),
-        ("tpu_vm.sh", ["rar", "us-central1-a", "v5litepod-64"], "gcloud compute tpus tpu-vm create rar --zone=us-c"),
+        ("tpu_vm.sh", SLICE, "gcloud compute tpus tpu-vm create rar --zone=us-c"),
     ],
 )
 def test_dry_run_prints_and_runs_nothing(project, script, arguments, shown):
     for program in ("bin/gcloud", "bin/srun", "bin/scontrol", "bin/tar", ".venv/bin/python"):
         put_program(project / program, 'touch "$PROJECT/ran"')
-    done = start(project, script, "--dry_run", *arguments, "--config=configs/rar_b.py")
-    assert done.returncode == 0 and shown in done.stdout and "rar_jax.main --config=configs/rar_b.py" in done.stdout
+    flags = ("--config=configs/rar_b.py", "--config.data.path=/mnt/a b")
+    done = start(project, script, "--dry_run", *arguments, *flags)
+    assert done.returncode == 0 and shown in done.stdout
+    # As a shell reads it.
+    assert r"rar_jax.main --config=configs/rar_b.py --config.data.path=/mnt/a\ b " in done.stdout
     assert not (project / "ran").exists()
 
 
