@@ -188,8 +188,8 @@ def test_slurm_is_told_before_its_time_is_up():
 
 
 # The file "states" has what the slice is found to be, a line each time, the last one for good. Each creation takes the
-# next line of "creations", an error unless it is empty; each training the next of "trainings": what the workers say, and
-# the states after it.
+# next line of "creations", an error unless it is empty; each install the next of "installs", its exit code; each
+# training the next of "trainings": what the workers say, and the states after it.
 GCLOUD = """
 echo "$*" >> "$PROJECT/calls"
 next() { head -n 1 "$PROJECT/$1" 2>/dev/null; sed -i 1d "$PROJECT/$1" 2>/dev/null; }
@@ -349,6 +349,77 @@ def test_tpu_vm_passes_the_signal_on_and_hears_the_exit_code(project, begun):
         # While Python starts SIGTERM ends it at once.
         assert process.returncode in (PREEMPTED, 128 + signal.SIGTERM), said
     assert len(cloud_calls(project, f"-m {module} --config")) == 1
+
+
+# A Python that has $version, and venv unless $no_venv is set.
+PYTHON = """
+echo "$(basename "$0") $*" >> "$PROJECT/calls"
+case "$*" in
+  -c*ensurepip*) [ -z "$no_venv" ] && [ "$version" -ge 11 ] ;;
+  -c*) [ "$version" -ge 11 ] ;;
+  "-m venv .venv") mkdir -p .venv/bin && cp "$PROJECT/pip" .venv/bin/pip ;;
+  "-m pip install"*) [ -e "$PROJECT/uv" ] && mkdir -p "${@: -2:1}/bin" && cp "$PROJECT/uv" "${@: -2:1}/bin/uv" ;;
+esac
+"""
+CALLED = 'echo "$(basename "$0") $*" >> "$PROJECT/calls"'
+
+
+def install(project, pythons, *programs):
+    """Runs install.sh where there are only these Pythons: name -> (minor version, whether it has venv)."""
+    (project / "setup.py").touch()
+    put_program(project / "pip", CALLED)
+    for program in ("bash", "env", "basename", "dirname", "cat", "cksum", "cp", "mkdir", "mktemp", "rm", *programs):
+        (project / "bin").mkdir(exist_ok=True)
+        (project / "bin" / program).symlink_to(shutil.which(program) or project / program)
+    for name, (version, venv) in pythons.items():
+        put_program(project / "bin" / name, f"version={version} no_venv={'' if venv else 1}\n{PYTHON}")
+    done = start(project, "install.sh", "cpu", "test", PATH=f"{project}/bin", TMPDIR=str(project))
+    calls = (project / "calls").read_text().splitlines() if (project / "calls").exists() else []
+    return done, [call for call in calls if " -c " not in call]
+
+
+@pytest.mark.parametrize(
+    ("pythons", "chosen"),
+    [
+        ({"python3": (14, True)}, "python3"),
+        ({"python3": (10, True), "python3.11": (11, True)}, "python3.11"),
+        ({"python3": (11, True), "python3.12": (12, True), "python3.13": (13, True)}, "python3.13"),
+        # As Debian has it, where python3-venv is not installed.
+        ({"python3": (13, False), "python3.13": (13, False), "python3.12": (12, True)}, "python3.12"),
+    ],
+)
+def test_install_takes_the_first_python_that_will_do(project, pythons, chosen):
+    done, calls = install(project, pythons)
+    assert done.returncode == 0, done.stderr
+    assert calls == [f"{chosen} -m venv .venv", "pip install --quiet --disable-pip-version-check -e .[cpu,test]"]
+    # Not a second time.
+    assert start(project, "install.sh", "cpu", "test", PATH=f"{project}/bin").returncode == 0
+    assert [call for call in (project / "calls").read_text().splitlines() if " -c " not in call] == calls
+
+
+# It makes .venv in the folder that it is run in.
+UV = CALLED + '; mkdir -p .venv/bin && cp "$PROJECT/pip" .venv/bin/pip'
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_install_fetches_a_python_where_there_is_none_that_will_do(project, installed):
+    put_program(project / "uv", UV)
+    done, calls = install(project, {"python3": (10, True)}, *["uv"] * installed)
+    assert done.returncode == 0, done.stderr
+    assert calls[-2:] == [
+        "uv venv --quiet --seed --python 3.12 .venv",
+        "pip install --quiet --disable-pip-version-check -e .[cpu,test]",
+    ]
+    assert len(calls) == (2 if installed else 3)
+    # uv itself does not stay.
+    assert not list(project.glob("tmp.*"))
+
+
+@pytest.mark.parametrize("pythons", [{}, {"python3": (10, True)}])
+def test_install_says_what_is_missing(project, pythons):
+    done, _ = install(project, pythons)
+    assert done.returncode == 2 and "error: install Python 3.11 or later with venv" in done.stderr
+    assert not (project / ".venv").exists()
 
 
 @pytest.mark.parametrize(
