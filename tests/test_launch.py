@@ -8,10 +8,12 @@ import subprocess
 import sys
 import time
 
+import jax
 import pytest
 import yaml
 from conftest import ROOT
 
+from rar_jax.parallel import distributed
 from rar_jax.training.metrics import read_metrics
 
 SCRIPTS = sorted([*(ROOT / "launch").glob("*.sh"), *(ROOT / "launch").glob("*.sbatch")])
@@ -447,33 +449,91 @@ def test_mistakes(project, script, arguments):
     assert done.returncode == 2 and done.stderr.startswith("error: ")
 
 
-def test_kubernetes():
-    """What JobSet needs to give the processes names and numbers, and to start them again on 75 and only then."""
-    jobset = yaml.safe_load((ROOT / "launch" / "kubernetes.yaml").read_text())
-    assert (jobset["apiVersion"], jobset["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
+@pytest.fixture
+def jobset():
+    return yaml.safe_load((ROOT / "launch" / "kubernetes.yaml").read_text())
+
+
+def goes_on(jobset, code):
+    """What Job and JobSet do when a pod ends with this exit code: restart the JobSet, fail it, or neither (None)."""
+    if code == 0:
+        return None
+    job = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]
+    # The first rule that matches; with none the Job fails once more pods failed than it allows.
+    reason = "BackoffLimitExceeded" if job["backoffLimit"] == 0 else None
+    for rule in job["podFailurePolicy"]["rules"]:
+        codes = rule["onExitCodes"]
+        if (code in codes["values"]) == {"In": True, "NotIn": False}[codes["operator"]]:
+            reason = {"FailJob": "PodFailurePolicy", "Ignore": None, "Count": reason}[rule["action"]]
+            break
     policy = jobset["spec"]["failurePolicy"]
-    assert policy["maxRestarts"] == 0
-    assert policy["rules"] == [
-        {"action": "RestartJobSetAndIgnoreMaxRestarts", "onJobFailureReasons": ["PodFailurePolicy"]}
-    ]
+    for rule in policy["rules"]:
+        if reason in rule.get("onJobFailureReasons", [reason]):
+            return rule["action"] == "RestartJobSetAndIgnoreMaxRestarts"
+    return policy["maxRestarts"] > 0
+
+
+@pytest.mark.parametrize(
+    ("code", "again"), [(0, None), (PREEMPTED, True), (1, False), (2, False), (134, False), (137, False), (143, False)]
+)
+def test_kubernetes_starts_again_when_preempted_and_saved_and_only_then(jobset, code, again):
+    assert goes_on(jobset, code) is again
+
+
+def test_kubernetes_has_what_jobset_demands(jobset):
+    assert (jobset["apiVersion"], jobset["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
     (workers,) = jobset["spec"]["replicatedJobs"]
     job = workers["template"]["spec"]
-    assert job["parallelism"] == job["completions"] and job["completionMode"] == "Indexed" and job["backoffLimit"] == 0
-    (rule,) = job["podFailurePolicy"]["rules"]
-    assert rule == {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [PREEMPTED]}}
+    # All at once, each with a number of its own.
+    assert job["parallelism"] == job["completions"] > 1 and job["completionMode"] == "Indexed"
     pod = job["template"]["spec"]
     # Kubernetes allows a podFailurePolicy with no other.
     assert pod["restartPolicy"] == "Never"
-    (container,) = pod["containers"]
-    assert {"name": "NODES", "value": str(job["completions"])} in container["env"]
-    shell, option, script = container["command"]
-    assert (shell, option) == ("sh", "-c") and "\n" not in script.strip()
-    # In place of the shell, so that SIGTERM comes to it.
-    assert script.startswith("exec .venv/bin/python -m rar_jax.main --config=configs/")
-    host = f"{jobset['metadata']['name']}-{workers['name']}-0-0.{jobset['metadata']['name']}"
+    # A service's host names: of letters, digits and hyphens, 63 at most with the numbers of job and pod.
+    assert re.fullmatch(r"[a-z]([a-z0-9-]*[a-z0-9])?", f"{jobset['metadata']['name']}-{workers['name']}")
+    for container in pod["containers"]:
+        assert {mount["name"] for mount in container["volumeMounts"]} <= {volume["name"] for volume in pod["volumes"]}
+
+
+def test_kubernetes_gives_the_processes_what_they_find_each_other_by(jobset, project, monkeypatch):
+    """The container's command, run as the kubelet would run it, with a stand-in for Python that says its arguments."""
+    (workers,) = jobset["spec"]["replicatedJobs"]
+    job = workers["template"]["spec"]
+    (container,) = job["template"]["spec"]["containers"]
+    put_program(project / ".venv/bin/python", 'printf "%s\\n" "$@"')
+    joined = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **given: joined.append(given))
+    for index in range(job["completions"]):
+        environment = {entry["name"]: entry["value"] for entry in container["env"]}
+        # What an Indexed Job adds.
+        environment |= {"JOB_COMPLETION_INDEX": str(index), "PATH": os.environ["PATH"]}
+        said = subprocess.run(container["command"], cwd=project, env=environment, capture_output=True, text=True)
+        option, module, *flags = said.stdout.splitlines()
+        assert (option, module) == ("-m", "rar_jax.main"), said
+        given = dict(flag.removeprefix("--").split("=", 1) for flag in flags)
+        assert (ROOT / given["config"]).is_file()
+        distributed.initialize(given["coordinator_address"], int(given["num_processes"]), int(given["process_id"]))
+        # Folders of the run and of the data are mounted.
+        for path in (given["workdir"], given["config.data.path"]):
+            assert any(path.startswith(mount["mountPath"]) for mount in container["volumeMounts"])
+    assert [each["process_id"] for each in joined] == list(range(job["completions"]))
+    assert {each["num_processes"] for each in joined} == {job["completions"]}
+    # JobSet's name of the pod that process 0 is in, by the service that has the JobSet's name.
+    name = jobset["metadata"]["name"]
     port = container["ports"][0]["containerPort"]
-    assert f"--coordinator_address={host}:{port} --num_processes=$NODES --process_id=$JOB_COMPLETION_INDEX" in script
-    assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
+    assert {each["coordinator_address"] for each in joined} == {f"{name}-{workers['name']}-0-0.{name}:{port}"}
+
+
+def test_kubernetes_signals_come_to_python(jobset, project):
+    (container,) = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]["containers"]
+    put_program(
+        project / ".venv/bin/python", 'trap "exit 75" TERM; touch "$PROJECT/ready"; while true; do sleep 0.05; done'
+    )
+    environment = {"PATH": os.environ["PATH"], "PROJECT": str(project), "NODES": "2", "JOB_COMPLETION_INDEX": "0"}
+    process = subprocess.Popen(container["command"], cwd=project, env=environment)
+    wait_until((project / "ready").exists)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) == PREEMPTED
 
 
 @pytest.mark.long
