@@ -166,7 +166,7 @@ SCANCEL = '[ "$*" = "--signal=TERM 17" ] && kill -TERM $(cat "$PROJECT/processes
 
 @pytest.mark.parametrize(
     ("number", "queued"),
-    # Its time is nearly up; it is cancelled, or Slurm preempts it and queues it again.
+    # Its time is nearly up; it is told to end, or Slurm preempts it and queues it again itself.
     [(signal.SIGUSR1, True), (signal.SIGTERM, False)],
 )
 def test_slurm_lets_the_processes_save(project, number, queued):
