@@ -308,6 +308,16 @@ def test_tpu_vm_stops_while_it_waits_for_room(project):
     assert process.returncode == PREEMPTED and len(cloud_calls(project, " create ")) == 1
 
 
+def test_tpu_vm_stops_before_it_trains(project):
+    slow_install = 'case "$*" in *" describe "*) echo READY ;; *install.sh*) sleep 0.5 ;; esac'
+    put_program(project / "bin/gcloud", f'echo "$*" >> "$PROJECT/calls"; {slow_install}')
+    process = launch(project, "tpu_vm.sh", *SLICE, "--config=configs/rar_b.py")
+    wait_until(lambda: (project / "calls").exists() and cloud_calls(project, "install.sh"))
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode == PREEMPTED and not cloud_calls(project, "rar_jax.main")
+
+
 # Commands are run on one worker, which is a folder here.
 GCLOUD_WITH_WORKER = """
 echo "$*" >> "$PROJECT/calls"
