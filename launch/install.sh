@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Makes .venv in the project's folder if need be and installs rar_jax into it.
 #   launch/install.sh [cpu|cuda|tpu] [more extras, such as test]
+# Of python3.13, 3.12, 3.11 and python3 it takes the first that is 3.11 or later and has venv; where there is none, as on
+# the TPU images with Python 3.10, uv fetches Python 3.12 (into ~/.local/share/uv, nothing of the system changes).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -11,17 +13,30 @@ case "$platform" in
 esac
 extras=$platform${2:+,$2}
 
-if ! command -v python3 >/dev/null; then
-  echo "error: python3 is not here; install Python 3.11 or later" >&2
-  exit 2
-fi
-if ! python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
-  echo "error: $(python3 --version) is too old; install Python 3.11 or later" >&2
-  exit 2
-fi
-if [ ! -x .venv/bin/pip ]; then
-  python3 -m venv .venv || { echo "error: python3 has no venv module; on Debian: apt-get install python3-venv" >&2; exit 2; }
-fi
+# ensurepip is what Debian leaves out of python3 and has in python3-venv.
+usable() { "$1" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
+
+make_venv() {
+  local python uv scratch
+  for python in python3.13 python3.12 python3.11 python3; do
+    if usable "$python"; then
+      "$python" -m venv .venv
+      return
+    fi
+  done
+  echo "No Python of 3.11 or later with venv here: fetching Python 3.12 with uv ..."
+  scratch=$(mktemp -d)
+  # shellcheck disable=SC2064  # now, as it is local
+  trap "rm -rf '$scratch'" EXIT
+  uv=uv
+  if ! command -v uv >/dev/null && python3 -m pip install --quiet --target "$scratch" uv; then uv=$scratch/bin/uv; fi
+  "$uv" venv --quiet --seed --python 3.12 .venv || {
+    echo "error: install Python 3.11 or later with venv (on Debian and Ubuntu: apt-get install python3.11-venv), or uv" >&2
+    exit 2
+  }
+}
+
+if [ ! -x .venv/bin/pip ]; then make_venv; fi
 
 # Installed already? A stamp for each set of extras holds the checksum of the setup.py it was installed from.
 stamp=.venv/installed-$extras

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Trains in N processes on this machine; started again for as long as they end preempted and saved (exit code 75).
 #   launch/local.sh [--dry_run] N --config=configs/digits.py [more flags of rar_jax.main]
-# On GPUs, process i gets GPU i. SIGTERM and SIGINT are passed on, and then it is not started again.
+# On GPUs, process i gets GPU i, or the i-th of CUDA_VISIBLE_DEVICES. SIGTERM and SIGINT are passed on, and then it is
+# not started again.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 preempted=75
@@ -17,6 +18,19 @@ if ! [[ "$count" =~ ^[1-9][0-9]*$ ]]; then
   exit 2
 fi
 shift
+
+if [ -n "${CUDA_VISIBLE_DEVICES:-}" ]; then
+  IFS=, read -r -a gpus <<<"$CUDA_VISIBLE_DEVICES"
+  if [ "$count" -gt ${#gpus[@]} ]; then
+    echo "error: CUDA_VISIBLE_DEVICES=$CUDA_VISIBLE_DEVICES has ${#gpus[@]} GPUs for $count processes" >&2
+    exit 2
+  fi
+elif [ -n "${CUDA_VISIBLE_DEVICES+set}" ]; then
+  # Empty, it hides them all.
+  gpus=()
+else
+  mapfile -t gpus < <(seq 0 $((count - 1)))
+fi
 
 # The coordinator's port; another of 20,000 each time, so that a restart does not wait for the old one.
 port() { echo $((20000 + (RANDOM * 32768 + RANDOM) % 20000)); }
@@ -54,10 +68,11 @@ while true; do
     command=(.venv/bin/python -m rar_jax.main "$@"
       --coordinator_address="$address" --num_processes="$count" --process_id="$i")
     if [ -n "$dry_run" ]; then
-      echo "CUDA_VISIBLE_DEVICES=$i ${command[*]}"
+      printf '%q ' "CUDA_VISIBLE_DEVICES=${gpus[i]:-}" "${command[@]}"
+      echo
       continue
     fi
-    CUDA_VISIBLE_DEVICES=$i "${command[@]}" &
+    CUDA_VISIBLE_DEVICES=${gpus[i]:-} "${command[@]}" &
     pids+=($!)
   done
   if [ -n "$dry_run" ]; then exit 0; fi

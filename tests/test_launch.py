@@ -8,10 +8,12 @@ import subprocess
 import sys
 import time
 
+import jax
 import pytest
 import yaml
 from conftest import ROOT
 
+from rar_jax.parallel import distributed
 from rar_jax.training.metrics import read_metrics
 
 SCRIPTS = sorted([*(ROOT / "launch").glob("*.sh"), *(ROOT / "launch").glob("*.sbatch")])
@@ -43,6 +45,22 @@ def start(project, script, *arguments, **environment):
     return subprocess.run(
         [project / "launch" / script, *arguments], capture_output=True, text=True, timeout=60, env=environment
     )
+
+
+def launch(project, script, *arguments, **environment):
+    """As `start`, and does not wait for the end."""
+    environment = {"PATH": f"{project}/bin:{os.environ['PATH']}", "PROJECT": str(project), **environment}
+    command = [project / "launch" / script, *arguments]
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+
+
+def wait_until(holds, seconds=30):
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 # Each start of process i takes the next word of the file "codes" + i, and says with what it was called.
@@ -81,64 +99,135 @@ def test_local(project, codes, expected, starts):
     assert len({re.search(r"address=127\.0\.0\.1:(\d+)", call)[1] for call in calls}) == starts
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, ["0", "1"]),
+        ({"CUDA_VISIBLE_DEVICES": "3,GPU-5a,6"}, ["3", "GPU-5a"]),
+        ({"CUDA_VISIBLE_DEVICES": ""}, ["", ""]),
+    ],
+)
+def test_local_gives_each_process_one_of_the_gpus_that_are_allowed(project, given, expected):
+    put_program(project / ".venv/bin/python", 'echo "${*: -1}=$CUDA_VISIBLE_DEVICES" >> "$PROJECT/gpus"')
+    assert start(project, "local.sh", "2", **given).returncode == 0
+    gpus = [f"--process_id={i}={gpu}" for i, gpu in enumerate(expected)]
+    assert sorted((project / "gpus").read_text().splitlines()) == gpus
+    shown = start(project, "local.sh", "--dry_run", "2", **given).stdout.splitlines()
+    assert [line.split()[0] for line in shown] == [f"CUDA_VISIBLE_DEVICES={gpu}" for gpu in expected]
+
+
+def test_local_refuses_more_processes_than_gpus_are_allowed(project):
+    done = start(project, "local.sh", "3", "--config=a.py", CUDA_VISIBLE_DEVICES="0,1")
+    assert done.returncode == 2 and done.stderr == "error: CUDA_VISIBLE_DEVICES=0,1 has 2 GPUs for 3 processes\n"
+
+
 def test_local_passes_signals_on_and_is_not_started_again(project):
     put_program(
         project / ".venv/bin/python",
         'trap "echo saved; exit 75" TERM; touch "$PROJECT/ready$RANDOM"; while true; do sleep 0.05; done',
     )
-    process = subprocess.Popen(
-        [project / "launch" / "local.sh", "2"], env=os.environ | {"PROJECT": str(project)}, stdout=subprocess.PIPE
-    )
-    deadline = time.monotonic() + 30
-    while len(list(project.glob("ready*"))) < 2 and time.monotonic() < deadline:
-        time.sleep(0.02)
+    process = launch(project, "local.sh", "2")
+    wait_until(lambda: len(list(project.glob("ready*"))) == 2)
     process.send_signal(signal.SIGTERM)
-    assert process.communicate(timeout=30)[0] == b"saved\nsaved\n"
+    assert process.communicate(timeout=30)[0] == "saved\nsaved\n"
     assert process.returncode == PREEMPTED
+
+
+SLURM = {"SLURM_JOB_ID": "17", "SLURM_CPUS_PER_TASK": "8"}
 
 
 @pytest.mark.parametrize(("code", "queued"), [(75, True), (0, False), (2, False), (134, False)])
 def test_slurm(project, code, queued):
-    put_program(project / "bin/srun", f'echo "$*" >> "$PROJECT/calls"; exit {code}')
+    put_program(project / "bin/srun", f'echo "$SRUN_CPUS_PER_TASK $*" >> "$PROJECT/calls"; exit {code}')
     put_program(project / "bin/scontrol", 'echo "scontrol $*" >> "$PROJECT/calls"')
-    done = start(project, "slurm.sbatch", "--config=configs/rar_b.py", SLURM_SUBMIT_DIR=str(project), SLURM_JOB_ID="17")
+    done = start(project, "slurm.sbatch", "--config=configs/rar_b.py", SLURM_SUBMIT_DIR=str(project), **SLURM)
     assert done.returncode == code, done.stderr
     calls = (project / "calls").read_text().splitlines()
     assert calls[0].endswith(".venv/bin/python -m rar_jax.main --config=configs/rar_b.py")
+    # srun itself does not take it over from sbatch.
+    assert calls[0].startswith("8 ")
     assert calls[1:] == ["scontrol requeue 17"] * queued
 
 
-def test_slurm_passes_the_signal_on(project):
-    put_program(project / "bin/srun", 'trap "exit 75" TERM; touch "$PROJECT/ready"; while true; do sleep 0.05; done')
+# As the real one, it kills its processes where it gets SIGTERM itself. These save when they get it.
+SRUN = """
+for i in 0 1; do
+  bash -c 'trap "echo saved; exit 75" TERM; touch "$PROJECT/ready$0"; while true; do sleep 0.05; done' $i &
+  echo $! >> "$PROJECT/processes"
+done
+trap 'kill -KILL $(cat "$PROJECT/processes"); exit 143' TERM
+code=0
+for pid in $(cat "$PROJECT/processes"); do wait "$pid" || code=$?; done
+exit $code
+"""
+# With these arguments the real one signals the processes of the job's steps, and neither srun nor the batch script.
+SCANCEL = '[ "$*" = "--signal=TERM 17" ] && kill -TERM $(cat "$PROJECT/processes")'
+
+
+@pytest.mark.parametrize(
+    ("number", "queued"),
+    # Its time is nearly up; it is told to end, or Slurm preempts it and queues it again itself.
+    [(signal.SIGUSR1, True), (signal.SIGTERM, False)],
+)
+def test_slurm_lets_the_processes_save(project, number, queued):
+    put_program(project / "bin/srun", SRUN)
+    put_program(project / "bin/scancel", SCANCEL)
     put_program(project / "bin/scontrol", 'echo "scontrol $*" >> "$PROJECT/calls"')
-    environment = {"PATH": f"{project}/bin:{os.environ['PATH']}", "PROJECT": str(project)}
-    environment |= {"SLURM_SUBMIT_DIR": str(project), "SLURM_JOB_ID": "17"}
-    process = subprocess.Popen([project / "launch" / "slurm.sbatch"], env=environment, stdout=subprocess.PIPE)
-    deadline = time.monotonic() + 30
-    while not (project / "ready").exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=30)
-    assert process.returncode == PREEMPTED
-    assert (project / "calls").read_text() == "scontrol requeue 17\n"
+    process = launch(project, "slurm.sbatch", SLURM_SUBMIT_DIR=str(project), **SLURM)
+    wait_until(lambda: len(list(project.glob("ready*"))) == 2)
+    process.send_signal(number)
+    said = process.communicate(timeout=30)[0]
+    assert process.returncode == PREEMPTED and said.count("saved\n") == 2
+    assert (project / "calls").exists() == queued
+    if queued:
+        assert (project / "calls").read_text() == "scontrol requeue 17\n"
 
 
-# A slice's state is in the file "state"; each training takes the next line of "trainings": what the workers say, and
-# the state after it.
+def test_slurm_is_told_before_its_time_is_up():
+    lines = (ROOT / "launch" / "slurm.sbatch").read_text().splitlines()
+    # Only the batch script, by the signal that it traps for that.
+    assert "#SBATCH --signal=B:USR1@300" in lines and "trap stop USR1" in lines
+
+
+# The file "states" has what the slice is found to be, a line each time, the last one for good. Each creation takes the
+# next line of "creations", an error unless it is empty; each install the next of "installs", its exit code; each
+# training the next of "trainings": what the workers say, and the states after it.
 GCLOUD = """
 echo "$*" >> "$PROJECT/calls"
+next() { head -n 1 "$PROJECT/$1" 2>/dev/null; sed -i 1d "$PROJECT/$1" 2>/dev/null; }
 case "$*" in
-  *" describe "*) cat "$PROJECT/state" 2>/dev/null || exit 1 ;;
-  *" create "*) echo READY > "$PROJECT/state" ;;
-  *" delete "*) rm "$PROJECT/state" ;;
+  *" describe "*)
+    [ -s "$PROJECT/states" ] || exit 1
+    if [ "$(wc -l < "$PROJECT/states")" -gt 1 ]; then next states; else cat "$PROJECT/states"; fi ;;
+  *" create "*)
+    error=$(next creations)
+    if [ -n "$error" ]; then echo "ERROR: $error" >&2; exit 1; fi
+    echo READY > "$PROJECT/states" ;;
+  *" delete "*) rm "$PROJECT/states" ;;
+  *install.sh*)
+    code=$(next installs)
+    exit "${code:-0}" ;;
   *rar_jax.main*)
-    IFS='|' read -r said state < "$PROJECT/trainings"
-    sed -i 1d "$PROJECT/trainings"
+    IFS='|' read -r said states <<< "$(next trainings)"
     printf "$said"
-    echo "$state" > "$PROJECT/state"
+    tr , '\\n' <<< "$states" > "$PROJECT/states"
     exit 1 ;;
 esac
 """
+# Pauses are not waited for.
+SLEEP = 'echo "sleep $*" >> "$PROJECT/calls"'
+SLICE = ("rar", "us-central1-a", "v5litepod-64")
+
+
+def put_cloud(project, states=(), **files):
+    put_program(project / "bin/gcloud", GCLOUD)
+    put_program(project / "bin/sleep", SLEEP)
+    for name, lines in {"states": states, **files}.items():
+        (project / name).write_text("".join(f"{line}\n" for line in lines))
+
+
+def cloud_calls(project, *words):
+    return [line for line in (project / "calls").read_text().splitlines() if all(word in line for word in words)]
 
 
 @pytest.mark.parametrize(
@@ -150,27 +239,199 @@ esac
         ("READY", [r"exit code 75\nexit code 75\n|READY", "exit code 0\\n|READY"], 0, 0, 2),
         # Taken away before it could save.
         ("READY", [r"exit code 134\n|PREEMPTED", "exit code 0\\n|READY"], 0, 1, 2),
+        # The workers are gone, and the state tells it later.
+        ("READY", [r"ssh: connection lost\n|READY,READY,PREEMPTED", "exit code 0\\n|READY"], 0, 1, 2),
         ("READY", [r"exit code 2\nexit code 2\n|READY"], 1, 0, 1),
         ("READY", [r"exit code 75\nexit code 134\n|READY"], 1, 0, 1),
         ("READY", ["ssh: connection lost\\n|READY"], 1, 0, 1),
     ],
 )
 def test_tpu_vm(project, state, trainings, expected, created, trained):
-    put_program(project / "bin/gcloud", GCLOUD)
-    if state:
-        (project / "state").write_text(f"{state}\n")
-    (project / "trainings").write_text("".join(f"{line}\n" for line in trainings))
+    put_cloud(project, [state] if state else [], trainings=trainings)
     flags = ("--config=configs/rar_b.py", "--workdir=gs://bucket/run", "--config.data.path=/mnt/a b")
-    done = start(project, "tpu_vm.sh", "rar", "us-central1-a", "v5litepod-64", *flags, TPU_CREATE_FLAGS="--spot")
+    setup = {"TPU_CREATE_FLAGS": "--spot", "TPU_SETUP": "gcsfuse tokens /mnt/tokens"}
+    done = start(project, "tpu_vm.sh", *SLICE, *flags, **setup)
     assert done.returncode == expected, done.stderr
-    calls = (project / "calls").read_text().splitlines()
-    creations = [call for call in calls if " create " in call]
+    creations = cloud_calls(project, " create ")
     assert len(creations) == created and all(call.endswith(" --spot") for call in creations)
-    runs = [call for call in calls if "rar_jax.main" in call]
+    runs = cloud_calls(project, "rar_jax.main")
     assert len(runs) == trained and all("--worker=all" in call for call in runs)
     assert all(r"--config=configs/rar_b.py --workdir=gs://bucket/run --config.data.path=/mnt/a\ b" in c for c in runs)
-    # Installed before each, as the slice may be a new one.
-    assert len([call for call in calls if "install.sh tpu" in call]) == trained
+    # Installed and set up, in this order, before each, as the slice may be a new one.
+    prepared = [call for call in cloud_calls(project, "--command=") if "rar_jax.main" not in call]
+    assert len(prepared) == 2 * trained
+    assert all("install.sh tpu" in call for call in prepared[::2])
+    assert all(call.endswith("--worker=all --command=gcsfuse tokens /mnt/tokens") for call in prepared[1::2])
+    # A mistake in the flags is told at once; else the state is asked for two minutes.
+    failed = expected and "exit code 2" not in trainings[0]
+    assert len(cloud_calls(project, "sleep 1")) == (120 if failed else 20 if ",PREEMPTED" in trainings[0] else 0)
+
+
+@pytest.mark.parametrize(
+    ("creations", "expected", "tries"),
+    [
+        (['There is no more capacity in the zone "us-central1-a"', "Insufficient capacity.", ""], 0, 3),
+        (["Permission denied"], 1, 1),
+    ],
+)
+def test_tpu_vm_waits_for_room_and_not_after_a_mistake(project, creations, expected, tries):
+    put_cloud(project, creations=creations, trainings=["exit code 0\\n|READY"])
+    done = start(project, "tpu_vm.sh", *SLICE, "--config=configs/rar_b.py")
+    assert done.returncode == expected
+    assert len(cloud_calls(project, " create ")) == tries
+    assert done.stderr.count("No room for a v5litepod-64 in us-central1-a") == tries - 1
+    assert len(cloud_calls(project, "sleep 1")) == 60 * (tries - 1)
+    # gcloud's own words are there to be read.
+    assert all(error in done.stderr for error in creations)
+
+
+def test_tpu_vm_waits_for_a_slice_that_is_being_made(project):
+    put_cloud(project, ["CREATING", "READY"], trainings=["exit code 0\\n|READY"])
+    assert start(project, "tpu_vm.sh", *SLICE, "--config=configs/rar_b.py").returncode == 0
+    assert not cloud_calls(project, " create ") and not cloud_calls(project, " delete ")
+
+
+def test_tpu_vm_goes_on_when_the_slice_is_taken_away_during_the_install(project):
+    put_cloud(project, ["READY", "PREEMPTED"], installs=["255"], trainings=["exit code 0\\n|READY"])
+    done = start(project, "tpu_vm.sh", *SLICE, "--config=configs/rar_b.py")
+    assert done.returncode == 0, done.stderr
+    assert len(cloud_calls(project, " delete ")) == len(cloud_calls(project, " create ")) == 1
+
+
+def test_tpu_vm_stops_while_it_waits_for_room(project):
+    put_cloud(project, creations=["no more capacity"] * 9)
+    (project / "bin/sleep").unlink()
+    process = launch(project, "tpu_vm.sh", *SLICE, "--config=configs/rar_b.py")
+    wait_until(lambda: (project / "calls").exists() and cloud_calls(project, " create "))
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode == PREEMPTED and len(cloud_calls(project, " create ")) == 1
+
+
+def test_tpu_vm_stops_before_it_trains(project):
+    slow_install = 'case "$*" in *" describe "*) echo READY ;; *install.sh*) sleep 0.5 ;; esac'
+    put_program(project / "bin/gcloud", f'echo "$*" >> "$PROJECT/calls"; {slow_install}')
+    process = launch(project, "tpu_vm.sh", *SLICE, "--config=configs/rar_b.py")
+    wait_until(lambda: (project / "calls").exists() and cloud_calls(project, "install.sh"))
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode == PREEMPTED and not cloud_calls(project, "rar_jax.main")
+
+
+# Commands are run on one worker, which is a folder here.
+GCLOUD_WITH_WORKER = """
+echo "$*" >> "$PROJECT/calls"
+case "$*" in
+  *" describe "*) echo READY ;;
+  *install.sh*) ;;
+  *" ssh "*)
+    # Training begins some time after it was asked for.
+    case "$*" in *"exit code"*) sleep 0.5 ;; esac
+    asked=${!#}
+    cd "$PROJECT/worker" && bash -c "${asked#--command=}" ;;
+esac
+"""
+TRAINING = """
+import signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+open("began", "w").close()
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_tpu_vm_passes_the_signal_on_and_hears_the_exit_code(project, begun):
+    """For real but for ssh: of all processes whose command line names the module only Python is to end."""
+    put_program(project / "bin/gcloud", GCLOUD_WITH_WORKER)
+    # Of a name that no other process on this machine has: it is matched for real.
+    module = f"training_{os.getpid()}"
+    folder = project / "worker/rar_jax"
+    (folder / ".venv/bin").mkdir(parents=True)
+    (folder / ".venv/bin/python").symlink_to(sys.executable)
+    (folder / f"{module}.py").write_text(TRAINING)
+    process = launch(project, "tpu_vm.sh", *SLICE, "--config=configs/rar_b.py", TPU_MODULE=module)
+    wait_until(lambda: (project / "calls").exists() and cloud_calls(project, f"-m {module} "))
+    if begun:
+        wait_until((folder / "began").exists)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=50)[0]
+    if begun:
+        assert process.returncode == PREEMPTED and "exit code 75\n" in said, said
+    else:
+        # While Python starts SIGTERM ends it at once.
+        assert process.returncode in (PREEMPTED, 128 + signal.SIGTERM), said
+    assert len(cloud_calls(project, f"-m {module} --config")) == 1
+
+
+# A Python that has $version, and venv unless $no_venv is set.
+PYTHON = """
+echo "$(basename "$0") $*" >> "$PROJECT/calls"
+case "$*" in
+  -c*ensurepip*) [ -z "$no_venv" ] && [ "$version" -ge 11 ] ;;
+  -c*) [ "$version" -ge 11 ] ;;
+  "-m venv .venv") mkdir -p .venv/bin && cp "$PROJECT/pip" .venv/bin/pip ;;
+  "-m pip install"*) [ -e "$PROJECT/uv" ] && mkdir -p "${@: -2:1}/bin" && cp "$PROJECT/uv" "${@: -2:1}/bin/uv" ;;
+esac
+"""
+CALLED = 'echo "$(basename "$0") $*" >> "$PROJECT/calls"'
+
+
+def install(project, pythons, *programs):
+    """Runs install.sh where there are only these Pythons: name -> (minor version, whether it has venv)."""
+    (project / "setup.py").touch()
+    put_program(project / "pip", CALLED)
+    for program in ("bash", "env", "basename", "dirname", "cat", "cksum", "cp", "mkdir", "mktemp", "rm", *programs):
+        (project / "bin").mkdir(exist_ok=True)
+        (project / "bin" / program).symlink_to(shutil.which(program) or project / program)
+    for name, (version, venv) in pythons.items():
+        put_program(project / "bin" / name, f"version={version} no_venv={'' if venv else 1}\n{PYTHON}")
+    done = start(project, "install.sh", "cpu", "test", PATH=f"{project}/bin", TMPDIR=str(project))
+    calls = (project / "calls").read_text().splitlines() if (project / "calls").exists() else []
+    return done, [call for call in calls if " -c " not in call]
+
+
+@pytest.mark.parametrize(
+    ("pythons", "chosen"),
+    [
+        ({"python3": (14, True)}, "python3"),
+        ({"python3": (10, True), "python3.11": (11, True)}, "python3.11"),
+        ({"python3": (11, True), "python3.12": (12, True), "python3.13": (13, True)}, "python3.13"),
+        # As Debian has it, where python3-venv is not installed.
+        ({"python3": (13, False), "python3.13": (13, False), "python3.12": (12, True)}, "python3.12"),
+    ],
+)
+def test_install_takes_the_first_python_that_will_do(project, pythons, chosen):
+    done, calls = install(project, pythons)
+    assert done.returncode == 0, done.stderr
+    assert calls == [f"{chosen} -m venv .venv", "pip install --quiet --disable-pip-version-check -e .[cpu,test]"]
+    # Not a second time.
+    assert start(project, "install.sh", "cpu", "test", PATH=f"{project}/bin").returncode == 0
+    assert [call for call in (project / "calls").read_text().splitlines() if " -c " not in call] == calls
+
+
+# It makes .venv in the folder that it is run in.
+UV = CALLED + '; mkdir -p .venv/bin && cp "$PROJECT/pip" .venv/bin/pip'
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_install_fetches_a_python_where_there_is_none_that_will_do(project, installed):
+    put_program(project / "uv", UV)
+    done, calls = install(project, {"python3": (10, True)}, *["uv"] * installed)
+    assert done.returncode == 0, done.stderr
+    assert calls[-2:] == [
+        "uv venv --quiet --seed --python 3.12 .venv",
+        "pip install --quiet --disable-pip-version-check -e .[cpu,test]",
+    ]
+    assert len(calls) == (2 if installed else 3)
+    # uv itself does not stay.
+    assert not list(project.glob("tmp.*"))
+
+
+@pytest.mark.parametrize("pythons", [{}, {"python3": (10, True)}])
+def test_install_says_what_is_missing(project, pythons):
+    done, _ = install(project, pythons)
+    assert done.returncode == 2 and "error: install Python 3.11 or later with venv" in done.stderr
+    assert not (project / ".venv").exists()
 
 
 @pytest.mark.parametrize(
@@ -178,14 +439,17 @@ def test_tpu_vm(project, state, trainings, expected, created, trained):
     [
         ("local.sh", ["2"], "--num_processes=2 --process_id=1"),
         ("slurm.sbatch", [], "srun "),
-        ("tpu_vm.sh", ["rar", "us-central1-a", "v5litepod-64"], "gcloud compute tpus tpu-vm create rar --zone=us-c"),
+        ("tpu_vm.sh", SLICE, "gcloud compute tpus tpu-vm create rar --zone=us-c"),
     ],
 )
 def test_dry_run_prints_and_runs_nothing(project, script, arguments, shown):
     for program in ("bin/gcloud", "bin/srun", "bin/scontrol", "bin/tar", ".venv/bin/python"):
         put_program(project / program, 'touch "$PROJECT/ran"')
-    done = start(project, script, "--dry_run", *arguments, "--config=configs/rar_b.py")
-    assert done.returncode == 0 and shown in done.stdout and "rar_jax.main --config=configs/rar_b.py" in done.stdout
+    flags = ("--config=configs/rar_b.py", "--config.data.path=/mnt/a b")
+    done = start(project, script, "--dry_run", *arguments, *flags)
+    assert done.returncode == 0 and shown in done.stdout
+    # As a shell reads it.
+    assert r"rar_jax.main --config=configs/rar_b.py --config.data.path=/mnt/a\ b " in done.stdout
     assert not (project / "ran").exists()
 
 
@@ -195,33 +459,91 @@ def test_mistakes(project, script, arguments):
     assert done.returncode == 2 and done.stderr.startswith("error: ")
 
 
-def test_kubernetes():
-    """What JobSet needs to give the processes names and numbers, and to start them again on 75 and only then."""
-    jobset = yaml.safe_load((ROOT / "launch" / "kubernetes.yaml").read_text())
-    assert (jobset["apiVersion"], jobset["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
+@pytest.fixture
+def jobset():
+    return yaml.safe_load((ROOT / "launch" / "kubernetes.yaml").read_text())
+
+
+def goes_on(jobset, code):
+    """What Job and JobSet do when a pod ends with this exit code: restart the JobSet, fail it, or neither (None)."""
+    if code == 0:
+        return None
+    job = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]
+    # The first rule that matches; with none the Job fails once more pods failed than it allows.
+    reason = "BackoffLimitExceeded" if job["backoffLimit"] == 0 else None
+    for rule in job["podFailurePolicy"]["rules"]:
+        codes = rule["onExitCodes"]
+        if (code in codes["values"]) == {"In": True, "NotIn": False}[codes["operator"]]:
+            reason = {"FailJob": "PodFailurePolicy", "Ignore": None, "Count": reason}[rule["action"]]
+            break
     policy = jobset["spec"]["failurePolicy"]
-    assert policy["maxRestarts"] == 0
-    assert policy["rules"] == [
-        {"action": "RestartJobSetAndIgnoreMaxRestarts", "onJobFailureReasons": ["PodFailurePolicy"]}
-    ]
+    for rule in policy["rules"]:
+        if reason in rule.get("onJobFailureReasons", [reason]):
+            return rule["action"] == "RestartJobSetAndIgnoreMaxRestarts"
+    return policy["maxRestarts"] > 0
+
+
+@pytest.mark.parametrize(
+    ("code", "again"), [(0, None), (PREEMPTED, True), (1, False), (2, False), (134, False), (137, False), (143, False)]
+)
+def test_kubernetes_starts_again_when_preempted_and_saved_and_only_then(jobset, code, again):
+    assert goes_on(jobset, code) is again
+
+
+def test_kubernetes_has_what_jobset_demands(jobset):
+    assert (jobset["apiVersion"], jobset["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
     (workers,) = jobset["spec"]["replicatedJobs"]
     job = workers["template"]["spec"]
-    assert job["parallelism"] == job["completions"] and job["completionMode"] == "Indexed" and job["backoffLimit"] == 0
-    (rule,) = job["podFailurePolicy"]["rules"]
-    assert rule == {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [PREEMPTED]}}
+    # All at once, each with a number of its own.
+    assert job["parallelism"] == job["completions"] > 1 and job["completionMode"] == "Indexed"
     pod = job["template"]["spec"]
     # Kubernetes allows a podFailurePolicy with no other.
     assert pod["restartPolicy"] == "Never"
-    (container,) = pod["containers"]
-    assert {"name": "NODES", "value": str(job["completions"])} in container["env"]
-    shell, option, script = container["command"]
-    assert (shell, option) == ("sh", "-c") and "\n" not in script.strip()
-    # In place of the shell, so that SIGTERM comes to it.
-    assert script.startswith("exec .venv/bin/python -m rar_jax.main --config=configs/")
-    host = f"{jobset['metadata']['name']}-{workers['name']}-0-0.{jobset['metadata']['name']}"
+    # A service's host names: of letters, digits and hyphens, 63 at most with the numbers of job and pod.
+    assert re.fullmatch(r"[a-z]([a-z0-9-]*[a-z0-9])?", f"{jobset['metadata']['name']}-{workers['name']}")
+    for container in pod["containers"]:
+        assert {mount["name"] for mount in container["volumeMounts"]} <= {volume["name"] for volume in pod["volumes"]}
+
+
+def test_kubernetes_gives_the_processes_what_they_find_each_other_by(jobset, project, monkeypatch):
+    """The container's command, run as the kubelet would run it, with a stand-in for Python that says its arguments."""
+    (workers,) = jobset["spec"]["replicatedJobs"]
+    job = workers["template"]["spec"]
+    (container,) = job["template"]["spec"]["containers"]
+    put_program(project / ".venv/bin/python", 'printf "%s\\n" "$@"')
+    joined = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **given: joined.append(given))
+    for index in range(job["completions"]):
+        environment = {entry["name"]: entry["value"] for entry in container["env"]}
+        # What an Indexed Job adds.
+        environment |= {"JOB_COMPLETION_INDEX": str(index), "PATH": os.environ["PATH"]}
+        said = subprocess.run(container["command"], cwd=project, env=environment, capture_output=True, text=True)
+        option, module, *flags = said.stdout.splitlines()
+        assert (option, module) == ("-m", "rar_jax.main"), said
+        given = dict(flag.removeprefix("--").split("=", 1) for flag in flags)
+        assert (ROOT / given["config"]).is_file()
+        distributed.initialize(given["coordinator_address"], int(given["num_processes"]), int(given["process_id"]))
+        # Folders of the run and of the data are mounted.
+        for path in (given["workdir"], given["config.data.path"]):
+            assert any(path.startswith(mount["mountPath"]) for mount in container["volumeMounts"])
+    assert [each["process_id"] for each in joined] == list(range(job["completions"]))
+    assert {each["num_processes"] for each in joined} == {job["completions"]}
+    # JobSet's name of the pod that process 0 is in, by the service that has the JobSet's name.
+    name = jobset["metadata"]["name"]
     port = container["ports"][0]["containerPort"]
-    assert f"--coordinator_address={host}:{port} --num_processes=$NODES --process_id=$JOB_COMPLETION_INDEX" in script
-    assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
+    assert {each["coordinator_address"] for each in joined} == {f"{name}-{workers['name']}-0-0.{name}:{port}"}
+
+
+def test_kubernetes_signals_come_to_python(jobset, project):
+    (container,) = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]["containers"]
+    put_program(
+        project / ".venv/bin/python", 'trap "exit 75" TERM; touch "$PROJECT/ready"; while true; do sleep 0.05; done'
+    )
+    environment = {"PATH": os.environ["PATH"], "PROJECT": str(project), "NODES": "2", "JOB_COMPLETION_INDEX": "0"}
+    process = subprocess.Popen(container["command"], cwd=project, env=environment)
+    wait_until((project / "ready").exists)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) == PREEMPTED
 
 
 @pytest.mark.long
