@@ -26,6 +26,7 @@ from rar_jax.evaluation.scoring import (
     Summary,
     frechet_scores,
     score,
+    split_warnings,
     summarise,
     warnings_of,
 )
@@ -131,6 +132,8 @@ def _score() -> None:
     if reference:
         reference.check(extractor, images.size)
     warnings = warnings_of(len(images), images.labels)
+    if images.labels is not None and extractor.name == "inception":
+        warnings += split_warnings(images.labels)
     if reference and reference.images is not None and reference.images.size != images.size:
         warnings.append(f"the samples are {_pixels(images)}, the reference's images {_pixels(reference.images)}")
     samples = summarise(images, extractor, "the samples", show=_SHOWN)

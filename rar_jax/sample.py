@@ -32,7 +32,7 @@ _OUT = flags.DEFINE_string("out", None, "Folder of the pictures; by default samp
 _CLASSES = flags.DEFINE_list(
     "classes", [], "Classes by name or index; by default all, or ten spread over all without --num."
 )
-_NUM = flags.DEFINE_integer("num", None, "Images, spread evenly over the classes; by default 8 a class.", lower_bound=1)
+_NUM = flags.DEFINE_integer("num", None, "Images, of the classes in turn; by default 8 of each.", lower_bound=1)
 _NPZ = flags.DEFINE_bool(
     "npz", None, "Write samples.npz, in the format of the ADM evaluator; by default for over 512 images without --png."
 )
@@ -61,14 +61,14 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def _requested_labels(generator: Generator) -> np.ndarray:
-    """One label an image, grouped by class."""
+    """One label an image, the classes in turn: each stretch of images has all of them, as the Inception Score needs."""
     classes = _CLASSES.value
     if not classes:
         number = generator.sampler.model.num_classes
         classes = spread_classes(number) if _NUM.value is None else range(number)
     classes = generator.labels(classes)
     num = _NUM.value or _DEFAULT_PER_CLASS * len(classes)
-    return classes[np.arange(num) * len(classes) // num]
+    return classes[np.arange(num) % len(classes)]
 
 
 def _outputs(num: int) -> list[str]:

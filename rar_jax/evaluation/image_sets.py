@@ -45,8 +45,9 @@ class ImageSet(Protocol):
 class FolderImages:
     """The PNG, JPEG and WebP files of a folder and of those below it, sorted by name.
 
-    Folders directly below are classes, if there are several and all images lie in one. Pictures become upright RGB,
-    grey ones too (`data.pictures.read_picture`).
+    Folders directly below are classes, if there are several and all images lie in one; then every stretch of images has
+    them in the proportions of the whole (`spread_order`). Pictures become upright RGB, grey ones too
+    (`data.pictures.read_picture`).
     """
 
     def __init__(self, folder: epath.PathLike, image_size: int | None = None):
@@ -64,13 +65,15 @@ class FolderImages:
         self._files = [source[i].name for i in range(len(source))]
         self._image_size = image_size
         self.treatment = f"ADM centre crop to {image_size}" if image_size else "none"
+        places = [epath.Path(file).relative_to(folder).parts for file in self._files]
+        names, labels = np.unique([parts[0] for parts in places], return_inverse=True)
+        self.labels = None
+        if len(names) > 1 and all(len(parts) > 1 for parts in places):
+            order = spread_order(labels)
+            self._files, self.labels = [self._files[i] for i in order], labels[order]
         # That of the first decides.
         self.size = None
         self.size = self._read(self._files[0]).shape[:2]
-        places = [epath.Path(file).relative_to(folder).parts for file in self._files]
-        names = sorted({parts[0] for parts in places})
-        classes = len(names) > 1 and all(len(parts) > 1 for parts in places)
-        self.labels = np.array([names.index(parts[0]) for parts in places]) if classes else None
 
     def __len__(self) -> int:
         return len(self._files)
@@ -105,6 +108,22 @@ class FolderImages:
                     yield np.stack(batch)
             finally:
                 threads.shutdown(cancel_futures=True)
+
+
+def spread_order(labels: np.ndarray) -> np.ndarray:
+    """An order in which every stretch of images has the classes in the proportions of the whole.
+
+    The Inception Score is a mean over stretches, and what is taken of a set may be its beginning.
+
+    Args:
+      labels: int [N], sorted, 0..C-1, each class at least once.
+
+    Returns:
+      int [N], places. Those of a class keep their order.
+    """
+    counts = np.bincount(labels)
+    within = np.arange(len(labels)) - (np.cumsum(counts) - counts)[labels]
+    return np.argsort((within + 0.5) / counts[labels], kind="stable")
 
 
 class NpzImages:

@@ -10,7 +10,7 @@ from rar_jax.evaluation.features import Extractor, Features, extract_all
 from rar_jax.evaluation.image_sets import ImageSet, open_images
 from rar_jax.evaluation.neighbours import num_distances, precision_recall
 from rar_jax.evaluation.references import read_statistics
-from rar_jax.evaluation.statistics import Gaussian, Moments, frechet, inception_score
+from rar_jax.evaluation.statistics import SPLIT_SIZE, Gaussian, Moments, frechet, inception_score
 from rar_jax.progress import Progress
 
 # What the ADM evaluator takes: neighbours, and reference features.
@@ -243,3 +243,15 @@ def warnings_of(count: int, labels: np.ndarray | None) -> list[str]:
         if counts.min() < counts.max():
             warnings.append(f"the {len(counts):,} classes have from {counts.min():,} to {counts.max():,} samples each")
     return warnings
+
+
+def split_warnings(labels: np.ndarray) -> list[str]:
+    """What is wrong for the Inception Score with samples of the classes int [N], in this order."""
+    splits = [labels[start : start + SPLIT_SIZE] for start in range(0, len(labels) - SPLIT_SIZE + 1, SPLIT_SIZE)]
+    classes, fewest = len(np.unique(labels)), min((len(np.unique(split)) for split in splits), default=SPLIT_SIZE)
+    if 2 * fewest >= min(classes, SPLIT_SIZE):
+        return []
+    return [
+        f"{SPLIT_SIZE:,} consecutive samples are of {fewest:,} of the {classes:,} classes: the Inception Score, a mean "
+        "over such splits, is too low; put the samples into an order that mixes the classes"
+    ]

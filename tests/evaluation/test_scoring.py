@@ -6,7 +6,7 @@ from rar_jax.data.digits import digits_split
 from rar_jax.evaluation.features import PixelExtractor
 from rar_jax.evaluation.image_sets import open_images
 from rar_jax.evaluation.references import write_statistics
-from rar_jax.evaluation.scoring import Reference, Summary, score, summarise, warnings_of
+from rar_jax.evaluation.scoring import Reference, Summary, score, split_warnings, summarise, warnings_of
 from rar_jax.evaluation.statistics import frechet_distance, gaussian
 
 PIXELS = PixelExtractor()
@@ -112,3 +112,13 @@ def test_what_is_wrong_with_samples():
     assert few.startswith("5 samples, fewer than the papers' 50,000")
     assert unbalanced == "the 2 classes have from 2 to 3 samples each"
     assert warnings_of(50_000, np.arange(50_000) % 10) == warnings_of(50_000, None) == []
+
+
+def test_samples_sorted_by_class_are_wrong_for_the_inception_score():
+    in_turn = np.arange(20_000) % 100
+    assert split_warnings(in_turn) == split_warnings(np.sort(in_turn)[:4_999]) == []
+    assert split_warnings(np.random.default_rng(0).permutation(in_turn)) == []
+    (warning,) = split_warnings(np.sort(in_turn))
+    assert warning.startswith(
+        "5,000 consecutive samples are of 25 of the 100 classes: the Inception Score, a mean over"
+    )
