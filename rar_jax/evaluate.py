@@ -97,9 +97,15 @@ def _reference_facts(reference: Reference) -> dict[str, str | int]:
         facts |= {
             "size": _pixels(reference.images),
             "treatment": reference.images.treatment,
-            "precision and recall": f"against its first {len(reference.pool):,} images",
+            "precision and recall": f"against {_compared(reference)}",
         }
     return facts
+
+
+def _compared(reference: Reference) -> str:
+    """What precision, recall and nearest images are of."""
+    count, total = len(reference.pool), len(reference.images)
+    return f"its {count:,} images" if count == total else f"{count:,} of its {total:,} images, spread over all"
 
 
 def _features_facts(extractor: Extractor) -> dict[str, str]:
@@ -110,7 +116,7 @@ def _neighbours(samples: Summary, reference: Reference) -> Picture:
     """A row a sample: the sample, and the nearest images of the reference."""
     chosen = np.linspace(0, len(samples.shown) - 1, min(_WITH_NEIGHBOURS, len(samples.shown))).round().astype(int)
     count = min(_SHOWN_NEIGHBOURS, len(reference.pool))
-    found = nearest(samples.shown_pool[chosen], reference.pool, count)
+    found = reference.places[nearest(samples.shown_pool[chosen], reference.pool, count)]
     places = np.unique(found)
     images = take(reference.images, places)[np.searchsorted(places, found)]
     sides = [max(sizes) for sizes in zip(samples.shown.shape[1:3], images.shape[2:4], strict=True)]
@@ -119,8 +125,10 @@ def _neighbours(samples: Summary, reference: Reference) -> Picture:
     rows[: len(chosen), 0, : samples.shown.shape[1], : samples.shown.shape[2]] = samples.shown[chosen]
     rows[: len(chosen), 1:-1, : images.shape[2], : images.shape[3]] = images
     lines = rows.reshape(-1, 2 * (2 + count), *rows.shape[2:])[:, :-1]
-    title = f"Samples, and right of each the {count} nearest of the reference's first {len(reference.pool):,} images"
-    return Picture(f"{title} ({reference.kind})", lines.reshape(-1, *lines.shape[2:]), lines.shape[1])
+    title = (
+        f"Samples, and right of each the {count} nearest of the reference ({_compared(reference)}; {reference.kind})"
+    )
+    return Picture(title, lines.reshape(-1, *lines.shape[2:]), lines.shape[1])
 
 
 def _score() -> None:
@@ -136,7 +144,8 @@ def _score() -> None:
         warnings += split_warnings(images.labels)
     if reference and reference.images is not None and reference.images.size != images.size:
         warnings.append(f"the samples are {_pixels(images)}, the reference's images {_pixels(reference.images)}")
-    samples = summarise(images, extractor, "the samples", show=_SHOWN)
+    keep = len(images) if reference and reference.images is not None else 0
+    samples = summarise(images, extractor, "the samples", keep, _SHOWN, logits=reference is not None)
     if _SAVE.value:
         write_statistics(_SAVE.value, samples.gaussians)
         print(f"{_SAVE.value}: statistics of {len(images):,} images")

@@ -5,7 +5,7 @@ import concurrent.futures
 import contextlib
 import zipfile
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Sequence
 from typing import BinaryIO, Protocol
 
 import numpy as np
@@ -149,9 +149,9 @@ class NpzImages:
                 raise ValueError(f"{path} has no arr_0, the images")
             file, shape, dtype = found
             if dtype != np.uint8:
-                first = np.frombuffer(file.read(dtype.itemsize * min(4096, int(np.prod(shape)))), dtype)
+                values = _values(file, shape, dtype)
                 raise ValueError(
-                    f"{path}: arr_0 is {dtype}{_values(first)}; images must be uint8 from 0 to 255, such as "
+                    f"{path}: arr_0 is {dtype}{values}; images must be uint8 from 0 to 255, such as "
                     "np.rint(255 * images).astype(np.uint8) of images in [0, 1]"
                 )
             if len(shape) == 4 and shape[3] == 1:
@@ -208,10 +208,11 @@ def _array(path: epath.Path, name: str) -> Iterator[tuple[BinaryIO, tuple[int, .
         raise ValueError(f"{path} is not a whole .npz file ({error}): copy or download it again") from None
 
 
-def _values(numbers: np.ndarray) -> str:
-    """What to say of the values of images that are not uint8."""
-    if numbers.dtype.kind not in "fiu" or not numbers.size:
+def _values(file: BinaryIO, shape: tuple[int, ...], dtype: np.dtype) -> str:
+    """What to say of the first values of an array that is not uint8."""
+    if dtype.kind not in "fiu" or not all(shape):
         return ""
+    numbers = np.frombuffer(file.read(dtype.itemsize * min(4096, int(np.prod(shape)))), dtype)
     finite = numbers[np.isfinite(numbers)]
     span = f", from {finite.min():.4g} to {finite.max():.4g}" if finite.size else ""
     return span + (", and some of it not finite" if finite.size < numbers.size else "")
@@ -238,14 +239,28 @@ def open_images(path: epath.PathLike, image_size: int | None = None) -> FolderIm
     return images
 
 
-def take(images: ImageSet, places: Collection[int]) -> np.ndarray:
-    """The images at some places, in the order of `places`, uint8 [len(places), H, W, 3]; reads on to the last."""
-    wanted, found, start = set(map(int, places)), {}, 0
-    for batch in images.batches(_AHEAD):
-        for i, image in enumerate(batch, start):
-            if i in wanted:
-                found[i] = image.copy()
+def rows_at(places: np.ndarray, start: int, count: int) -> np.ndarray:
+    """Which rows of a batch of `count` images, the first of them at `start`, are at some places, int [n], rising."""
+    begin, end = np.searchsorted(places, (start, start + count))
+    return places[begin:end] - start
+
+
+def chosen(images: ImageSet, places: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    """As `ImageSet.batches`, of the images at some places, int [n], rising; reads on to the last."""
+    waiting, start = [], 0
+    for batch in images.batches(size):
+        waiting += list(batch[rows_at(places, start, len(batch))])
         start += len(batch)
-        if len(found) == len(wanted):
+        if len(waiting) >= size:
+            yield np.stack(waiting[:size])
+            waiting = waiting[size:]
+        if start > places[-1]:
             break
-    return np.stack([found[int(i)] for i in places])
+    if waiting:
+        yield np.stack(waiting)
+
+
+def take(images: ImageSet, places: Sequence[int]) -> np.ndarray:
+    """The images at some places, in the order of `places`, uint8 [len(places), H, W, 3]; reads on to the last."""
+    places, rows = np.unique(places, return_inverse=True)
+    return np.concatenate(list(chosen(images, places, _AHEAD)))[rows]

@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from rar_jax.data.pictures import center_square, read_picture
-from rar_jax.evaluation.image_sets import NpzImages, open_images, spread_order, take
+from rar_jax.evaluation.image_sets import NpzImages, chosen, open_images, spread_order, take
 from rar_jax.images.files import write_png
 
 
@@ -47,6 +47,7 @@ def test_grey_gets_three_equal_channels(tmp_path, channels):
         (pictures(2).transpose(0, 3, 1, 2), r"arr_0 is \[2, 3, 5, 6\]; images must be"),
         (pictures(0), r"arr_0 is \[0, 5, 6, 3\]"),
         (np.asfortranarray(pictures(2)), "in Fortran order"),
+        (np.array([None, "cat"]), r"a\.npz: arr_0 is object; images must be uint8"),
     ],
 )
 def test_arrays_that_are_not_images(tmp_path, array, message):
@@ -115,6 +116,15 @@ def test_every_stretch_of_class_folders_has_the_classes_in_proportion():
     for start in range(0, len(labels) - 500, 500):
         counts = np.bincount(labels[order[start : start + 500]], minlength=30)
         np.testing.assert_allclose(counts, 500 * shares, atol=1)
+
+
+def test_some_images_of_a_set(tmp_path):
+    images = pictures(150)
+    np.savez(tmp_path / "a.npz", images)
+    places = np.array([0, 3, *range(60, 100), 148])
+    batches = list(chosen(open_images(tmp_path / "a.npz"), places, 16))
+    assert [len(batch) for batch in batches] == [16, 16, 11]
+    np.testing.assert_array_equal(np.concatenate(batches), images[places])
 
 
 def test_mixed_sizes_are_refused_or_cut(tmp_path):
