@@ -63,8 +63,8 @@ class FolderImages:
         source = ImageFolder(folder)
         self.name = source.name
         self._files = [source[i].name for i in range(len(source))]
-        self._image_size = image_size
-        self.treatment = f"ADM centre crop to {image_size}" if image_size else "none"
+        self._image_size = None
+        self.treatment = "none"
         places = [epath.Path(file).relative_to(folder).parts for file in self._files]
         names, labels = np.unique([parts[0] for parts in places], return_inverse=True)
         self.labels = None
@@ -74,9 +74,16 @@ class FolderImages:
         # That of the first decides.
         self.size = None
         self.size = self._read(self._files[0]).shape[:2]
+        if image_size:
+            self.cut(image_size)
 
     def __len__(self) -> int:
         return len(self._files)
+
+    def cut(self, image_size: int) -> None:
+        """Has ADM's centre crop cut the pictures to this side from now on."""
+        self._image_size, self.size = image_size, (image_size, image_size)
+        self.treatment = f"ADM centre crop to {image_size}"
 
     def _read(self, file: str) -> np.ndarray:
         try:

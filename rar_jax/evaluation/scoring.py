@@ -7,7 +7,7 @@ import numpy as np
 from etils import epath
 
 from rar_jax.evaluation.features import Extractor, Features, extract_all
-from rar_jax.evaluation.image_sets import ImageSet, chosen, open_images, rows_at
+from rar_jax.evaluation.image_sets import FolderImages, ImageSet, chosen, open_images, rows_at
 from rar_jax.evaluation.neighbours import num_distances, precision_recall
 from rar_jax.evaluation.references import read_statistics
 from rar_jax.evaluation.statistics import SPLIT_SIZE, Gaussian, Moments, frechet, inception_score
@@ -169,6 +169,11 @@ class Reference:
             if self.gaussians
             else f"of its {len(self.images):,} images"
         )
+
+    def cut(self, image_size: int) -> None:
+        """Has the pictures of a folder cut to this side (ADM centre crop)."""
+        if isinstance(self.images, FolderImages):
+            self.images.cut(image_size)
 
     def check(self, extractor: Extractor, size: tuple[int, int]) -> None:
         """Raises ValueError if images of a height and width cannot be scored against it, before any work."""

@@ -152,7 +152,11 @@ def _open_scorer(config: Config) -> SampleScorer | None:
     if not options.inception:
         return DigitsScorer()
     try:
-        return open_scorer("inception", options.inception, options.reference, config.data.image_size)
+        scorer = open_scorer("inception", options.inception, options.reference, config.data.image_size)
+        # Before the first step: what is wrong with an image of the reference would end the run at its first scores.
+        if is_first():
+            scorer.prepare()
+        return scorer
     except ValueError as error:
         raise ValueError(f"config.eval.inception and config.eval.reference: {error}") from None
 

@@ -7,6 +7,7 @@ import pytest
 
 from rar_jax.evaluation.digits import digits_scores
 from rar_jax.generate import load
+from rar_jax.images.files import write_png
 from rar_jax.sampling.sampler import Sampler
 from rar_jax.training import loop
 from rar_jax.training.metrics import read_metrics
@@ -144,3 +145,11 @@ def test_a_run_folder_below_a_file(small_config, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="is a file, not a folder"):
         loop.prepare(small_config(), tmp_path / "file" / "run")
+
+
+def test_a_reference_that_cannot_be_used_is_found_before_the_first_step(small_config, inception_file, tmp_path):
+    write_png(tmp_path / "reference" / "a.png", np.zeros((9, 20, 3), np.uint8))
+    (tmp_path / "reference" / "b.png").write_bytes(b"not a picture")
+    options = {"score_every": 5, "inception": str(inception_file), "reference": str(tmp_path / "reference")}
+    with pytest.raises(ValueError, match=r"config\.eval\.reference: .*b\.png: it is not an image"):
+        loop.prepare(small_config(eval=options), tmp_path / "run")
