@@ -218,6 +218,24 @@ class JobFolder:
         return np.stack(images)
 
 
+def job_images(path: epath.PathLike) -> epath.Path:
+    """Where the images of a job's folder are: in the .npz, which has their labels, if there is one.
+
+    Other paths are what they are.
+
+    Raises:
+      ValueError: the job is not complete.
+    """
+    folder = epath.Path(path)
+    if not (folder / _PLAN).exists():
+        return folder
+    if (folder / FILES["npz"]).exists():
+        return folder / FILES["npz"]
+    if (folder / FILES["png"]).exists() and not (folder / _BATCHES).exists():
+        return folder / FILES["png"]
+    raise ValueError(f"{folder} is of a job that is not complete: start it again, it goes on")
+
+
 def _names(folder: epath.Path) -> set[str]:
     try:
         return {path.name for path in folder.iterdir()}

@@ -7,7 +7,7 @@ import numpy as np
 import tensorboardX
 from etils import epath
 
-from rar_jax.files import write_atomically
+from rar_jax.files import read_json_lines, write_atomically
 from rar_jax.parallel.distributed import is_first
 
 FILE = "metrics.jsonl"
@@ -90,11 +90,4 @@ class _Lines:
 
 def read_metrics(run_folder: epath.PathLike) -> list[dict[str, Any]]:
     """The lines of a run's metrics.jsonl, oldest first; a last line cut short by a crash is left out."""
-    path = epath.Path(run_folder) / FILE
-    entries = []
-    for line in path.read_text().splitlines() if path.exists() else ():
-        try:
-            entries.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return entries
+    return read_json_lines(epath.Path(run_folder) / FILE)
