@@ -25,6 +25,7 @@ from rar_jax.data.loader import DeviceBatches, eval_batches, train_iterator
 from rar_jax.data.tokenizers import Tokenizer, decoded, load_tokenizer
 from rar_jax.evaluation.digits import digits_report
 from rar_jax.evaluation.sample_scores import DigitsScorer, SampleScorer, open_scorer
+from rar_jax.files import write_atomically
 from rar_jax.images.files import image_grid, write_png
 from rar_jax.images.plots import plot_curves, plot_scan_orders
 from rar_jax.orders import randomness
@@ -494,7 +495,9 @@ class Observer:
         self._metrics.write(step, {f"report/{name}": value for name, value in scores.items()})
         last = {name: value for entry in read_metrics(self._run.folder) for name, value in entry.items()}
         losses = {name: last[f"heldout/{name}"] for name in ("target_loss", "random_loss")}
-        (self._run.folder / "report.json").write_text(json.dumps({"step": step} | losses | scores, indent=2) + "\n")
+        write_atomically(
+            self._run.folder / "report.json", json.dumps({"step": step} | losses | scores, indent=2) + "\n"
+        )
         print(
             f"held-out loss, target order: {losses['target_loss']:.4f} nats a token (random order: "
             f"{losses['random_loss']:.4f})\n"
