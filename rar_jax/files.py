@@ -39,6 +39,27 @@ def write_atomically(path: epath.PathLike, text: str) -> None:
         file.write(text.encode())
 
 
+def create_atomically(path: epath.PathLike, text: str) -> None:
+    """Writes a text as `write_atomically` does, unless the file is there: of several who come at once the first wins.
+
+    Where there are no hard links, as on gs://, it is the last.
+    """
+    path = epath.Path(path)
+    if path.exists():
+        return
+    partial = aside(path)
+    try:
+        partial.write_text(text)
+        try:
+            os.link(partial, path)
+        except FileExistsError:
+            return
+        except OSError:
+            partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
 def read_json_lines(path: epath.PathLike) -> list[dict[str, Any]]:
     """The lines of a file that grew line by line, or none; a last one cut short by a crash is left out."""
     path = epath.Path(path)

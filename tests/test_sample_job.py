@@ -200,6 +200,39 @@ def test_the_images_of_a_job_are_scored_and_not_its_pictures(images, tmp_path):
         assert job_images(path) == path
 
 
+def test_of_two_jobs_that_are_begun_at_once_one_is_refused(tmp_path, monkeypatch):
+    """The second one begins after the first has seen that there is none."""
+    link, late = os.link, iter([1])
+
+    def link_late(*paths):
+        for seed in late:
+            with job(tmp_path, seed=seed, outputs=["png"]):
+                pass
+        link(*paths)
+
+    monkeypatch.setattr(os, "link", link_late)
+    with pytest.raises(ValueError, match="was begun with seed=1, not 0"):
+        job(tmp_path, outputs=["png"])
+    assert json.loads((tmp_path / "job.json").read_text())["seed"] == 1
+    assert not [*tmp_path.glob("*.partial")]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--out=gs://bucket/a", "--npz"], "--out=gs://bucket/a: an .npz grows on a file system of this machine only"),
+        (
+            ["--out=gs://bucket/a", "--num=513"],
+            "--out=gs://bucket/a: an .npz grows on a file system of this machine only",
+        ),
+        (["--process_index=0", "--process_count=2"], "--process_count=2 is of a job: add --npz or --png"),
+    ],
+)
+def test_what_no_job_can_do_is_said_before_the_weights_are_read(options, message):
+    _, errors = ends(command("--checkpoint=nothing", *options), 2)
+    assert errors.startswith(f"error: {message}"), errors
+
+
 class Fakes:
     """A generator that notes what it is asked for; `writable` holds back what its images are fetched by."""
 
