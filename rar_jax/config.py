@@ -21,6 +21,8 @@ from rar_jax.sampling.options import Options
 
 DATA_NAMES = ("records", "digits", "synthetic")
 DTYPES = ("bfloat16", "float32")
+# Before the names of scores of samples, as they are logged.
+SCORE = "score/"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,8 +159,8 @@ class CheckpointConfig:
     """Saved every `every` steps and at the end.
 
     The newest `keep` stay, those of every `keep_every`-th step (0: none), and the one with the best `best_metric`, such
-    as heldout/target_loss, smallest or largest by `best_mode` (none where it is empty). A metric belongs to the
-    checkpoints of steps that it was measured at.
+    as heldout/target_loss or score/fid_guided, smallest or largest by `best_mode` (none where it is empty). A metric
+    belongs to the checkpoints of steps that it was measured at.
     """
 
     every: int = 5000
@@ -250,7 +252,8 @@ def without_data(fields: ml_collections.ConfigDict | None) -> Config:
         raise ValueError("name an experiment with --config=configs/NAME.py")
     fields = fields.copy_and_resolve_references()
     fields.data.update(name="synthetic", tokenizer="none")
-    fields.eval.update(report_samples=0, score_every=0)
+    fields.eval.update(report_samples=0, score_every=0, inception="", reference="")
+    fields.checkpoint.best_metric = ""
     return from_config_dict(fields)
 
 
@@ -415,6 +418,17 @@ def check(config: Config) -> None:
         f"config.eval.report_samples={config.eval.report_samples} must be 0 or at least 2, and needs "
         f"config.data.tokenizer=digits, not {data.tokenizer}",
     )
+    _require(
+        bool(config.eval.score_every) or not (config.eval.inception or config.eval.reference),
+        f"config.eval.inception={config.eval.inception!r} and config.eval.reference={config.eval.reference!r} score "
+        "samples along the way: say how often with config.eval.score_every, or leave them out",
+    )
+    best, measured = config.checkpoint.best_metric, measured_names(config)
+    choices = ", ".join(measured) or "empty, as none is (see config.data.eval_path and config.eval.score_every)"
+    _require(
+        not best or best in measured,
+        f"config.checkpoint.best_metric={best!r} is not measured in this run: it must be {choices}",
+    )
     if config.eval.score_every:
         pixels = (data.name, data.tokenizer) == ("digits", "digits")
         given = [bool(config.eval.inception), bool(config.eval.reference)]
@@ -426,6 +440,18 @@ def check(config: Config) -> None:
             scored + "name Inception weights with config.eval.inception and what to compare with in "
             "config.eval.reference" + (", or neither for the pixels of the digits" if pixels else ""),
         )
+
+
+def measured_names(config: Config) -> list[str]:
+    """The names under which a run logs what a checkpoint can be the best by."""
+    names = []
+    if config.data.name != "records" or config.data.eval_path:
+        for split in ("heldout", "train"):
+            names += [f"{split}/{order}_{what}" for order in ("target", "random") for what in ("loss", "accuracy")]
+    if config.eval.score_every:
+        scores = ("fid", "inception_score") if config.eval.inception else ("frechet_pixels", "svm_accuracy")
+        names += [f"{SCORE}{score}_{guidance}" for score in scores for guidance in ("guided", "unguided")]
+    return names
 
 
 # What a run that goes on may change: these decide neither its losses nor its samples' weights.

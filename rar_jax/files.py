@@ -1,6 +1,7 @@
 """Files that are there as a whole or not at all, and folders that are held to what they were begun with."""
 
 import contextlib
+import json
 import os
 import socket
 import uuid
@@ -36,6 +37,39 @@ def write_atomically(path: epath.PathLike, text: str) -> None:
     """Writes a text, as `replacing` does."""
     with replacing(path) as file:
         file.write(text.encode())
+
+
+def create_atomically(path: epath.PathLike, text: str) -> None:
+    """Writes a text as `write_atomically` does, unless the file is there: of several who come at once the first wins.
+
+    Where there are no hard links, as on gs://, it is the last.
+    """
+    path = epath.Path(path)
+    if path.exists():
+        return
+    partial = aside(path)
+    try:
+        partial.write_text(text)
+        try:
+            os.link(partial, path)
+        except FileExistsError:
+            return
+        except OSError:
+            partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_json_lines(path: epath.PathLike) -> list[dict[str, Any]]:
+    """The lines of a file that grew line by line, or none; a last one cut short by a crash is left out."""
+    path = epath.Path(path)
+    entries = []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            entries.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return entries
 
 
 def hold_to_plan(flag: str, folder: epath.PathLike, begun: Mapping[str, Any], plan: Mapping[str, Any]) -> None:

@@ -20,7 +20,7 @@ from rar_jax.images.animation import appearing
 from rar_jax.images.files import image_grid, write_animation, write_png
 from rar_jax.progress import Progress
 from rar_jax.run_folder import check_folder
-from rar_jax.sample_job import FILES, run_job
+from rar_jax.sample_job import FILES, check_outputs, run_job
 from rar_jax.sampling.guidance import GUIDANCE_SCHEDULES
 from rar_jax.sampling.options import SAMPLING_ORDERS, Options
 from rar_jax.sampling.sampler import MAX_SEED, sample_tokens, spread_classes
@@ -32,7 +32,7 @@ _OUT = flags.DEFINE_string("out", None, "Folder of the pictures; by default samp
 _CLASSES = flags.DEFINE_list(
     "classes", [], "Classes by name or index; by default all, or ten spread over all without --num."
 )
-_NUM = flags.DEFINE_integer("num", None, "Images, spread evenly over the classes; by default 8 a class.", lower_bound=1)
+_NUM = flags.DEFINE_integer("num", None, "Images, of the classes in turn; by default 8 of each.", lower_bound=1)
 _NPZ = flags.DEFINE_bool(
     "npz", None, "Write samples.npz, in the format of the ADM evaluator; by default for over 512 images without --png."
 )
@@ -61,18 +61,25 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def _requested_labels(generator: Generator) -> np.ndarray:
-    """One label an image, grouped by class."""
+    """One label an image, the classes in turn: each stretch of images has all of them, as the Inception Score needs.
+
+    Of more classes than images some are taken, spread over all.
+    """
     classes = _CLASSES.value
     if not classes:
         number = generator.sampler.model.num_classes
         classes = spread_classes(number) if _NUM.value is None else range(number)
     classes = generator.labels(classes)
     num = _NUM.value or _DEFAULT_PER_CLASS * len(classes)
-    return classes[np.arange(num) * len(classes) // num]
+    if num < len(classes):
+        return classes[np.arange(num) * len(classes) // num]
+    return classes[np.arange(num) % len(classes)]
 
 
-def _outputs(num: int) -> list[str]:
-    """What a job of so many images writes; nothing where the pictures are enough."""
+def _outputs() -> list[str]:
+    """What a job writes; nothing where the pictures are enough."""
+    # Where nothing is named, the classes are too few for more than pictures.
+    num = _NUM.value or _DEFAULT_PER_CLASS * len(_CLASSES.value)
     npz = num > _GRID[0] * _GRID[1] and not _PNG.value if _NPZ.value is None else _NPZ.value
     return [name for name, wanted in zip(FILES, (_PNG.value, npz), strict=True) if wanted]
 
@@ -101,6 +108,7 @@ def _generate(
     options: Options,
     out: epath.Path,
     shown: np.ndarray,
+    outputs: Sequence[str],
     index: int,
     count: int,
 ) -> np.ndarray | None:
@@ -108,13 +116,11 @@ def _generate(
 
     None in a process that leaves that to another.
     """
-    if outputs := _outputs(len(labels)):
+    if outputs:
         return run_job(
             generator, labels, out, seed=_SEED.value, options=options, batch_size=_BATCH.value, outputs=outputs,
             shown=shown, process_index=index, process_count=count,
         )  # fmt: skip
-    if count > 1:
-        raise ValueError(f"--process_count={count} is of a job: add --npz or --png")
     progress = Progress("sample", len(labels), unit="image")
     tokens = sample_tokens(
         generator.sampler, labels, options, seed=_SEED.value, batch_size=_BATCH.value, on_batch=progress.update
@@ -145,18 +151,22 @@ def main(argv):
             raise ValueError("name a run's folder with --checkpoint=RUN")
         default = jax.process_index(), jax.process_count()
         index, count = cli.share_of_work(_PROCESS_INDEX.value, _PROCESS_COUNT.value, default)
+        outputs = _outputs()
+        check_outputs(out, outputs)
+        if count > 1 and not outputs:
+            raise ValueError(f"--process_count={count} is of a job: add --npz or --png")
         generator = load(_CHECKPOINT.value, _STEP.value, _TOKENIZER.value)
         labels = _requested_labels(generator)
         options = generator.options(**{flag.name: flag.value for flag in _OPTIONS if flag.value is not None})
         picture = _Picture(labels, generator.class_names, _GRID)
         try:
-            images = _generate(generator, labels, options, out, picture.numbers, index, count)
+            images = _generate(generator, labels, options, out, picture.numbers, outputs, index, count)
             if images is None:
                 print(f"{out}: the images of process {index} of {count} are written; process 0 completes the job")
                 return
             write_png(out / "grid.png", picture.draw(images))
             print(f"{out / 'grid.png'}: samples of step {generator.step}, one class a row")
-            for output in _outputs(len(labels)):
+            for output in outputs:
                 print(f"{out / FILES[output]}: {len(labels)} images, uint8 {images.shape[1:]}")
             if _ANIMATE.value:
                 _animate(generator, labels, options, out / f"animation.{_ANIMATE.value}")

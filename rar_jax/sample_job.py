@@ -27,7 +27,7 @@ from etils import epath
 from PIL import Image
 
 from rar_jax.checkpoints.load import fingerprint
-from rar_jax.files import hold_to_plan, replacing, write_atomically
+from rar_jax.files import create_atomically, hold_to_plan, replacing
 from rar_jax.generate import Generator
 from rar_jax.images.files import write_png
 from rar_jax.images.npz import ImageArchive
@@ -77,8 +77,7 @@ class JobFolder:
         self._outputs = outputs
         self._process_index, self._process_count = process_index, process_count
         self._num, self._batch_size = len(labels), batch_size
-        if "npz" in outputs and "://" in str(folder):
-            raise ValueError(f"--out={folder}: an .npz grows on a file system of this machine only; write PNGs there")
+        check_outputs(folder, outputs)
         self._hold_to(plan)
         self._archive = ImageArchive(self.folder / FILES["npz"], image_shape, labels) if "npz" in outputs else None
         self._threads = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
@@ -106,7 +105,8 @@ class JobFolder:
                 if (self.folder / name).exists():
                     raise ValueError(f"--out={self.folder} holds {name} of another job: choose another folder")
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(file, json.dumps(plan, indent=2) + "\n")
+            # Another process may begin another job at this moment: one of the two is refused.
+            create_atomically(file, json.dumps(plan, indent=2) + "\n")
         hold_to_plan("out", self.folder, json.loads(file.read_text()), plan)
 
     @property
@@ -216,6 +216,30 @@ class JobFolder:
             with self._png(number).open("rb") as file:
                 images.append(np.asarray(Image.open(file)))
         return np.stack(images)
+
+
+def check_outputs(folder: epath.PathLike, outputs: Sequence[str]) -> None:
+    """Raises ValueError if a job in a folder cannot write some of `FILES`."""
+    if "npz" in outputs and "://" in str(folder):
+        raise ValueError(f"--out={folder}: an .npz grows on a file system of this machine only; write PNGs there")
+
+
+def job_images(path: epath.PathLike) -> epath.Path:
+    """Where the images of a job's folder are: in the .npz, which has their labels, if there is one.
+
+    Other paths are what they are.
+
+    Raises:
+      ValueError: the job is not complete.
+    """
+    folder = epath.Path(path)
+    if not (folder / _PLAN).exists():
+        return folder
+    if (folder / FILES["npz"]).exists():
+        return folder / FILES["npz"]
+    if (folder / FILES["png"]).exists() and not (folder / _BATCHES).exists():
+        return folder / FILES["png"]
+    raise ValueError(f"{folder} is of a job that is not complete: start it again, it goes on")
 
 
 def _names(folder: epath.Path) -> set[str]:

@@ -15,10 +15,12 @@ from conftest import ROOT
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from rar_jax.checkpoints.load import load
-from rar_jax.data.digits import digits_split
+from rar_jax.checkpoints.load import fingerprint, load
+from rar_jax.data.digits import DigitsTokenizer, digits_split
 from rar_jax.data.pictures import center_square, read_picture
 from rar_jax.evaluation.digits import digits_report
+from rar_jax.evaluation.statistics import frechet_distance
+from rar_jax.generate import load as load_generator
 from rar_jax.images.files import image_grid, write_png
 from rar_jax.parallel.mesh import make_mesh
 from rar_jax.sampling.options import Options
@@ -123,11 +125,12 @@ def test_train_then_sample(tmp_path):
     with np.load(tmp_path / "samples" / "samples.npz") as file:
         images = file["arr_0"]
         assert images.shape == (5, 8, 8, 3) and images.dtype == np.uint8
-        assert file["arr_1"].tolist() == [7, 7, 7, 2, 2]
+        assert file["arr_1"].tolist() == [7, 2, 7, 2, 7]
     # One class a row, with its name, in the order asked for; the second row is one image short.
     blank = np.full((1, 8, 8, 3), 255, np.uint8)
     grid = np.asarray(Image.open(tmp_path / "samples" / "grid.png"))
-    np.testing.assert_array_equal(grid, image_grid(np.concatenate([images, blank]), 3, ["7", "2"]))
+    shown = np.concatenate([images[0::2], images[1::2], blank])
+    np.testing.assert_array_equal(grid, image_grid(shown, 3, ["7", "2"]))
     assert Image.open(tmp_path / "samples" / "animation.gif").n_frames > 2 and not (step / "samples").exists()
     wrong = run("rar_jax.sample", f"--checkpoint={tmp_path}", "--classes=10")
     assert wrong.returncode == 2
@@ -366,14 +369,22 @@ def test_images_are_scored(digit_files, tmp_path):
     )
     page = Image.open(tmp_path / "report.png")
     assert page.width > 1000 and np.asarray(page).std() > 30
+    # A report of the same is replaced; one of something else is not, and that is said before the work.
+    same = run("rar_jax.evaluate", f"--samples={heldout}", f"--reference={train}", *options)
+    assert same.returncode == 0, same.stderr
+    other = run("rar_jax.evaluate", f"--samples={train}", f"--reference={heldout}", *options)
+    assert other.returncode == 2 and f"--out={tmp_path} was begun with samples=" in other.stderr
+    assert "features of" not in other.stderr
+    assert json.loads((tmp_path / "report.json").read_text()) == report
     # Statistics saved and used give the same distance.
     saved = run(
         "rar_jax.evaluate", f"--samples={train}", "--features=pixels", f"--save_statistics={tmp_path / 's.npz'}"
     )
     assert saved.returncode == 0, saved.stderr
+    options[-1] = f"--out={tmp_path / 'stored'}"
     again = run("rar_jax.evaluate", f"--samples={heldout}", f"--reference={tmp_path / 's.npz'}", *options)
     assert again.returncode == 0, again.stderr
-    stored = json.loads((tmp_path / "report.json").read_text())
+    stored = json.loads((tmp_path / "stored" / "report.json").read_text())
     assert stored["scores"] == {"frechet_pixels": pytest.approx(report["scores"]["frechet_pixels"], rel=1e-9)}
     assert "no precision and recall: the reference has no images" in stored["warnings"]
 
@@ -395,7 +406,16 @@ def test_a_model_is_tuned_and_runs_are_compared(digit_files, small_config, tmp_p
     tuned = run("rar_jax.evaluate", *options)
     assert tuned.returncode == 0, tuned.stderr
     lines = [json.loads(line) for line in (tmp_path / "tuned" / "tuning.jsonl").read_text().splitlines()]
-    assert lines[0]["images"] == 20 and len(lines) == 3
+    assert len(lines) == 3
+    # Whatever the scores stand on.
+    assert lines[0] == {
+        "model": f"digits-{fingerprint(load_generator(folder).sampler.params)}", "step": 2, "tokenizer": "digits",
+        "images": 20, "seed": 0, "scan_order": "row_major", "guidance": "pow_cosine", "top_k": 0, "top_p": 1.0,
+        "reference": str(digit_files / "train.npz"), "features": "pixels",
+    }  # fmt: skip
+    images = load_generator(folder).generate(np.arange(20) % 10, guidance_scale=2.0, guidance_power=1.0)
+    expected = frechet_distance(*(DigitsTokenizer().encode(part) for part in (images, digits_split("train")[0])))
+    assert lines[2]["guidance_scale"] == 2 and lines[2]["frechet_pixels"] == pytest.approx(expected, rel=1e-6)
     best = min(lines[1:], key=lambda line: line["frechet_pixels"])
     flags = f"--guidance_scale={best['guidance_scale']:g} --guidance_power=1 --temperature=1"
     assert tuned.stdout.splitlines()[1].endswith(flags)
@@ -403,10 +423,10 @@ def test_a_model_is_tuned_and_runs_are_compared(digit_files, small_config, tmp_p
     sampled = run("rar_jax.sample", f"--checkpoint={folder}", "--num=2", f"--out={tmp_path / 's'}", *flags.split())
     assert sampled.returncode == 0, sampled.stderr
     shutil.copytree(folder, tmp_path / "other")
-    drawn = run("rar_jax.evaluate", f"--curves={folder},{tmp_path / 'other'}", f"--out={tmp_path / 'curves'}")
+    drawn = run("rar_jax.evaluate", f"--curves={folder},{tmp_path / 'other'}")
     assert drawn.returncode == 0, drawn.stderr
     assert drawn.stdout.splitlines()[0] == f"{folder}: the same config"
-    assert (tmp_path / "curves" / "curves.png").exists()
+    assert (tmp_path / "evaluation" / "curves" / "curves.png").exists()
 
 
 @pytest.mark.parametrize(
@@ -421,7 +441,17 @@ def test_a_model_is_tuned_and_runs_are_compared(digit_files, small_config, tmp_p
         (["--samples=setup.py", "--reference=b.npz"], "it must be a folder or an .npz"),
         (["--reconstruction", "--images=tests"], "--reconstruction needs --images=FOLDER and --tokenizer=WEIGHTS"),
         (["--samples=a.npz", "--save_statistics=b.txt"], "--save_statistics=b.txt must be an .npz file"),
-        (["--tune", "--checkpoint=nothing", "--reference=b.npz"], "no weights in 'nothing'"),
+        (
+            ["--tune", "--checkpoint=nothing", "--reference=b.npz", "--temperatures=a"],
+            "--temperatures=a must be numbers",
+        ),
+        (["--tune", "--checkpoint=nothing", "--reference=b.npz", "--features=pixels"], "b.npz: there is no such file"),
+        (["--tune", "--checkpoint=nothing", "--reference=b.npz", "--seed=4294967296"], "--seed=4294967296"),
+        (["--tune", "--checkpoint=nothing"], "--tune needs --checkpoint=RUN and --reference"),
+        (
+            ["--tune", "--checkpoint=nothing", "--reference=tests/tiny", "--guidance_powers=0"],
+            "powers: 0 must be above",
+        ),
         (["--curves=tests"], "no run in 'tests'"),
     ],
 )

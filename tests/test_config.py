@@ -5,7 +5,16 @@ import ml_collections
 import pytest
 from conftest import ROOT
 
-from rar_jax.config import check, from_config_dict, imagenet, make_model, mesh_shape, to_config_dict, unknown_field
+from rar_jax.config import (
+    check,
+    from_config_dict,
+    imagenet,
+    make_model,
+    mesh_shape,
+    to_config_dict,
+    unknown_field,
+    without_data,
+)
 
 
 def config_file(name):
@@ -87,13 +96,41 @@ def test_real_config_without_data_says_how_to_go_on():
             "w.pth",
             r"score_every=267 scores .*weights with .*, or neither for the pixels of the digits",
         ),
+        (
+            "checkpoint.best_metric",
+            "heldout/los",
+            r"best_metric='heldout/los' is not measured in this run: it must be heldout/target_loss, .*svm_accuracy_un",
+        ),
+        (
+            "eval.score_every",
+            0,
+            r"eval\.inception='' and config\.eval\.reference='a\.npz' score samples along the way: say",
+        ),
         ("data.name", "cifar", r"data\.name='cifar' must be one of"),
         ("data.name", "records", r"data\.path is empty"),
     ],
 )
 def test_bad_values(path, value, message):
+    fields = changed(path, value)
+    if path == "eval.score_every":
+        fields.eval.reference = "a.npz"
     with pytest.raises(ValueError, match=message):
-        from_config_dict(changed(path, value))
+        from_config_dict(fields)
+
+
+@pytest.mark.parametrize("metric", ["heldout/target_loss", "score/fid_guided"])
+def test_the_best_checkpoint_is_by_what_is_measured(metric):
+    fields = imagenet()
+    fields.data.path, fields.checkpoint.best_metric = "tokens", metric
+    with pytest.raises(
+        ValueError, match=rf"best_metric='{metric}' is not measured in this run: it must be empty, as none"
+    ):
+        from_config_dict(fields)
+    fields.data.update(eval_path="heldout", tokenizer="vqgan.bin")
+    fields.eval.update(score_every=100, inception="w.pth", reference="a.npz")
+    assert from_config_dict(fields).checkpoint.best_metric == metric
+    # A benchmark measures nothing of it, and does not mind.
+    assert without_data(fields).checkpoint.best_metric == ""
 
 
 def test_report_needs_the_digits():

@@ -17,7 +17,9 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from rar_jax.checkpoints.load import fingerprint
-from rar_jax.sample_job import JobFolder, run_job
+from rar_jax.evaluation.image_sets import open_images
+from rar_jax.images.files import write_png
+from rar_jax.sample_job import JobFolder, job_images, run_job
 from rar_jax.sampling.options import Options
 
 SHAPE = (4, 6, 3)
@@ -179,6 +181,56 @@ def test_another_job_is_refused(images, tmp_path):
     with pytest.raises(ValueError, match=r"an \.npz grows on a file system of this machine only; write PNGs there"):
         job("gs://bucket/a")
     assert contents(tmp_path / "b") == {"samples.npz": b"precious"}
+
+
+def test_the_images_of_a_job_are_scored_and_not_its_pictures(images, tmp_path):
+    for outputs, expected in ((["png", "npz"], "samples.npz"), (["npz"], "samples.npz"), (["png"], "images")):
+        out = tmp_path / "_".join(outputs)
+        with job(out, outputs=outputs) as folder:
+            write(folder, images, [0])
+            with pytest.raises(ValueError, match="is of a job that is not complete: start it again, it goes on"):
+                job_images(out)
+            write(folder, images)
+            folder.complete()
+        write_png(out / "grid.png", images[0])
+        found = open_images(job_images(out))
+        assert found.name == str(out / expected) and len(found) == 23
+    # What is of no job is scored as it is named.
+    for path in (tmp_path / "png" / "images", tmp_path / "npz" / "samples.npz", tmp_path / "nothing"):
+        assert job_images(path) == path
+
+
+def test_of_two_jobs_that_are_begun_at_once_one_is_refused(tmp_path, monkeypatch):
+    """The second one begins after the first has seen that there is none."""
+    link, late = os.link, iter([1])
+
+    def link_late(*paths):
+        for seed in late:
+            with job(tmp_path, seed=seed, outputs=["png"]):
+                pass
+        link(*paths)
+
+    monkeypatch.setattr(os, "link", link_late)
+    with pytest.raises(ValueError, match="was begun with seed=1, not 0"):
+        job(tmp_path, outputs=["png"])
+    assert json.loads((tmp_path / "job.json").read_text())["seed"] == 1
+    assert not [*tmp_path.glob("*.partial")]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--out=gs://bucket/a", "--npz"], "--out=gs://bucket/a: an .npz grows on a file system of this machine only"),
+        (
+            ["--out=gs://bucket/a", "--num=513"],
+            "--out=gs://bucket/a: an .npz grows on a file system of this machine only",
+        ),
+        (["--process_index=0", "--process_count=2"], "--process_count=2 is of a job: add --npz or --png"),
+    ],
+)
+def test_what_no_job_can_do_is_said_before_the_weights_are_read(options, message):
+    _, errors = ends(command("--checkpoint=nothing", *options), 2)
+    assert errors.startswith(f"error: {message}"), errors
 
 
 class Fakes:

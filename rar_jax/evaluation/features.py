@@ -45,12 +45,14 @@ class Extractor(Protocol):
       fingerprint: tells its weights from all others.
       resize: what it does with the size of images.
       batch_size: images it works on at once.
+      num_spatial: numbers of an image's spatial features, 0 where there are none.
     """
 
     name: str
     fingerprint: str
     resize: str
     batch_size: int
+    num_spatial: int
 
     def num_features(self, size: tuple[int, int]) -> int:
         """F, for images of a height and width. Raises ValueError where they are unfit."""
@@ -64,6 +66,8 @@ class InceptionExtractor:
 
     name = "inception"
     resize = "TensorFlow 1 bilinear to 299 x 299, no rounding"
+    # Seven channels of Mixed_6d, 17 x 17 places.
+    num_spatial = 7 * 17 * 17
 
     def __init__(
         self, model: InceptionV3, params: Mapping[str, Any], mesh: Mesh | None = None, batch_size: int | None = None
@@ -107,6 +111,7 @@ class PixelExtractor:
     fingerprint = "pixels"
     resize = "none: each pixel's grey level, rounded to 0..16"
     batch_size = 1024
+    num_spatial = 0
 
     def num_features(self, size: tuple[int, int]) -> int:
         """As `Extractor.num_features`."""

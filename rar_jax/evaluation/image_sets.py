@@ -5,7 +5,7 @@ import concurrent.futures
 import contextlib
 import zipfile
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Sequence
 from typing import BinaryIO, Protocol
 
 import numpy as np
@@ -45,8 +45,9 @@ class ImageSet(Protocol):
 class FolderImages:
     """The PNG, JPEG and WebP files of a folder and of those below it, sorted by name.
 
-    Folders directly below are classes, if there are several and all images lie in one. Pictures become upright RGB,
-    grey ones too (`data.pictures.read_picture`).
+    Folders directly below are classes, if there are several and all images lie in one; then every stretch of images has
+    them in the proportions of the whole (`spread_order`). Pictures become upright RGB, grey ones too
+    (`data.pictures.read_picture`).
     """
 
     def __init__(self, folder: epath.PathLike, image_size: int | None = None):
@@ -62,18 +63,27 @@ class FolderImages:
         source = ImageFolder(folder)
         self.name = source.name
         self._files = [source[i].name for i in range(len(source))]
-        self._image_size = image_size
-        self.treatment = f"ADM centre crop to {image_size}" if image_size else "none"
+        self._image_size = None
+        self.treatment = "none"
+        places = [epath.Path(file).relative_to(folder).parts for file in self._files]
+        names, labels = np.unique([parts[0] for parts in places], return_inverse=True)
+        self.labels = None
+        if len(names) > 1 and all(len(parts) > 1 for parts in places):
+            order = spread_order(labels)
+            self._files, self.labels = [self._files[i] for i in order], labels[order]
         # That of the first decides.
         self.size = None
         self.size = self._read(self._files[0]).shape[:2]
-        places = [epath.Path(file).relative_to(folder).parts for file in self._files]
-        names = sorted({parts[0] for parts in places})
-        classes = len(names) > 1 and all(len(parts) > 1 for parts in places)
-        self.labels = np.array([names.index(parts[0]) for parts in places]) if classes else None
+        if image_size:
+            self.cut(image_size)
 
     def __len__(self) -> int:
         return len(self._files)
+
+    def cut(self, image_size: int) -> None:
+        """Has ADM's centre crop cut the pictures to this side from now on."""
+        self._image_size, self.size = image_size, (image_size, image_size)
+        self.treatment = f"ADM centre crop to {image_size}"
 
     def _read(self, file: str) -> np.ndarray:
         try:
@@ -107,6 +117,22 @@ class FolderImages:
                 threads.shutdown(cancel_futures=True)
 
 
+def spread_order(labels: np.ndarray) -> np.ndarray:
+    """An order in which every stretch of images has the classes in the proportions of the whole.
+
+    The Inception Score is a mean over stretches, and what is taken of a set may be its beginning.
+
+    Args:
+      labels: int [N], sorted, 0..C-1, each class at least once.
+
+    Returns:
+      int [N], places. Those of a class keep their order.
+    """
+    counts = np.bincount(labels)
+    within = np.arange(len(labels)) - (np.cumsum(counts) - counts)[labels]
+    return np.argsort((within + 0.5) / counts[labels], kind="stable")
+
+
 class NpzImages:
     """arr_0 of an .npz, in the format of the ADM evaluator: uint8 [N, H, W, 3]; arr_1, if there is one, has the labels.
 
@@ -130,9 +156,9 @@ class NpzImages:
                 raise ValueError(f"{path} has no arr_0, the images")
             file, shape, dtype = found
             if dtype != np.uint8:
-                first = np.frombuffer(file.read(dtype.itemsize * min(4096, int(np.prod(shape)))), dtype)
+                values = _values(file, shape, dtype)
                 raise ValueError(
-                    f"{path}: arr_0 is {dtype}{_values(first)}; images must be uint8 from 0 to 255, such as "
+                    f"{path}: arr_0 is {dtype}{values}; images must be uint8 from 0 to 255, such as "
                     "np.rint(255 * images).astype(np.uint8) of images in [0, 1]"
                 )
             if len(shape) == 4 and shape[3] == 1:
@@ -189,10 +215,11 @@ def _array(path: epath.Path, name: str) -> Iterator[tuple[BinaryIO, tuple[int, .
         raise ValueError(f"{path} is not a whole .npz file ({error}): copy or download it again") from None
 
 
-def _values(numbers: np.ndarray) -> str:
-    """What to say of the values of images that are not uint8."""
-    if numbers.dtype.kind not in "fiu" or not numbers.size:
+def _values(file: BinaryIO, shape: tuple[int, ...], dtype: np.dtype) -> str:
+    """What to say of the first values of an array that is not uint8."""
+    if dtype.kind not in "fiu" or not all(shape):
         return ""
+    numbers = np.frombuffer(file.read(dtype.itemsize * min(4096, int(np.prod(shape)))), dtype)
     finite = numbers[np.isfinite(numbers)]
     span = f", from {finite.min():.4g} to {finite.max():.4g}" if finite.size else ""
     return span + (", and some of it not finite" if finite.size < numbers.size else "")
@@ -219,14 +246,28 @@ def open_images(path: epath.PathLike, image_size: int | None = None) -> FolderIm
     return images
 
 
-def take(images: ImageSet, places: Collection[int]) -> np.ndarray:
-    """The images at some places, in the order of `places`, uint8 [len(places), H, W, 3]; reads on to the last."""
-    wanted, found, start = set(map(int, places)), {}, 0
-    for batch in images.batches(_AHEAD):
-        for i, image in enumerate(batch, start):
-            if i in wanted:
-                found[i] = image.copy()
+def rows_at(places: np.ndarray, start: int, count: int) -> np.ndarray:
+    """Which rows of a batch of `count` images, the first of them at `start`, are at some places, int [n], rising."""
+    begin, end = np.searchsorted(places, (start, start + count))
+    return places[begin:end] - start
+
+
+def chosen(images: ImageSet, places: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    """As `ImageSet.batches`, of the images at some places, int [n], rising; reads on to the last."""
+    waiting, start = [], 0
+    for batch in images.batches(size):
+        waiting += list(batch[rows_at(places, start, len(batch))])
         start += len(batch)
-        if len(found) == len(wanted):
+        if len(waiting) >= size:
+            yield np.stack(waiting[:size])
+            waiting = waiting[size:]
+        if start > places[-1]:
             break
-    return np.stack([found[int(i)] for i in places])
+    if waiting:
+        yield np.stack(waiting)
+
+
+def take(images: ImageSet, places: Sequence[int]) -> np.ndarray:
+    """The images at some places, in the order of `places`, uint8 [len(places), H, W, 3]; reads on to the last."""
+    places, rows = np.unique(places, return_inverse=True)
+    return np.concatenate(list(chosen(images, places, _AHEAD)))[rows]

@@ -33,7 +33,7 @@ def precision_recall(
       reference: float [N, F].
       samples: float [M, F].
       k: 3 in the papers.
-      on_block: told the number of distances after each block, of `num_distances` in all.
+      on_block: told the number of distances once each block is done, of `num_distances` in all.
 
     Raises:
       ValueError: a set has no k-th neighbour.
@@ -53,6 +53,7 @@ def precision_recall(
             sample_inside[i], reference_inside[j] = _covered(
                 *(block, other, radii, other_radii, sample_inside[i], reference_inside[j])
             )
+            reference_inside[j].block_until_ready()
             on_block(samples.size * reference.size)
     precision, recall = samples.join(sample_inside).mean(), reference.join(reference_inside).mean()
     return float(precision), float(recall)
@@ -158,9 +159,12 @@ def _radii(features: _Blocks, k: int, on_block: Callable[[int], None]) -> list[j
     best = [[jnp.full((features.size, _LANES), jnp.inf) for _ in range(k + 1)] for _ in features.blocks]
     for i, block in enumerate(features.blocks):
         best[i] = _update(block, best[i])
+        # Else all would be dispatched at once, and said to be done.
+        jax.block_until_ready(best[i])
         on_block(features.size**2)
         for j in range(i + 1, len(features.blocks)):
             best[i], best[j] = _update_both(block, features.blocks[j], best[i], best[j])
+            jax.block_until_ready(best[j])
             on_block(features.size**2)
     return [_last(each) for each in best]
 

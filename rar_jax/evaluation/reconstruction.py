@@ -94,7 +94,7 @@ def reconstruct(
     Raises:
       ValueError: an image cannot be used, or there are fewer than two.
     """
-    both = Accumulator(count, keep=0, show=show), Accumulator(count, keep=0, show=show)
+    both = Accumulator(count, show=show), Accumulator(count, show=show)
     codes, sums = np.zeros(tokenizer.codebook_size, np.int64), {"psnr": 0.0, "ssim": 0.0}
     progress, done = Progress("reconstruct", count, unit="image"), 0
     for batch in images.batches(max(tokenizer.batch_size, extractor.batch_size)):

@@ -4,6 +4,7 @@ import numpy as np
 from etils import epath
 
 from rar_jax.evaluation.statistics import Gaussian
+from rar_jax.files import replacing
 
 # Names in the file: of the pool features (FID) and of the spatial features (sFID).
 _NAMES = {"pool": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
@@ -49,5 +50,5 @@ def write_statistics(path: epath.PathLike, statistics: dict[str, Gaussian]) -> N
     for kind, found in statistics.items():
         mean, covariance = _NAMES[kind]
         arrays |= {mean: found.mu, covariance: found.sigma}
-    with path.open("wb") as file:
+    with replacing(path) as file:
         np.savez(file, **arrays)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from rar_jax.files import write_atomically
+from rar_jax.files import hold_to_plan, write_atomically
 from rar_jax.images.files import image_grid
 from rar_jax.images.plots import plt, save_figure
 
@@ -27,6 +27,7 @@ _SCORES = {
     "codebook_use": ("codes used", ".1%"),
     "codebook_perplexity": ("perplexity of the codes", ".1f"),
 }
+_FILE = "report.json"
 _LINE = 118
 # Of a grid of images.
 COLUMNS = 8
@@ -52,12 +53,14 @@ class Report:
 
     Attributes:
       title: of the page.
+      inputs: what was asked for, by the flags; a folder has a report of one.
       facts: what the scores stand on, by the part they are of: samples, reference, features.
       scores: by the names of report.json.
       warnings: what keeps the scores from being compared with others.
     """
 
     title: str
+    inputs: dict[str, Any]
     facts: dict[str, dict[str, Any]]
     scores: dict[str, float]
     warnings: list[str]
@@ -85,14 +88,30 @@ def _hanging(head: str, text: str) -> list[str]:
     return textwrap.wrap(text, _LINE, initial_indent=head, subsequent_indent=" " * len(head), break_long_words=False)
 
 
-def write_report(folder: epath.PathLike, report: Report, pictures: list[Picture]) -> None:
-    """Writes report.json and report.png into a folder, which is made if need be, and prints the table."""
+def begin_report(folder: epath.PathLike, inputs: dict[str, Any]) -> None:
+    """Makes the folder of a report, before the work that it is of.
+
+    Raises:
+      ValueError: it cannot be made, or has a report of other inputs; one of the same will be replaced.
+    """
     folder = epath.Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / "report.json", json.dumps(dataclasses.asdict(report), indent=2) + "\n")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    # Read-only, as data sets often are.
+    except OSError as error:
+        raise ValueError(f"--out={folder} cannot be made ({error.strerror}): choose another folder") from None
+    if (folder / _FILE).exists():
+        hold_to_plan("out", folder, json.loads((folder / _FILE).read_text()).get("inputs", {}), inputs)
+
+
+def write_report(folder: epath.PathLike, report: Report, pictures: list[Picture]) -> None:
+    """Prints the table, and writes report.json and report.png into a folder that is there."""
+    folder = epath.Path(folder)
+    # First: whatever becomes of the files, the scores are said.
+    print("\n".join(report.lines()), flush=True)
+    write_atomically(folder / _FILE, json.dumps(dataclasses.asdict(report), indent=2) + "\n")
     _draw(folder / "report.png", report, pictures)
-    print("\n".join(report.lines()))
-    print(f"{folder / 'report.json'}, {folder / 'report.png'}")
+    print(f"{folder / _FILE}, {folder / 'report.png'}")
 
 
 def _draw(path: epath.Path, report: Report, pictures: list[Picture]) -> None:

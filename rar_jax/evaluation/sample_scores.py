@@ -36,15 +36,28 @@ class ReferenceScorer:
     """
 
     def __init__(self, extractor: Extractor, reference: Reference, image_size: int):
-        """`image_size`: side of the samples. Raises ValueError if these cannot be compared."""
+        """Prepares nothing yet; `prepare` does.
+
+        Args:
+          extractor: of the features.
+          reference: to compare with; pictures of a folder are cut to the side of the samples.
+          image_size: side of the samples.
+
+        Raises:
+          ValueError: these cannot be compared.
+        """
+        reference.cut(image_size)
         reference.check(extractor, (image_size, image_size))
         self._extractor, self._reference = extractor, reference
         self.fingerprint = extractor.fingerprint
         self._name = FRECHET_NAMES[extractor.name]["pool"]
 
-    def score(self, images: Iterator[np.ndarray], labels: np.ndarray) -> dict[str, float]:
-        """As `SampleScorer.score`; the first time it extracts what the reference does not store."""
+    def prepare(self) -> None:
+        """Extracts what the reference does not store. Raises ValueError if one of its images cannot be used."""
         self._reference.prepare(self._extractor, features=False)
+
+    def score(self, images: Iterator[np.ndarray], labels: np.ndarray) -> dict[str, float]:
+        """As `SampleScorer.score`, after `prepare`."""
         moments, logits = Moments(), []
         for _, features in extract_all(self._extractor, images):
             moments.add(features.pool)

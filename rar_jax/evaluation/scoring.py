@@ -1,19 +1,20 @@
 """Scores of images against a reference, as OpenAI's ADM evaluator computes them, and what must be said beside them."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from etils import epath
 
 from rar_jax.evaluation.features import Extractor, Features, extract_all
-from rar_jax.evaluation.image_sets import ImageSet, open_images
+from rar_jax.evaluation.image_sets import FolderImages, ImageSet, chosen, open_images, rows_at
 from rar_jax.evaluation.neighbours import num_distances, precision_recall
 from rar_jax.evaluation.references import read_statistics
-from rar_jax.evaluation.statistics import Gaussian, Moments, frechet, inception_score
+from rar_jax.evaluation.statistics import SPLIT_SIZE, Gaussian, Moments, frechet, inception_score
 from rar_jax.progress import Progress
 
-# What the ADM evaluator takes: neighbours, and reference features.
+# What the ADM evaluator takes: neighbours, and reference features. It takes the first ones, of a reference that has no
+# more and no order; of other sets the first ones can be of a few classes.
 NEIGHBOURS = 3
 _REFERENCE_FEATURES = 10_000
 # What the papers' scores are of.
@@ -32,14 +33,12 @@ class Summary:
     """What scores need to know of images.
 
     Attributes:
-      count: images.
       gaussians: pool and, of Inception features, spatial.
-      pool: float32 [N, F], or of the first N.
-      logits: float32 [N, classes], or None.
+      pool: float32 [n, F], of those that were to be kept.
+      logits: float32 [N, classes], where they were asked for and there are any.
       shown, shown_pool: some of the images, uint8 [n, H, W, 3], and their features, [n, F].
     """
 
-    count: int
     gaussians: dict[str, Gaussian]
     pool: np.ndarray
     logits: np.ndarray | None
@@ -50,13 +49,14 @@ class Summary:
 class Accumulator:
     """Counts images and their features in."""
 
-    def __init__(self, total: int, keep: int | None = None, show: int = 0):
+    def __init__(self, total: int, keep: int = 0, show: int = 0, logits: bool = False):
         """Args:
         total: how many images there will be.
-        keep: pool features to keep, the first; by default all.
+        keep: pool features to keep, those of `spread_places`.
         show: images to keep, spread evenly over all.
+        logits: whether to keep them, for the Inception Score.
         """
-        self._keep = total if keep is None else keep
+        self._kept, self._keeps_logits = spread_places(total, keep), logits
         self._places = set(np.linspace(0, total - 1, min(show, total)).round().astype(int).tolist())
         self._moments = {"pool": Moments(), "spatial": Moments()}
         self._pool, self._logits, self._shown, self._shown_pool = [], [], [], []
@@ -67,17 +67,18 @@ class Accumulator:
         for i in range(len(images)):
             if start + i in self._places:
                 self._shown.append(np.array(images[i]))
-                self._shown_pool.append(features.pool[i])
-        self._pool.append(features.pool[: max(0, self._keep - start)])
+                self._shown_pool.append(np.array(features.pool[i]))
+        # Copied, all of them: a view would keep the features of the whole batch.
+        self._pool.append(features.pool[rows_at(self._kept, start, len(images))])
         self._moments["pool"].add(features.pool)
         if features.spatial is not None:
             self._moments["spatial"].add(features.spatial)
-            self._logits.append(features.logits)
+            if self._keeps_logits:
+                self._logits.append(np.array(features.logits))
 
     def summary(self) -> Summary:
         """Of all that was counted in. Raises ValueError where that is fewer than two images."""
         return Summary(
-            count=self._moments["pool"].count,
             gaussians={kind: moments.gaussian() for kind, moments in self._moments.items() if moments.count},
             pool=np.concatenate(self._pool),
             logits=np.concatenate(self._logits) if self._logits else None,
@@ -86,33 +87,45 @@ class Accumulator:
         )
 
 
-def summarise(images: ImageSet, extractor: Extractor, label: str, keep: int | None = None, show: int = 0) -> Summary:
+def spread_places(total: int, count: int) -> np.ndarray:
+    """`count` of `total` places, or all if there are no more: int [n], rising.
+
+    One, drawn once and for all, of each of `count` equal stretches. Neither of images sorted by class nor of classes in
+    turn does it leave classes out, as the first ones or every n-th would.
+    """
+    edges = np.arange(min(count, total) + 1) * total // max(1, min(count, total))
+    drawn = np.random.default_rng(0).random(len(edges) - 1)
+    return edges[:-1] + (drawn * np.diff(edges)).astype(int)
+
+
+def summarise(
+    images: ImageSet, extractor: Extractor, label: str, keep: int = 0, show: int = 0, logits: bool = False
+) -> Summary:
     """Extracts the features of images, with a progress bar, and counts them in.
 
     Args:
       images: the set.
       extractor: of the features.
       label: of the set, for the bar.
-      keep, show: see `Accumulator`.
+      keep, show, logits: see `Accumulator`.
 
     Raises:
       ValueError: an image cannot be used, or there are fewer than two.
     """
-    accumulator = Accumulator(len(images), keep, show)
-    for batch, features in _features(images, extractor, label, len(images)):
+    accumulator = Accumulator(len(images), keep, show, logits)
+    for batch, features in _features(images.batches(extractor.batch_size), extractor, label, len(images)):
         accumulator.add(batch, features)
     return accumulator.summary()
 
 
-def _features(images: ImageSet, extractor: Extractor, label: str, count: int) -> Iterator[tuple[np.ndarray, Features]]:
-    """The first `count` images and their features, by batches; the last one may be of a few more."""
-    progress, done = Progress(f"features of {label}", count, unit="image"), 0
-    for batch, features in extract_all(extractor, images.batches(extractor.batch_size)):
-        progress.update(min(len(batch), count - done))
-        done += len(batch)
+def _features(
+    batches: Iterable[np.ndarray], extractor: Extractor, label: str, count: int
+) -> Iterator[tuple[np.ndarray, Features]]:
+    """Images and their features, by batches, with a progress bar over `count` images."""
+    progress = Progress(f"features of {label}", count, unit="image")
+    for batch, features in extract_all(extractor, batches):
+        progress.update(len(batch))
         yield batch, features
-        if done >= count:
-            break
     progress.close()
 
 
@@ -124,7 +137,9 @@ class Reference:
       kind: what the images are, training, validation or not said.
       statistics: where they come from.
       images: the images, or None.
-      gaussians, pool: after `prepare`: the statistics, and the features that precision and recall are of, or None.
+      gaussians: after `prepare`: the statistics.
+      pool, places: after `prepare`: the features that precision and recall are of, and the places of their images, or
+        None.
     """
 
     def __init__(self, path: epath.PathLike, kind: str | None, image_size: int | None = None):
@@ -148,12 +163,17 @@ class Reference:
         self.images = (
             open_images(path, image_size) if path.is_dir() or not self.gaussians or _has_images(path) else None
         )
-        self.pool = None
+        self.pool = self.places = None
         self.statistics = (
             "as stored, by whatever weights and resize they were made"
             if self.gaussians
             else f"of its {len(self.images):,} images"
         )
+
+    def cut(self, image_size: int) -> None:
+        """Has the pictures of a folder cut to this side (ADM centre crop)."""
+        if isinstance(self.images, FolderImages):
+            self.images.cut(image_size)
 
     def check(self, extractor: Extractor, size: tuple[int, int]) -> None:
         """Raises ValueError if images of a height and width cannot be scored against it, before any work."""
@@ -172,16 +192,25 @@ class Reference:
                 f"{self.name} has images of {sizes[0]}, and the samples are {sizes[1]}: --features={extractor.name} "
                 "compares images of one size only"
             )
+        spatial = self.gaussians.get("spatial")
+        if spatial is not None and extractor.num_spatial and len(spatial.mu) != extractor.num_spatial:
+            raise ValueError(
+                f"{self.name} has mu_s and sigma_s of {len(spatial.mu)} features, and those of sFID are "
+                f"{extractor.num_spatial}: make them again with --save_statistics, or leave out mu_s and sigma_s"
+            )
 
     def prepare(self, extractor: Extractor, features: bool = True) -> None:
         """Extracts what is not stored: statistics and, with `features`, those that precision and recall are of."""
         if not self.gaussians:
-            summary = summarise(self.images, extractor, "the reference", _REFERENCE_FEATURES)
-            self.gaussians, self.pool = summary.gaussians, summary.pool
+            summary = summarise(self.images, extractor, "the reference", _REFERENCE_FEATURES if features else 0)
+            self.gaussians = summary.gaussians
+            if features:
+                self.places, self.pool = spread_places(len(self.images), _REFERENCE_FEATURES), summary.pool
         elif features and self.images is not None:
-            count = min(len(self.images), _REFERENCE_FEATURES)
-            found = [each.pool for _, each in _features(self.images, extractor, "the reference", count)]
-            self.pool = np.concatenate(found)[:count]
+            self.places = spread_places(len(self.images), _REFERENCE_FEATURES)
+            batches = chosen(self.images, self.places, extractor.batch_size)
+            found = _features(batches, extractor, "the reference", len(self.places))
+            self.pool = np.concatenate([each.pool for _, each in found])
 
 
 def _has_images(path: epath.Path) -> bool:
@@ -243,3 +272,15 @@ def warnings_of(count: int, labels: np.ndarray | None) -> list[str]:
         if counts.min() < counts.max():
             warnings.append(f"the {len(counts):,} classes have from {counts.min():,} to {counts.max():,} samples each")
     return warnings
+
+
+def split_warnings(labels: np.ndarray) -> list[str]:
+    """What is wrong for the Inception Score with samples of the classes int [N], in this order."""
+    splits = [labels[start : start + SPLIT_SIZE] for start in range(0, len(labels) - SPLIT_SIZE + 1, SPLIT_SIZE)]
+    classes, fewest = len(np.unique(labels)), min((len(np.unique(split)) for split in splits), default=SPLIT_SIZE)
+    if 2 * fewest >= min(classes, SPLIT_SIZE):
+        return []
+    return [
+        f"{SPLIT_SIZE:,} consecutive samples are of {fewest:,} of the {classes:,} classes: the Inception Score, a mean "
+        "over such splits, is too low; put the samples into an order that mixes the classes"
+    ]

@@ -8,7 +8,7 @@ import scipy.linalg
 import scipy.special
 
 # ADM's.
-_SPLIT_SIZE = 5000
+SPLIT_SIZE = 5000
 # Features counted in at once.
 _ROWS = 256
 
@@ -123,7 +123,7 @@ def frechet_distance(features_a: np.ndarray, features_b: np.ndarray) -> float:
     return frechet(gaussian(features_a), gaussian(features_b))
 
 
-def inception_score(logits: np.ndarray, split_size: int = _SPLIT_SIZE) -> float:
+def inception_score(logits: np.ndarray, split_size: int = SPLIT_SIZE) -> float:
     """Inception Score (Salimans et al., 2016): the mean over splits of exp(E KL(p(y|x) || p(y))).
 
     Splits are consecutive, and a short last one counts as one, as in the ADM evaluator: the order of images matters.

@@ -2,12 +2,13 @@
 
 import itertools
 import json
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from etils import epath
 
-from rar_jax.files import write_atomically
+from rar_jax.files import hold_to_plan, read_json_lines, write_atomically
 from rar_jax.progress import Progress
 
 FILE = "tuning.jsonl"
@@ -25,19 +26,16 @@ class Setting(NamedTuple):
         return " ".join(f"--{name}={value:g}" for name, value in self._asdict().items())
 
 
-def grid(scales: Sequence[float], powers: Sequence[float], temperatures: Sequence[float]) -> list[Setting]:
-    """Every combination.
+def check_numbers(flag: str, numbers: Sequence[float]) -> None:
+    """Raises ValueError if one of --guidance_scales, --guidance_powers or --temperatures cannot be of a setting."""
+    above = flag == "guidance_powers"
+    for number in numbers:
+        if not (0 < number if above else 0 <= number) or number == math.inf:
+            raise ValueError(f"--{flag}: {number:g} must be {'above' if above else 'at least'} 0, and finite")
 
-    Raises:
-      ValueError: a scale or temperature is negative, or a power is not above 0.
-    """
-    for name, values, fit in (
-        ("guidance_scales", scales, lambda x: x >= 0),
-        ("guidance_powers", powers, lambda x: x > 0),
-        ("temperatures", temperatures, lambda x: x >= 0),
-    ):
-        if bad := [value for value in values if not fit(value)]:
-            raise ValueError(f"--{name}: {bad[0]:g} must be {'above' if name == 'guidance_powers' else 'at least'} 0")
+
+def grid(scales: Sequence[float], powers: Sequence[float], temperatures: Sequence[float]) -> list[Setting]:
+    """Every combination, without repetitions."""
     return [
         Setting(*each) for each in itertools.product(*(sorted(set(part)) for part in (scales, powers, temperatures)))
     ]
@@ -47,7 +45,8 @@ def search(
     folder: epath.PathLike,
     plan: dict[str, Any],
     settings: Sequence[Setting],
-    score: Callable[[Setting], dict[str, float]],
+    images: int,
+    score: Callable[[Setting, Callable[[int], None]], dict[str, float]],
 ) -> dict[Setting, dict[str, float]]:
     """Scores every setting that was not scored by an earlier search of the same plan in this folder.
 
@@ -55,7 +54,8 @@ def search(
       folder: of tuning.jsonl, whose first line is the plan and the others a setting with its scores each.
       plan: what else the scores stand on.
       settings: to try.
-      score: of a setting.
+      images: that a setting is scored by, for the progress bar.
+      score: of a setting; it is given what is to be told of each batch of images that were sampled.
 
     Returns:
       The scores of these settings, and of others that the folder has.
@@ -64,37 +64,20 @@ def search(
       ValueError: the folder's search had another plan.
     """
     path = epath.Path(folder) / FILE
-    lines = _read(path)
-    if lines and lines[0] != plan:
-        different = [
-            f"{name}={lines[0].get(name)!r}, not {value!r}"
-            for name, value in plan.items()
-            if lines[0].get(name) != value
-        ]
-        raise ValueError(f"{path} is of a search with {', '.join(different)}: choose another folder with --out")
-    lines = lines or [plan]
+    lines = read_json_lines(path) or [plan]
+    hold_to_plan("out", path.parent, lines[0], plan)
     path.parent.mkdir(parents=True, exist_ok=True)
     # A last line that was cut short goes.
     write_atomically(path, "".join(json.dumps(line) + "\n" for line in lines))
     found = {Setting(*(line.pop(name) for name in Setting._fields)): line for line in lines[1:]}
     left = [setting for setting in settings if setting not in found]
-    progress = Progress("tune", len(settings), done=len(settings) - len(left), unit="setting")
+    progress = Progress("tune", len(settings) * images, (len(settings) - len(left)) * images, unit="image")
     with path.open("a") as file:
         for setting in left:
-            found[setting] = score(setting)
+            found[setting] = score(setting, progress.update)
             file.write(json.dumps(setting._asdict() | found[setting]) + "\n")
             file.flush()
             name, value = next(iter(found[setting].items()))
-            progress.update(note=f"{setting.flags()}: {name} {value:.4g}")
+            progress.update(0, f"{setting.flags()}: {name} {value:.4g}")
     progress.close()
     return found
-
-
-def _read(path: epath.Path) -> list[dict[str, Any]]:
-    lines = []
-    for line in path.read_text().splitlines() if path.exists() else ():
-        try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return lines

@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from etils import epath
 
+from rar_jax.files import replacing
 from rar_jax.orders import SCAN_ORDERS, scan_order
 
 
@@ -19,7 +20,7 @@ def save_figure(figure: plt.Figure, path: epath.PathLike) -> None:
     """Writes a PNG and closes the figure; its folder is made if need be."""
     path = epath.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
+    with replacing(path) as file:
         figure.savefig(file, dpi=110, format="png")
     plt.close(figure)
 

@@ -19,13 +19,14 @@ from jax.sharding import Mesh
 from rar_jax.ceilings import product_rate
 from rar_jax.checkpoints.load import Weights, load
 from rar_jax.checkpoints.store import CheckpointStore
-from rar_jax.config import Config, check_same_run, mesh_shape, sample_options
+from rar_jax.config import SCORE, Config, check_same_run, mesh_shape, sample_options
 from rar_jax.costs import train_flops
 from rar_jax.data.datasets import Datasets, open_datasets
 from rar_jax.data.loader import DeviceBatches, eval_batches, train_iterator
 from rar_jax.data.tokenizers import Tokenizer, decoded, load_tokenizer
 from rar_jax.evaluation.digits import digits_report
 from rar_jax.evaluation.sample_scores import DigitsScorer, SampleScorer, open_scorer
+from rar_jax.files import write_atomically
 from rar_jax.images.files import image_grid, write_png
 from rar_jax.images.plots import plot_curves, plot_scan_orders
 from rar_jax.orders import randomness
@@ -48,10 +49,10 @@ _log = logging.getLogger(__name__)
 _REPORT_BATCH = 128
 # Steps that the host may be ahead of the devices.
 _AHEAD = 2
+# Of samples that are scored, which are many: a batch of no more than a grid would leave accelerators idle.
+_SCORE_BATCH = 256
 # Logged with a step that was looked at, whether or not there are held-out images.
 _LOOKED = "eval/done"
-# Before the names of scores of samples.
-_SCORE = "score/"
 
 
 @dataclasses.dataclass
@@ -118,7 +119,7 @@ def prepare(config: Config, folder: epath.PathLike, allow_config_change: Sequenc
             for difference in check_same_run(config, read_config(folder), allow_config_change):
                 _log.info("goes on with other settings: the run had %s", difference)
         scorer = _open_scorer(config)
-        steps = CheckpointStore(folder).steps
+        steps = CheckpointStore(folder).steps if config.init_from else []
     if config.init_from and not from_first(steps):
         with together():
             init_from = _load_init_from(config.init_from)
@@ -176,7 +177,11 @@ def _open_scorer(config: Config) -> SampleScorer | None:
     if not options.inception:
         return DigitsScorer()
     try:
-        return open_scorer("inception", options.inception, options.reference, config.data.image_size)
+        scorer = open_scorer("inception", options.inception, options.reference, config.data.image_size)
+        # Before the first step: what is wrong with an image of the reference would end the run at its first scores.
+        if is_first():
+            scorer.prepare()
+        return scorer
     except ValueError as error:
         raise ValueError(f"config.eval.inception and config.eval.reference: {error}") from None
 
@@ -357,7 +362,7 @@ class Observer:
     """What is looked at along the way: metrics, held-out losses, sample grids and scores, the report of the digits.
 
     Attributes:
-      evaluations: step -> the held-out losses measured there.
+      evaluations: step -> the losses and scores measured there.
     """
 
     def __init__(self, run: Run, metrics: MetricsLog, preemption: Preemption):
@@ -365,9 +370,12 @@ class Observer:
         self._metrics = metrics
         self._preemption = preemption
         written = from_first(read_metrics(run.folder) if is_first() else None)
-        self.evaluations = {entry["step"]: entry for entry in written if "heldout/target_loss" in entry}
         self._looked = {entry["step"] for entry in written if _LOOKED in entry}
-        self._scored = {entry["step"] for entry in written if any(name.startswith(_SCORE) for name in entry)}
+        self._scored = {entry["step"] for entry in written if any(name.startswith(SCORE) for name in entry)}
+        self.evaluations = collections.defaultdict(dict)
+        for entry in written:
+            if entry["step"] in self._looked | self._scored:
+                self.evaluations[entry["step"]] |= entry
         self._reported = {entry["step"] for entry in written if "report/svm_accuracy_samples" in entry}
         self._grid_classes = spread_classes(run.program.model.num_classes)
         # Also the batch of the report, so that the decode loop is compiled once.
@@ -403,16 +411,17 @@ class Observer:
             self._look(step, params)
         if self._score_due(step):
             scores = self.score(params)
-            if scores:
-                _log.info("step %d: %s", step, ", ".join(f"{name} {value:.4g}" for name, value in scores.items()))
-            self._metrics.write(step, {_SCORE + name: value for name, value in scores.items()})
+            _log.info("step %d: %s", step, ", ".join(f"{name} {value:.4g}" for name, value in scores.items()))
+            scores = {SCORE + name: value for name, value in scores.items()}
+            self._metrics.write(step, scores)
+            self.evaluations[step] |= scores
             self._scored.add(step)
 
     def _look(self, step: int, params: dict[str, Any]) -> None:
         losses = self.evaluate(params)
         grid = self.sample_grid(params)
         if losses:
-            self.evaluations[step] = losses
+            self.evaluations[step] |= losses
             _log.info(
                 "step %d: held-out loss %.4f in the target order, %.4f in random order",
                 *(step, losses["heldout/target_loss"], losses["heldout/random_loss"]),
@@ -471,36 +480,38 @@ class Observer:
             losses |= {f"{split}/{name}": float(value / images) for name, value in sums.items()}
         return losses
 
-    def _sample_tokens(self, params: dict[str, Any], labels: np.ndarray, **options: float) -> np.ndarray:
+    def _sample_tokens(
+        self, params: dict[str, Any], labels: np.ndarray, batch_size: int, **options: float
+    ) -> np.ndarray:
         config = self._run.config
         return sample_tokens(
             Sampler(self._run.program.model, params, self._run.mesh),
             labels,
             dataclasses.replace(sample_options(config), **options),
             seed=config.seed,
-            batch_size=self._grid_images or _REPORT_BATCH,
+            batch_size=batch_size,
             on_batch=lambda _: self._preemption.check(),
         )
 
     def _sample(self, params: dict[str, Any], labels: np.ndarray) -> np.ndarray | None:
         """Images uint8 [N, H, W, 3] of labels [N], in the first process; the others help to sample, and get None."""
-        tokens = self._sample_tokens(params, labels)
+        tokens = self._sample_tokens(params, labels, self._grid_images or _REPORT_BATCH)
         return self._run.tokenizer.decode(tokens) if is_first() else None
 
     def score(self, params: dict[str, Any]) -> dict[str, float]:
         """Scores samples, as many of each class: with the run's guidance (guided) and with none (unguided).
 
-        Of several processes the first one gets the scores.
+        Of several processes the first one scores, and tells the others.
         """
         labels = np.arange(self._run.config.eval.score_images) % self._run.program.model.num_classes
         scores = {}
         for guidance, options in (("guided", {}), ("unguided", {"guidance_scale": 1.0})):
-            tokens = self._sample_tokens(params, labels, **options)
+            tokens = self._sample_tokens(params, labels, _SCORE_BATCH, **options)
             if is_first():
                 images = decoded(self._run.tokenizer, tokens, lambda _: self._preemption.check_alone())
                 found = self._run.scorer.score(images, labels)
                 scores |= {f"{name}_{guidance}": value for name, value in found.items()}
-        return scores
+        return from_first(scores)
 
     def sample_grid(self, params: dict[str, Any]) -> np.ndarray | None:
         """A grid with one class a row, of up to ten classes spread over all, or None where there are no images.
@@ -525,7 +536,9 @@ class Observer:
         self._metrics.write(step, {f"report/{name}": value for name, value in scores.items()})
         last = {name: value for entry in read_metrics(self._run.folder) for name, value in entry.items()}
         losses = {name: last[f"heldout/{name}"] for name in ("target_loss", "random_loss")}
-        (self._run.folder / "report.json").write_text(json.dumps({"step": step} | losses | scores, indent=2) + "\n")
+        write_atomically(
+            self._run.folder / "report.json", json.dumps({"step": step} | losses | scores, indent=2) + "\n"
+        )
         print(
             f"held-out loss, target order: {losses['target_loss']:.4f} nats a token (random order: "
             f"{losses['random_loss']:.4f})\n"

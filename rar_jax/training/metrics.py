@@ -8,7 +8,7 @@ import numpy as np
 import tensorboardX
 from etils import epath
 
-from rar_jax.files import write_atomically
+from rar_jax.files import read_json_lines, write_atomically
 from rar_jax.parallel.distributed import is_first
 
 FILE = "metrics.jsonl"
@@ -31,7 +31,7 @@ class MetricsLog:
         self._path = folder / FILE
         kept = [entry for entry in read_metrics(folder) if entry["step"] <= step]
         self._lines = _Lines(folder / FILE, kept)
-        self._speed = _Lines(folder / SPEED_FILE, _read_lines(folder / SPEED_FILE))
+        self._speed = _Lines(folder / SPEED_FILE, read_json_lines(folder / SPEED_FILE))
         self._events = tensorboardX.SummaryWriter(str(folder), purge_step=step + 1 if step else None)
 
     def write(self, step: int, values: dict[str, float]) -> None:
@@ -119,14 +119,4 @@ class _Lines:
 
 def read_metrics(run_folder: epath.PathLike) -> list[dict[str, Any]]:
     """The lines of a run's metrics.jsonl, oldest first; a last line cut short by a crash is left out."""
-    return _read_lines(epath.Path(run_folder) / FILE)
-
-
-def _read_lines(path: epath.Path) -> list[dict[str, Any]]:
-    entries = []
-    for line in path.read_text().splitlines() if path.exists() else ():
-        try:
-            entries.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return entries
+    return read_json_lines(epath.Path(run_folder) / FILE)

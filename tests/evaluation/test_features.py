@@ -30,6 +30,7 @@ def test_inception_is_the_same_on_eight_devices_and_one(inception_tensors):
             array = np.concatenate([getattr(features, field) for _, features in found])
             expected = golden[f"features_0/{name}"][order]
             np.testing.assert_allclose(array, expected, rtol=0, atol=1e-4 * np.abs(expected).max(), err_msg=name)
+        assert found[0][1].spatial[0].size == extractor.num_spatial
 
 
 def test_pixels_are_grey_levels():

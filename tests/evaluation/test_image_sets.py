@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from rar_jax.data.pictures import center_square, read_picture
-from rar_jax.evaluation.image_sets import NpzImages, open_images, take
+from rar_jax.evaluation.image_sets import NpzImages, chosen, open_images, spread_order, take
 from rar_jax.images.files import write_png
 
 
@@ -47,6 +47,7 @@ def test_grey_gets_three_equal_channels(tmp_path, channels):
         (pictures(2).transpose(0, 3, 1, 2), r"arr_0 is \[2, 3, 5, 6\]; images must be"),
         (pictures(0), r"arr_0 is \[0, 5, 6, 3\]"),
         (np.asfortranarray(pictures(2)), "in Fortran order"),
+        (np.array([None, "cat"]), r"a\.npz: arr_0 is object; images must be uint8"),
     ],
 )
 def test_arrays_that_are_not_images(tmp_path, array, message):
@@ -98,9 +99,32 @@ def test_classes_are_folders_only_where_all_images_are_in_one(tmp_path):
     for name, count in (("cat", 2), ("ant", 3)):
         for i, image in enumerate(pictures(count)):
             write_png(tmp_path / name / f"{i}.png", image)
-    assert open_images(tmp_path).labels.tolist() == [0, 0, 0, 1, 1]
+    found = open_images(tmp_path)
+    # In turn, and those of a class by name: every stretch has both.
+    assert found.labels.tolist() == [0, 1, 0, 1, 0]
+    ants, cats = pictures(3), pictures(2)
+    np.testing.assert_array_equal(np.concatenate(list(found.batches(2))), [ants[0], cats[0], ants[1], cats[1], ants[2]])
     write_png(tmp_path / "b.png", pictures(1)[0])
     assert open_images(tmp_path).labels is None
+
+
+def test_every_stretch_of_class_folders_has_the_classes_in_proportion():
+    labels = np.repeat(np.arange(30), np.random.default_rng(0).integers(50, 200, 30))
+    order = spread_order(labels)
+    assert sorted(order) == list(range(len(labels)))
+    shares = np.bincount(labels) / len(labels)
+    for start in range(0, len(labels) - 500, 500):
+        counts = np.bincount(labels[order[start : start + 500]], minlength=30)
+        np.testing.assert_allclose(counts, 500 * shares, atol=1)
+
+
+def test_some_images_of_a_set(tmp_path):
+    images = pictures(150)
+    np.savez(tmp_path / "a.npz", images)
+    places = np.array([0, 3, *range(60, 100), 148])
+    batches = list(chosen(open_images(tmp_path / "a.npz"), places, 16))
+    assert [len(batch) for batch in batches] == [16, 16, 11]
+    np.testing.assert_array_equal(np.concatenate(batches), images[places])
 
 
 def test_mixed_sizes_are_refused_or_cut(tmp_path):

@@ -1,3 +1,6 @@
+import functools
+
+import jax
 import numpy as np
 import pytest
 from conftest import DATA
@@ -33,6 +36,26 @@ def test_blocks_do_not_matter(monkeypatch, k):
         found = precision_recall(reference, samples, k, on_block=seen.append)
         assert found == pytest.approx(expected, abs=1.5 / 700)
         assert sum(seen) == num_distances(700, 900)
+
+
+def test_a_block_is_told_of_once_it_is_done(monkeypatch):
+    computed, pending = [], []
+
+    def noted(function, *args):
+        computed.append(function(*args))
+        return computed[-1]
+
+    for name in ("_update", "_update_both", "_covered"):
+        monkeypatch.setattr(neighbours, name, functools.partial(noted, getattr(neighbours, name)))
+
+    def told(distances):
+        pending.append(not all(leaf.is_ready() for leaf in jax.tree.leaves(computed[-1])))
+
+    # Large enough to take longer than to be dispatched.
+    monkeypatch.setattr(neighbours, "_BLOCK", 1024)
+    a = np.random.default_rng(0).standard_normal((2048, 512))
+    precision_recall(a, a, on_block=told)
+    assert len(pending) == 10 and not any(pending)
 
 
 def test_a_set_covers_itself_and_nothing_far_away():

@@ -42,3 +42,18 @@ def test_truncated(tmp_path, kept):
         read_statistics(tmp_path / "a.npz")
     with pytest.raises(ValueError, match="there is no such file"):
         read_statistics(tmp_path / "b.npz")
+
+
+def test_statistics_that_cannot_be_written_leave_the_old_ones(tmp_path, monkeypatch):
+    path = tmp_path / "a.npz"
+    write_statistics(path, {"pool": gaussian(np.eye(9))})
+    before = path.read_bytes()
+
+    def full(file, **arrays):
+        file.write(b"half")
+        raise OSError("no space")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(OSError, match="no space"):
+        write_statistics(path, {"pool": gaussian(np.eye(5))})
+    assert path.read_bytes() == before and [each.name for each in tmp_path.iterdir()] == ["a.npz"]

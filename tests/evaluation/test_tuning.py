@@ -2,37 +2,54 @@ import json
 
 import pytest
 
-from rar_jax.evaluation.tuning import FILE, Setting, grid, search
+from rar_jax.evaluation.tuning import FILE, Setting, check_numbers, grid, search
+from rar_jax.progress import Progress
 
 
-def bowl(setting):
+def bowl(setting, on_batch):
+    on_batch(10)
     return {"fid": (setting.guidance_scale - 2) ** 2 + (setting.guidance_power - 1) ** 2 + setting.temperature}
 
 
-def test_goes_on_where_it_was_stopped(tmp_path):
+def test_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
     settings = grid([3, 1, 2, 2], [1, 0.5], [1])
     assert len(settings) == 6 and settings[0] == (1, 0.5, 1)
     tried = []
 
-    def stops(setting):
+    def stops(setting, on_batch):
         if len(tried) == 4:
             raise KeyboardInterrupt
         tried.append(setting)
-        return bowl(setting)
+        return bowl(setting, on_batch)
 
     with pytest.raises(KeyboardInterrupt):
-        search(tmp_path / "new", {"images": 10}, settings, stops)
+        search(tmp_path / "new", {"images": 10}, settings, 10, stops)
     path = tmp_path / "new" / FILE
     # As if killed in the middle of the last line.
     path.write_text(path.read_text()[:-9])
-    again = []
-    found = search(tmp_path / "new", {"images": 10}, settings, lambda setting: again.append(setting) or bowl(setting))
+    again, told = [], []
+    monkeypatch.setattr(Progress, "update", lambda self, images, note="": told.append(images))
+
+    def scores(setting, on_batch):
+        again.append(setting)
+        return bowl(setting, on_batch)
+
+    found = search(tmp_path / "new", {"images": 10}, settings, 10, scores)
     assert again == settings[3:]
-    assert found == {setting: bowl(setting) for setting in settings}
+    # Within a setting, and after it.
+    assert told == [10, 0] * 3
+    assert found == {setting: bowl(setting, lambda _: None) for setting in settings}
     assert min(found, key=lambda setting: found[setting]["fid"]) == (2, 1, 1)
     assert len([json.loads(line) for line in path.read_text().splitlines()]) == 7
-    with pytest.raises(ValueError, match=r"is of a search with images=10, not 20: choose another folder with --out"):
-        search(tmp_path / "new", {"images": 20}, settings, bowl)
+    # A field that the plan did not have is different too.
+    with pytest.raises(
+        ValueError, match=r"--out=.*new was begun with images=10, not 20, seed=None, not 1: go on as it"
+    ):
+        search(tmp_path / "new", {"images": 20, "seed": 1}, settings, 20, bowl)
+    with pytest.raises(
+        ValueError, match=r"was begun with images=10, not None: go on as it was begun, or choose another"
+    ):
+        search(tmp_path / "new", {}, settings, 10, bowl)
 
 
 def test_flags_are_those_of_sample():
@@ -40,13 +57,16 @@ def test_flags_are_those_of_sample():
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("flag", "numbers", "message"),
     [
-        (([-1], [1], [1]), "--guidance_scales: -1 must be at least 0"),
-        (([1], [0], [1]), "--guidance_powers: 0 must be above 0"),
-        (([1], [1], [-0.5]), "--temperatures: -0.5 must be at least 0"),
+        ("guidance_scales", [1, -1], "--guidance_scales: -1 must be at least 0"),
+        ("guidance_powers", [0], "--guidance_powers: 0 must be above 0"),
+        ("temperatures", [-0.5], "--temperatures: -0.5 must be at least 0"),
+        ("temperatures", [float("nan")], "--temperatures: nan must be at least 0"),
+        ("guidance_scales", [float("inf")], "--guidance_scales: inf must be at least 0, and finite"),
     ],
 )
-def test_settings_that_cannot_be(options, message):
+def test_settings_that_cannot_be(flag, numbers, message):
     with pytest.raises(ValueError, match=message):
-        grid(*options)
+        check_numbers(flag, numbers)
+    check_numbers(flag, [0.5, 2])

@@ -1,14 +1,38 @@
+import itertools
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from rar_jax.images.plots import plot_curves, plot_heat_maps, plot_runs, plot_scan_orders
+from rar_jax.images import plots
+from rar_jax.images.plots import plot_curves, plot_heat_maps, plot_runs, plot_scan_orders, save_figure
+from rar_jax.orders import SCAN_ORDERS, scan_order
 
 
-@pytest.mark.parametrize("side", [8, 6])
-def test_scan_orders(tmp_path, side):
+@pytest.mark.parametrize(("side", "missing"), [(8, []), (6, ["z_curve", "subsample"])])
+def test_scan_orders(tmp_path, monkeypatch, side, missing):
+    """Each panel is of its own order, in the figure and in the picture, or says why there is none."""
+    figures = []
+    monkeypatch.setattr(plots, "save_figure", lambda figure, path: figures.append(figure) or save_figure(figure, path))
     plot_scan_orders(tmp_path / "figures" / "orders.png", side)
-    assert np.asarray(Image.open(tmp_path / "figures" / "orders.png")).std() > 10
+    panels = {axis.get_title(): axis for axis in figures[0].axes if axis.get_title()}
+    assert list(panels) == list(SCAN_ORDERS)
+    page = picture(tmp_path / "figures" / "orders.png")[..., :3]
+    seen = {}
+    for name, axis in panels.items():
+        if name in missing:
+            assert not axis.lines and "power" in " ".join(text.get_text() for text in axis.texts)
+            continue
+        column, row = axis.lines[0].get_data()
+        np.testing.assert_array_equal(row * side + column, scan_order(name, side))
+        # In what order the marks darken.
+        np.testing.assert_array_equal(axis.collections[0].get_array(), np.arange(side**2))
+        left, bottom, right, top = axis.get_position().extents
+        rows, columns = (np.array([1 - top, 1 - bottom]) * page.shape[0], np.array([left, right]) * page.shape[1])
+        seen[name] = page[slice(*rows.astype(int)), slice(*columns.astype(int))]
+    height, width = np.min([panel.shape[:2] for panel in seen.values()], axis=0)
+    for one, other in itertools.combinations(seen.values(), 2):
+        assert (one[:height, :width] != other[:height, :width]).any(axis=2).mean() > 0.01
 
 
 def test_curves_draw_what_is_logged(tmp_path):
@@ -50,3 +74,17 @@ def test_heat_maps_frame_the_smallest(tmp_path):
     crimson = (np.abs(picture(tmp_path / "a.png")[..., :3].astype(int) - [220, 20, 60]).max(axis=2) < 10).nonzero()
     # In the first of the two maps, and in its left half.
     assert 20 < len(crimson[1]) and crimson[1].max() < picture(tmp_path / "a.png").shape[1] / 2
+
+
+def test_a_figure_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
+    plot_curves(tmp_path / "a.png", [], (2, 5))
+    before = (tmp_path / "a.png").read_bytes()
+
+    def full(self, file, **options):
+        file.write(b"half")
+        raise OSError("no space")
+
+    monkeypatch.setattr(plots.plt.Figure, "savefig", full)
+    with pytest.raises(OSError, match="no space"):
+        plot_curves(tmp_path / "a.png", [], (3, 5))
+    assert (tmp_path / "a.png").read_bytes() == before and [each.name for each in tmp_path.iterdir()] == ["a.png"]

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import shutil
 
@@ -5,8 +6,11 @@ import jax
 import numpy as np
 import pytest
 
+from rar_jax.config import measured_names
 from rar_jax.evaluation.digits import digits_scores
 from rar_jax.generate import load
+from rar_jax.images.files import write_png
+from rar_jax.sampling import sampler as sampler_module
 from rar_jax.sampling.sampler import Sampler
 from rar_jax.training import loop
 from rar_jax.training.metrics import read_metrics
@@ -144,3 +148,40 @@ def test_a_run_folder_below_a_file(small_config, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="is a file, not a folder"):
         loop.prepare(small_config(), tmp_path / "file" / "run")
+
+
+def test_a_reference_that_cannot_be_used_is_found_before_the_first_step(small_config, inception_file, tmp_path):
+    write_png(tmp_path / "reference" / "a.png", np.zeros((9, 20, 3), np.uint8))
+    (tmp_path / "reference" / "b.png").write_bytes(b"not a picture")
+    options = {"score_every": 5, "inception": str(inception_file), "reference": str(tmp_path / "reference")}
+    with pytest.raises(ValueError, match=r"config\.eval\.reference: .*b\.png: it is not an image"):
+        loop.prepare(small_config(eval=options), tmp_path / "run")
+
+
+def test_the_best_checkpoint_by_a_score_stays(small_config, tmp_path, monkeypatch):
+    """And what is scored is sampled in batches of its own, not in the grid's."""
+    batches = []
+
+    def sample_tokens(sampler, labels, *options, batch_size, **more):
+        batches.append((len(labels), batch_size))
+        return sampler_module.sample_tokens(sampler, labels, *options, batch_size=batch_size, **more)
+
+    monkeypatch.setattr(loop, "sample_tokens", sample_tokens)
+    config = small_config(
+        train={"stop_step": 12},
+        checkpoint={"every": 3, "keep": 1, "best_metric": "score/frechet_pixels_guided", "best_mode": "max"},
+        eval={"every": 12, "samples_per_class": 1, "score_every": 3, "score_images": 40},
+    )
+    train(dataclasses.replace(config, train=dataclasses.replace(config.train, stop_step=6)), tmp_path)
+    # What was scored before the run was stopped counts too.
+    train(config, tmp_path)
+    entries = read_metrics(tmp_path)
+    scores = {e["step"]: e["score/frechet_pixels_guided"] for e in entries if "score/frechet_pixels_guided" in e}
+    best = max(scores, key=scores.get)
+    assert list(scores) == [3, 6, 9, 12] and best != 12
+    assert {int(path.name) for path in (tmp_path / "checkpoints").iterdir()} == {best, 12}
+    assert set(batches) == {(40, 256), (10, 10)}
+    # The config knows every name by which one can be the best.
+    logged = {name for e in entries for name in e if name.startswith(("score/", "heldout/"))}
+    logged |= {name for e in entries if "heldout/target_loss" in e for name in e if name.startswith("train/")}
+    assert logged == set(measured_names(config))

@@ -1,0 +1,34 @@
+import numpy as np
+import pytest
+
+from rar_jax.data.digits import digits_split
+from rar_jax.evaluation.features import PixelExtractor
+from rar_jax.evaluation.sample_scores import open_scorer
+from rar_jax.evaluation.statistics import frechet_distance
+from rar_jax.images.files import write_png
+
+
+def test_a_reference_of_mixed_sizes_is_cut_to_the_size_of_the_samples(tmp_path):
+    """As ImageNet's pictures are."""
+    train, heldout = (digits_split(split)[0] for split in ("train", "heldout"))
+    for i, image in enumerate(train[:40]):
+        # Margins that the centre crop takes away.
+        write_png(tmp_path / f"{i:02d}.png", np.pad(image, ((0, 0), (i % 3, i % 3), (0, 0))))
+    scorer = open_scorer("pixels", None, tmp_path, 8)
+    scorer.prepare()
+    features = [PixelExtractor().extract(images).pool for images in (heldout, train[:40])]
+    scores = scorer.score(iter(np.array_split(heldout, 3)), np.zeros(len(heldout), int))
+    assert scores == {"frechet_pixels": pytest.approx(frechet_distance(*features), rel=1e-9)}
+
+
+def test_an_image_that_cannot_be_used_is_found_before_anything_is_scored(tmp_path):
+    write_png(tmp_path / "a.png", np.zeros((8, 8, 3), np.uint8))
+    (tmp_path / "b.png").write_bytes(b"not a picture")
+    with pytest.raises(ValueError, match=r"b\.png: it is not an image"):
+        open_scorer("pixels", None, tmp_path, 8).prepare()
+
+
+def test_an_npz_stays_as_it_is(tmp_path):
+    np.savez(tmp_path / "a.npz", digits_split("train")[0])
+    with pytest.raises(ValueError, match="has images of 8 x 8, and the samples are 4 x 4"):
+        open_scorer("pixels", None, tmp_path / "a.npz", 4)
