@@ -142,6 +142,21 @@ def test_a_signal_to_all_ends_all_at_one_step_and_two_go_on_from_four(tmp_path):
 
 
 @pytest.mark.long
+def test_a_signal_before_the_first_step_of_a_resumed_run_is_heard(tmp_path):
+    run = tmp_path / "run"
+    two = Processes(run, 2, "--config.train.stop_step=20")
+    assert two.wait() == [0, 0], two.said()
+    # On the way to the first step: it restores, measures the product rate, compiles.
+    two = Processes(run, 2)
+    while "steps 20 to" not in two.said()[0]:
+        assert two.processes[0].poll() is None, two.said()
+        time.sleep(0.02)
+    two.processes[1].send_signal(signal.SIGTERM)
+    assert two.wait(SOON) == [75, 75], two.said()
+    assert "asked to end: at step 20 of" in two.said()[0] and saved(run) == [20]
+
+
+@pytest.mark.long
 @pytest.mark.parametrize(("which", "sent"), [(0, signal.SIGKILL), (1, signal.SIGKILL), (1, signal.SIGSTOP)])
 def test_one_that_is_killed_or_hangs_ends_the_others(tmp_path, which, sent):
     two = Processes(tmp_path / "run", 2)
@@ -194,7 +209,7 @@ def test_two_processes_begin_with_other_weights_as_one_does(tmp_path, kind):
 
 @pytest.mark.long
 def test_a_mistake_that_one_process_finds_ends_all_as_one(tmp_path):
-    """One host lacks its data; and a folder in which others train is refused by all."""
+    """One host lacks its data, or has a folder of its own; and one in which others train is refused by all."""
     lacking = tmp_path / "lacking"
     lacking.write_text("")
     two = Processes(tmp_path / "run", 2)
@@ -208,6 +223,9 @@ def test_a_mistake_that_one_process_finds_ends_all_as_one(tmp_path):
     third = Processes(tmp_path / "run", 2, each=[(), [f"--config.data.path={lacking}"]])
     assert third.wait(SOON) == [2, 2], third.said()
     assert f"error: process 1: {lacking}" in third.said()[0]
+    fourth = Processes(tmp_path / "run", 2, each=[(), [f"--workdir={tmp_path / 'mine'}"]])
+    assert fourth.wait(SOON) == [2, 2], fourth.said()
+    assert f"--workdir={tmp_path / 'mine'} is another folder here than in the first process" in fourth.said()[0]
 
 
 @pytest.mark.parametrize(
