@@ -124,13 +124,13 @@ def collectives(text: str, num_devices: int) -> list[Collective]:
                 # A TPU's reduce-scatter: a fusion of the sum and the slice, of which only the slice goes out.
                 kind, result = "reduce-scatter", result / devices
             # TPUs run one collective as stages of several fusions, in a chain, beside what these compute.
-            overlapped = bool(start) or "chain_id=" in rest
-            channel = re.search(r"channel_id=(\d+)", rest)
+            chain = re.search(r"channel_id=(\d+)", rest) if "chain_id=" in rest else None
             if start and kind != "all-reduce":
                 # An asynchronous start gives (operands, results).
                 result -= _bytes_of_operands(shapes)
-            key = (channel.group(1), count) if channel else (name, instruction)
-            found[key] = Collective(kind, devices, count, result * _SENT[kind](devices), overlapped)
+            # A loop of which some turns are apart, or that has several in one, repeats a collective's channel.
+            key = (chain.group(1), count) if chain else (name, instruction)
+            found[key] = Collective(kind, devices, count, result * _SENT[kind](devices), bool(start or chain))
     return [each for each in found.values() if each.devices > 1]
 
 
