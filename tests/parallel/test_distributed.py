@@ -158,8 +158,9 @@ def test_a_signal_before_the_first_step_of_a_resumed_run_is_heard(tmp_path):
 
 @pytest.mark.long
 @pytest.mark.parametrize(("which", "sent"), [(0, signal.SIGKILL), (1, signal.SIGKILL), (1, signal.SIGSTOP)])
-def test_one_that_is_killed_or_hangs_ends_the_others(tmp_path, which, sent):
-    two = Processes(tmp_path / "run", 2)
+def test_one_that_is_killed_or_hangs_ends_the_others_and_the_run_goes_on(tmp_path, which, sent):
+    run = tmp_path / "run"
+    two = Processes(run, 2)
     two.until(10)
     two.processes[which].send_signal(sent)
     began = time.monotonic()
@@ -170,6 +171,9 @@ def test_one_that_is_killed_or_hangs_ends_the_others(tmp_path, which, sent):
         two.processes[which].kill()
     print(f"{sent.name} to process {which}: ended after {time.monotonic() - began:.1f} s with code {other.returncode}")
     assert any(words in two.said()[1 - which] for words in ("its log says why", "task died", "stopped sending"))
+    two = Processes(run, 2)
+    assert two.wait() == [0, 0], two.said()
+    assert list(losses(run)) == list(range(5, STEPS + 1, 5))
 
 
 @pytest.mark.long
