@@ -172,7 +172,7 @@ def _work(config: Config, num_devices: int) -> dict[str, float]:
         images = config.train.batch_size / num_devices
         return {"model FLOP": images * train_flops(model), "recomputed FLOP": images * recomputed_flops(model)}
     images = _BATCH.value // num_devices
-    guided = sample_options(config).arguments(model)["weights"] is not None
+    guided = sample_options(config).guided
     steps = list(decode_steps(model, (2 if guided else 1) * images, np.dtype(model.dtype).itemsize))
     flops = sum(step.flops for step in steps) + decode_modulation_flops(model, images + guided)
     return {"model FLOP": flops, "bytes read": sum(step.bytes for step in steps)}

@@ -88,7 +88,7 @@ def _measure(sampler: Sampler, options: Options, batch: int, detokenize: Callabl
     # A machine's ceilings wander, so that they are taken on both sides.
     measure_ceilings()
     rate, bandwidth = statistics.mean(rates), statistics.mean(bandwidths)
-    guided = options.arguments(model)["weights"] is not None
+    guided = options.guided
     steps, modulations = decode_floor(model, batch // devices, guided, model.dtype.itemsize, rate, bandwidth)
     results = {
         "batch": batch,

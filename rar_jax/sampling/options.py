@@ -50,6 +50,11 @@ class Options:
             if not holds:
                 raise ValueError(f"{name}={getattr(self, name)} must be {way_out}")
 
+    @property
+    def guided(self) -> bool:
+        """Whether each image is run with the null class too."""
+        return guidance_weights(self.guidance, 1, self.guidance_scale, self.guidance_power) is not None
+
     def positions(self, model: RAR) -> np.ndarray | None:
         """The scan order as int32 [T], or None where each image has a random one.
 
