@@ -13,6 +13,7 @@ from rar_jax.config import from_config_dict
 from rar_jax.parallel import distributed
 from rar_jax.training import loop
 from rar_jax.training.preemption import NonFiniteError, Preemption
+from rar_jax.training.run import prepare
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment, a file in configs/.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder; a run found there goes on. By default runs/NAME.")
@@ -43,7 +44,7 @@ def main(argv):
         distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     with distributed.ending_at_once(), Preemption() as preemption:
         with cli.user_errors():
-            run = loop.prepare(config, epath.Path(_WORKDIR.value or f"runs/{config.name}"), _ALLOW.value)
+            run = prepare(config, epath.Path(_WORKDIR.value or f"runs/{config.name}"), _ALLOW.value)
         try:
             complete = loop.train(run, preemption)
         except (NonFiniteError, OSError) as error:

@@ -27,6 +27,7 @@ from rar_jax.sampling.options import Options
 from rar_jax.sampling.sampler import Sampler, sample_tokens
 from rar_jax.training import loop
 from rar_jax.training.metrics import read_metrics
+from rar_jax.training.run import prepare
 
 
 def python(*arguments):
@@ -400,7 +401,7 @@ def test_a_tokenizer_is_scored(scenes, vqgan_file, tmp_path):
 
 def test_a_model_is_tuned_and_runs_are_compared(digit_files, small_config, tmp_path):
     folder = tmp_path / "run"
-    loop.train(loop.prepare(small_config(train={"stop_step": 2, "log_every": 1}, checkpoint={"every": 2}), folder))
+    loop.train(prepare(small_config(train={"stop_step": 2, "log_every": 1}, checkpoint={"every": 2}), folder))
     options = ["--tune", f"--checkpoint={folder}", f"--reference={digit_files / 'train.npz'}", "--features=pixels"]
     options += ["--num=20", "--guidance_scales=1,2", "--guidance_powers=1", f"--out={tmp_path / 'tuned'}"]
     tuned = run("rar_jax.evaluate", *options)

@@ -19,6 +19,7 @@ from rar_jax.parallel import distributed
 from rar_jax.run_folder import read_config
 from rar_jax.training import loop
 from rar_jax.training.metrics import read_metrics
+from rar_jax.training.run import prepare
 
 STEPS = 60
 # A dead process is found within a minute; this leaves time for a busy machine to do the rest.
@@ -114,8 +115,8 @@ def test_runs_of_two_and_four_processes_that_are_stopped_and_killed_log_what_one
     config = read_config(run)
     fields = to_config_dict(config)
     fields.mesh.fsdp = 1
-    assert loop.train(loop.prepare(from_config_dict(fields), run))
-    assert loop.train(loop.prepare(from_config_dict(fields), tmp_path / "whole"))
+    assert loop.train(prepare(from_config_dict(fields), run))
+    assert loop.train(prepare(from_config_dict(fields), tmp_path / "whole"))
     logged, expected = losses(run), losses(tmp_path / "whole")
     assert list(logged) == list(expected)
     np.testing.assert_allclose(list(logged.values()), list(expected.values()), rtol=1e-4)

@@ -16,6 +16,7 @@ from conftest import ROOT
 from rar_jax.training import loop
 from rar_jax.training.metrics import read_metrics
 from rar_jax.training.preemption import NonFiniteError, Preempted, Preemption
+from rar_jax.training.run import prepare
 
 
 def config_of(small_config, **sections):
@@ -28,7 +29,7 @@ def config_of(small_config, **sections):
 
 
 def final_state(config, folder):
-    run = loop.prepare(config, folder)
+    run = prepare(config, folder)
     run.lock.close()
     run.store.close()
     return jax.device_get(run.restored[0])
@@ -37,7 +38,7 @@ def final_state(config, folder):
 @pytest.fixture(scope="module")
 def undisturbed(small_config, tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
-    assert loop.train(loop.prepare(config_of(small_config), folder))
+    assert loop.train(prepare(config_of(small_config), folder))
     return folder, final_state(config_of(small_config), folder)
 
 
@@ -81,10 +82,10 @@ def test_a_preempted_run_saves_and_goes_on_as_if_nothing_had_happened(
 ):
     """At the end of a step, with an evaluation or not, within one, while sampling, scoring and compiling."""
     config = config_of(small_config)
-    assert not loop.train(loop.prepare(config, tmp_path), asked)
+    assert not loop.train(prepare(config, tmp_path), asked)
     steps = [int(path.name) for path in (tmp_path / "checkpoints").iterdir()]
     assert max(steps, default=0) == saved
-    assert loop.train(loop.prepare(config, tmp_path))
+    assert loop.train(prepare(config, tmp_path))
     same(tmp_path, small_config, undisturbed)
 
 
@@ -97,9 +98,9 @@ def flip_a_bit(folder, largest=True):
 
 def test_one_flipped_bit_goes_back_to_the_checkpoint_before(small_config, undisturbed, tmp_path, caplog):
     config = config_of(small_config)
-    assert not loop.train(loop.prepare(config, tmp_path), AskedAt(12))
+    assert not loop.train(prepare(config, tmp_path), AskedAt(12))
     flip_a_bit(tmp_path / "checkpoints" / "12" / "state")
-    assert loop.train(loop.prepare(config, tmp_path))
+    assert loop.train(prepare(config, tmp_path))
     messages = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
     assert "12 cannot be read" in messages[0] and "is damaged" in messages[0]
     assert messages[1].startswith("went back to the checkpoint of step 10")
@@ -109,26 +110,26 @@ def test_one_flipped_bit_goes_back_to_the_checkpoint_before(small_config, undist
 
 def test_a_checkpoint_that_is_half_there(small_config, undisturbed, tmp_path):
     config = config_of(small_config)
-    assert not loop.train(loop.prepare(config, tmp_path), AskedAt(12))
+    assert not loop.train(prepare(config, tmp_path), AskedAt(12))
     shutil.rmtree(tmp_path / "checkpoints" / "12" / "state")
     # And what a kill in the middle of a save leaves.
     shutil.copytree(tmp_path / "checkpoints" / "10", tmp_path / "checkpoints" / "15.orbax-checkpoint-tmp")
-    assert loop.train(loop.prepare(config, tmp_path))
+    assert loop.train(prepare(config, tmp_path))
     same(tmp_path, small_config, undisturbed)
 
 
 def test_a_checkpoint_without_its_manifest_is_used(small_config, undisturbed, tmp_path, caplog):
     config = config_of(small_config)
-    assert not loop.train(loop.prepare(config, tmp_path), AskedAt(12))
+    assert not loop.train(prepare(config, tmp_path), AskedAt(12))
     (tmp_path / "checkpoints" / "12" / "manifest.json").unlink()
-    assert loop.train(loop.prepare(config, tmp_path))
+    assert loop.train(prepare(config, tmp_path))
     assert any("is restored unverified" in record.getMessage() for record in caplog.records)
     same(tmp_path, small_config, undisturbed)
 
 
 def test_a_save_that_fails_is_said_and_training_goes_on(small_config, undisturbed, tmp_path, caplog, monkeypatch):
     config = config_of(small_config)
-    run = loop.prepare(config, tmp_path)
+    run = prepare(config, tmp_path)
     save = run.store._manager.save
 
     def full(step, **options):
@@ -150,7 +151,7 @@ def test_a_save_that_fails_is_said_and_training_goes_on(small_config, undisturbe
 
 
 def test_a_disk_that_is_full_at_the_end_is_an_error(small_config, tmp_path, monkeypatch):
-    run = loop.prepare(config_of(small_config, train={"stop_step": 4}), tmp_path)
+    run = prepare(config_of(small_config, train={"stop_step": 4}), tmp_path)
 
     def full():
         raise OSError(28, "No space left on device")
@@ -161,11 +162,11 @@ def test_a_disk_that_is_full_at_the_end_is_an_error(small_config, tmp_path, monk
 
 
 def test_a_second_process_is_refused(small_config, tmp_path):
-    run = loop.prepare(config_of(small_config), tmp_path)
+    run = prepare(config_of(small_config), tmp_path)
     with pytest.raises(ValueError, match=r"process \d+ trains there; stop it, or choose another folder"):
-        loop.prepare(config_of(small_config), tmp_path)
+        prepare(config_of(small_config), tmp_path)
     run.lock.close()
-    loop.prepare(config_of(small_config), tmp_path).lock.close()
+    prepare(config_of(small_config), tmp_path).lock.close()
 
 
 def test_numbers_that_stay_bad_end_the_run_and_are_not_saved(small_config, tmp_path):
@@ -176,9 +177,9 @@ def test_numbers_that_stay_bad_end_the_run_and_are_not_saved(small_config, tmp_p
         checkpoint={"every": 1},
     )
     with pytest.raises(NonFiniteError, match=r"not finite") as caught:
-        loop.train(loop.prepare(config, tmp_path))
+        loop.train(prepare(config, tmp_path))
     assert "last good checkpoint" in str(caught.value) or "there is no checkpoint yet" in str(caught.value)
-    run = loop.prepare(config, tmp_path)
+    run = prepare(config, tmp_path)
     for leaf in jax.tree.leaves(run.restored[0]) if run.restored else ():
         assert np.isfinite(leaf).all()
     run.lock.close()
@@ -192,7 +193,7 @@ def test_keep_policy(small_config, tmp_path):
         # The loss rises at the end: the best is not among the newest.
         optimizer={"learning_rate": 0.3},
     )
-    assert loop.train(loop.prepare(config, tmp_path))
+    assert loop.train(prepare(config, tmp_path))
     evaluated = {e["step"]: e["heldout/target_loss"] for e in read_metrics(tmp_path) if "heldout/target_loss" in e}
     best = min(evaluated, key=evaluated.get)
     steps = {int(path.name) for path in (tmp_path / "checkpoints").iterdir()}

@@ -1,10 +1,12 @@
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from rar_jax.training import loop
 from rar_jax.training.finetune import begin_from, check_sizes
+from rar_jax.training.run import prepare
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +70,9 @@ def test_a_run_begins_with_a_published_file(golden, golden_model, small_config, 
         data={"name": "synthetic", "tokenizer": "none", "num_images": 64, "image_size": golden_model.grid_side},
         train={"stop_step": 1, "ema_decay": 0.5},
     )
-    config = loop.dataclasses.replace(config, init_from=str(tmp_path / "rar.safetensors"))
+    config = dataclasses.replace(config, init_from=str(tmp_path / "rar.safetensors"))
     caplog.set_level("INFO", "rar_jax")
-    run = loop.prepare(config, tmp_path / "run")
+    run = prepare(config, tmp_path / "run")
     state = run.start()
     jax.tree.map(np.testing.assert_array_equal, state.params["blocks"], golden.params["blocks"])
     jax.tree.map(np.testing.assert_array_equal, state.ema["blocks"], golden.params["blocks"])
@@ -78,5 +80,5 @@ def test_a_run_begins_with_a_published_file(golden, golden_model, small_config, 
     assert said[0].endswith("initialised anew: embeddings/embedding (classes)")
     run.lock.close()
     with pytest.raises(ValueError, match=r"config\.init_from=nothing\.bin: no weights in 'nothing\.bin'"):
-        loop.prepare(loop.dataclasses.replace(config, init_from="nothing.bin"), tmp_path / "other")
+        prepare(dataclasses.replace(config, init_from="nothing.bin"), tmp_path / "other")
     assert not (tmp_path / "other").exists()

@@ -9,15 +9,15 @@ import pytest
 from rar_jax.config import measured_names
 from rar_jax.evaluation.digits import digits_scores
 from rar_jax.generate import load
-from rar_jax.images.files import write_png
 from rar_jax.sampling import sampler as sampler_module
 from rar_jax.sampling.sampler import Sampler
-from rar_jax.training import loop
+from rar_jax.training import loop, observer
 from rar_jax.training.metrics import read_metrics
+from rar_jax.training.run import prepare
 
 
 def train(config, folder):
-    loop.train(loop.prepare(config, folder))
+    loop.train(prepare(config, folder))
     return {entry["step"]: entry for entry in read_metrics(folder) if "train/loss" in entry}
 
 
@@ -73,7 +73,7 @@ def test_the_loaded_generator_has_the_trained_weights(whole_run, small_config):
     generator = load(folder)
     assert generator.step == 20
     assert load(folder, step=10).step == 10
-    run = loop.prepare(small_config(train={"stop_step": 20}), folder)
+    run = prepare(small_config(train={"stop_step": 20}), folder)
     sampler = Sampler(run.program.model, run.restored[0].params, run.mesh)
     jax.tree.map(np.testing.assert_array_equal, generator.sampler.params, sampler.params)
     images = generator.generate([3, 1, 4], seed=5)
@@ -84,7 +84,7 @@ def test_the_loaded_generator_has_the_trained_weights(whole_run, small_config):
 def test_moving_average_is_what_gets_sampled(small_config, tmp_path):
     config = small_config(train={"stop_step": 3, "ema_decay": 0.5}, checkpoint={"every": 3})
     train(config, tmp_path)
-    run = loop.prepare(config, tmp_path)
+    run = prepare(config, tmp_path)
     state = run.restored[0]
     sampler = Sampler(run.program.model, state.ema, run.mesh)
     jax.tree.map(np.testing.assert_array_equal, load(tmp_path).sampler.params, sampler.params)
@@ -107,7 +107,7 @@ def test_unreadable_checkpoint(whole_run, small_config, tmp_path, damaged):
         # As after a crash before it was written: Orbax itself must notice.
         (folder / "checkpoints" / step / "manifest.json").unlink()
     with pytest.raises(ValueError, match=r"no checkpoint can be read: checkpoint .*/20 cannot be read.*/10 cannot"):
-        loop.prepare(small_config(), folder)
+        prepare(small_config(), folder)
     assert {path.name for path in (folder / "checkpoints").iterdir()} == {"10", "20"}
     if damaged.startswith("state"):
         with pytest.raises(ValueError, match=r"checkpoint .*/20 cannot be read"):
@@ -128,34 +128,14 @@ def test_a_run_does_not_go_on_with_another_method(whole_run, small_config):
     changed = small_config(permutation={"scan_order": "spiral_out"}, optimizer={"learning_rate": 0.5})
     message = r"scan_order='row_major', not 'spiral_out', config\.optimizer\.learning_rate=0\.003, not 0\.5: train in"
     with pytest.raises(ValueError, match=message):
-        loop.prepare(changed, folder)
+        prepare(changed, folder)
     assert (folder / "config.json").read_text() == before
-    run = loop.prepare(small_config(train={"stop_step": 30, "remat": "none"}, mesh={"fsdp": 4}), folder)
+    run = prepare(small_config(train={"stop_step": 30, "remat": "none"}, mesh={"fsdp": 4}), folder)
     assert run.restored
     run.lock.close()
-    allowed = loop.prepare(changed, folder, ["permutation.scan_order", "optimizer.learning_rate"])
+    allowed = prepare(changed, folder, ["permutation.scan_order", "optimizer.learning_rate"])
     assert allowed.restored
     allowed.lock.close()
-
-
-def test_a_tokenizer_must_fit_the_model(small_config, tmp_path):
-    config = small_config(data={"name": "synthetic", "image_size": 4}, model={"grid_side": 4})
-    with pytest.raises(ValueError, match=r"config\.data\.tokenizer=digits: image size 4 must be 8"):
-        loop.prepare(config, tmp_path)
-
-
-def test_a_run_folder_below_a_file(small_config, tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="is a file, not a folder"):
-        loop.prepare(small_config(), tmp_path / "file" / "run")
-
-
-def test_a_reference_that_cannot_be_used_is_found_before_the_first_step(small_config, inception_file, tmp_path):
-    write_png(tmp_path / "reference" / "a.png", np.zeros((9, 20, 3), np.uint8))
-    (tmp_path / "reference" / "b.png").write_bytes(b"not a picture")
-    options = {"score_every": 5, "inception": str(inception_file), "reference": str(tmp_path / "reference")}
-    with pytest.raises(ValueError, match=r"config\.eval\.reference: .*b\.png: it is not an image"):
-        loop.prepare(small_config(eval=options), tmp_path / "run")
 
 
 def test_the_best_checkpoint_by_a_score_stays(small_config, tmp_path, monkeypatch):
@@ -166,7 +146,7 @@ def test_the_best_checkpoint_by_a_score_stays(small_config, tmp_path, monkeypatc
         batches.append((len(labels), batch_size))
         return sampler_module.sample_tokens(sampler, labels, *options, batch_size=batch_size, **more)
 
-    monkeypatch.setattr(loop, "sample_tokens", sample_tokens)
+    monkeypatch.setattr(observer, "sample_tokens", sample_tokens)
     config = small_config(
         train={"stop_step": 12},
         checkpoint={"every": 3, "keep": 1, "best_metric": "score/frechet_pixels_guided", "best_mode": "max"},

@@ -5,6 +5,7 @@ import pytest
 
 from rar_jax.training import loop
 from rar_jax.training.metrics import SPEED_FILE
+from rar_jax.training.run import prepare
 from rar_jax.training.speed import StepTimer
 
 
@@ -31,7 +32,7 @@ def test_rates_shares_and_what_does_not_count(monkeypatch):
 
 def test_a_run_tells_its_speed_and_traces_what_is_asked(small_config, tmp_path):
     config = small_config(train={"stop_step": 10, "log_every": 5, "profile_step": 3})
-    assert loop.train(loop.prepare(config, tmp_path))
+    assert loop.train(prepare(config, tmp_path))
     entries = [json.loads(line) for line in (tmp_path / SPEED_FILE).read_text().splitlines()]
     assert [entry["step"] for entry in entries] == [5, 10]
     for entry in entries:
