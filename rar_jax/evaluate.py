@@ -131,8 +131,7 @@ def _neighbours(samples: Summary, reference: Reference) -> Picture:
     chosen = np.linspace(0, len(samples.shown) - 1, min(_WITH_NEIGHBOURS, len(samples.shown))).round().astype(int)
     count = min(_SHOWN_NEIGHBOURS, len(reference.pool))
     found = reference.places[nearest(samples.shown_pool[chosen], reference.pool, count)]
-    places = np.unique(found)
-    images = take(reference.images, places)[np.searchsorted(places, found)]
+    images = take(reference.images, found.ravel()).reshape(*found.shape, *reference.images.size, 3)
     sides = [max(sizes) for sizes in zip(samples.shown.shape[1:3], images.shape[2:4], strict=True)]
     # Two samples a line of the page, and between them a gap.
     rows = np.full((len(chosen) + len(chosen) % 2, 2 + count, *sides, 3), 255, np.uint8)

@@ -129,7 +129,7 @@ def lock(folder: epath.PathLike, name: str = _LOCK_FILE, work: str = "trains") -
     return file
 
 
-def is_locked_by(folder: epath.PathLike, process: int, name: str = _LOCK_FILE) -> bool:
+def is_locked_by(folder: epath.PathLike, process: int) -> bool:
     """Whether the folder is the one in which a process, perhaps of another machine, holds the lock; remote ones are."""
-    file = epath.Path(folder) / name
+    file = epath.Path(folder) / _LOCK_FILE
     return "://" in str(folder) or (file.exists() and file.read_text() == str(process))

@@ -130,7 +130,7 @@ class CheckpointStore:
         """
         with together():
             # Every file is read for it, by one process each.
-            self._verify(step, jax.process_index(), jax.process_count())
+            self.verify(step, jax.process_index(), jax.process_count())
         with together():
             restored = self._read(step, state=_wanted(like), data=ocp.args.JsonRestore())
         return restored.state, restored.data
@@ -192,15 +192,12 @@ class CheckpointStore:
             )
         return step, params
 
-    def verify(self, step: int) -> None:
-        """Compares a checkpoint's files with what was written.
+    def verify(self, step: int, part: int = 0, parts: int = 1) -> None:
+        """Compares a checkpoint's files with what was written; of several processes, each its part.
 
         Raises:
           ValueError: it is damaged.
         """
-        self._verify(step, 0, 1)
-
-    def _verify(self, step: int, part: int, parts: int) -> None:
         with self._readable(step):
             if not verify(self._folder / str(step), part, parts):
                 _log.warning("checkpoint %s has no manifest yet, and is restored unverified", self._folder / str(step))

@@ -111,7 +111,7 @@ def train(run: Run, preemption: Preemption | None = None) -> bool:
             pending.append(values)
             skipped.check(step, values)
             if step % config.train.log_every == 0 or step == config.last_step:
-                # The one place where the host waits for the devices.
+                # The one place where the host waits for the step that it just began.
                 values = _floats(pending)
                 note = observer.log_training(step, values, timer.lap(step))
                 pending = []

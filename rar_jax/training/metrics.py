@@ -28,7 +28,6 @@ class MetricsLog:
         if not self._writes:
             return
         folder = epath.Path(run_folder)
-        self._path = folder / FILE
         kept = [entry for entry in read_metrics(folder) if entry["step"] <= step]
         self._lines = _Lines(folder / FILE, kept)
         self._speed = _Lines(folder / SPEED_FILE, read_json_lines(folder / SPEED_FILE))

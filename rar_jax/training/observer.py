@@ -212,8 +212,7 @@ class Observer:
             return
         scores = digits_report(images, labels)
         self._metrics.write(step, {f"report/{name}": value for name, value in scores.items()})
-        last = {name: value for entry in read_metrics(self._run.folder) for name, value in entry.items()}
-        losses = {name: last[f"heldout/{name}"] for name in ("target_loss", "random_loss")}
+        losses = {name: self.evaluations[step][f"heldout/{name}"] for name in ("target_loss", "random_loss")}
         write_atomically(
             self._run.folder / "report.json", json.dumps({"step": step} | losses | scores, indent=2) + "\n"
         )
