@@ -8,7 +8,7 @@ run=${2:-runs/digits}
 launch/install.sh "${1:-cpu}"
 began=$SECONDS
 .venv/bin/python -m rar_jax.main --config=configs/digits.py --workdir="$run"
-.venv/bin/python -m rar_jax.sample --checkpoint="$run"
+.venv/bin/python -m rar_jax sample --checkpoint="$run"
 
 cat <<END
 

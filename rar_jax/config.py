@@ -1,7 +1,8 @@
-"""The schema of a run in one place: every field, its default, and what is checked before anything is compiled.
+"""The config of a run: every field with its default, its meaning and its limits, the recipes, and the rules.
 
-A config file returns an `ml_collections.ConfigDict` made by a recipe below. At the edge it becomes the frozen
-dataclasses of this file, which is what the rest of the code sees.
+A config file returns an `ml_collections.ConfigDict`, made by a recipe below. `from_config_dict` turns it into the
+frozen dataclasses that the rest of the code takes. The sections of the network and of sampling are in `models.sizes`
+and `sampling.options`. No network is imported.
 """
 
 import dataclasses
@@ -12,180 +13,151 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import flax.traverse_util
-import jax.numpy as jnp
 import ml_collections
 
-from rar_jax.models.rar import RAR, REMAT_POLICIES
+from rar_jax.errors import UserError
+from rar_jax.fields import check_fields, setting
+from rar_jax.models.sizes import REMAT, ModelConfig
 from rar_jax.orders import scan_order
-from rar_jax.sampling.options import Options
+from rar_jax.sampling.options import Options, SampleConfig
 
 DATA_NAMES = ("records", "digits", "synthetic")
 DTYPES = ("bfloat16", "float32")
-# Before the names of scores of samples, as they are logged.
+# Prefix of the names under which scores of samples are logged.
 SCORE = "score/"
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelConfig:
-    """The network; the fields of `models.rar.RAR` (Table 1 of the paper). The defaults are RAR-B."""
-
-    grid_side: int = 16
-    codebook_size: int = 1024
-    num_classes: int = 1000
-    width: int = 768
-    depth: int = 24
-    num_heads: int = 16
-    mlp_width: int = 3072
-    dropout: float = 0.1
-    attention_dropout: float = 0.1
-    target_aware: bool = True
-
-
-@dataclasses.dataclass(frozen=True)
 class PermutationConfig:
-    """The annealed random permutation (the paper's Table 2 varies the window, Table 4 the scan order)."""
+    """The annealed random permutation. Table 2 of the paper varies the window, Table 3 the scan order."""
 
-    scan_order: str = "row_major"
-    anneal_start_epoch: int = 200
-    anneal_end_epoch: int = 300
+    scan_order: str = setting("row_major", "Target scan order (`orders.SCAN_ORDERS`).")
+    anneal_start_epoch: int = setting(200, "Epoch until which every image is permuted (r = 1).", at_least=0)
+    anneal_end_epoch: int = setting(300, "Epoch from which no image is permuted (r = 0).", at_least=0)
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW and its schedule (Table 6)."""
+    """AdamW and its learning rate (Table 6)."""
 
-    learning_rate: float = 4e-4
-    end_learning_rate: float = 1e-5
-    warmup_epochs: int = 100
-    b1: float = 0.9
-    b2: float = 0.96
-    eps: float = 1e-8
-    weight_decay: float = 0.03
-    clip_norm: float = 1.0
+    learning_rate: float = setting(4e-4, "Peak learning rate.", at_least=0)
+    end_learning_rate: float = setting(1e-5, "Learning rate at the last step of the cosine.", at_least=0)
+    warmup_epochs: int = setting(100, "Epochs of linear warm-up from 0.", at_least=0)
+    b1: float = setting(0.9, "Decay of the first moment.", at_least=0, below=1)
+    b2: float = setting(0.96, "Decay of the second moment.", at_least=0, below=1)
+    eps: float = setting(1e-8, "Added to the root of the second moment.", at_least=0)
+    weight_decay: float = setting(0.03, "Decoupled weight decay (`training.optimizer.DECAYED`).", at_least=0)
+    clip_norm: float = setting(1.0, "Largest global norm of the gradient. A large value never clips.", above=0)
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """The run. Epochs count source images: an epoch has floor(data.num_images / batch_size) steps.
+    """The run. An epoch has floor(data.num_images / batch_size) steps."""
 
-    `batch_size` is global: over all devices, hosts and `accumulation` microbatches. `stop_step` ends the run early
-    without changing its schedules (0: at the end). `remat` says what the backward pass keeps of a block. An update that
-    is not finite is left out; `max_skipped` of them in a row end the run. `deterministic` makes a GPU repeat a run bit
-    for bit, at some cost; CPUs and TPUs do so anyway.
-    """
-
-    batch_size: int = 2048
-    epochs: int = 400
-    stop_step: int = 0
-    label_dropout: float = 0.1
-    accumulation: int = 1
-    dtype: str = "bfloat16"
-    remat: str = "none"
-    ema_decay: float = 0.0
-    max_skipped: int = 10
-    deterministic: bool = False
-    log_every: int = 100
-    profile_step: int = 0
+    batch_size: int = setting(2048, "Global batch size, over all devices, hosts and microbatches.", at_least=1)
+    epochs: int = setting(400, "Epochs that the schedules span. They count source images, not crops.", at_least=1)
+    stop_step: int = setting(0, "Step to stop at, without changing the schedules. 0 runs to the end.", at_least=0)
+    label_dropout: float = setting(
+        0.1, "Probability that a label is replaced by the null class.", at_least=0, at_most=1
+    )
+    accumulation: int = setting(1, "Microbatches whose gradients are averaged for one update.", at_least=1)
+    dtype: str = setting("bfloat16", "Compute dtype. Parameters are float32.", one_of=DTYPES)
+    remat: str = setting("none", "What the backward pass keeps of a block (`models.rar`).", one_of=REMAT)
+    ema_decay: float = setting(0.0, "Decay of the moving average of the parameters. 0: none.", at_least=0, below=1)
+    max_skipped: int = setting(
+        10, "Updates in a row that may be skipped because they are not finite, before the run ends.", at_least=1
+    )
+    deterministic: bool = setting(
+        False, "Make a GPU repeat a run bit for bit, at some cost. CPUs and TPUs always do.",
+    )  # fmt: skip
+    log_every: int = setting(100, "Steps between log lines.", at_least=1)
+    profile_step: int = setting(0, "First of three steps to trace. 0: none.", at_least=0)
 
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """Devices along each axis of the mesh; -1 takes the rest.
+    """Devices along each axis of the mesh. One axis may be -1, which takes the remaining devices.
 
-    The batch is split over all axes; parameters and optimizer state are split over `fsdp` and `tensor`. The devices
-    along `tensor` share the heads and hidden units of each product, and need a fast network (`parallel.partition`).
+    The batch is sharded over all axes, parameters and optimizer state over `fsdp` and `tensor` (`parallel.partition`).
     """
 
-    data: int = -1
-    fsdp: int = 1
-    tensor: int = 1
+    data: int = setting(-1, "Devices that hold the same part of the parameters.")
+    fsdp: int = setting(1, "Devices that shard the parameters and gather each kernel when it is used.")
+    tensor: int = setting(
+        1, "Devices that shard the parameters and divide the heads and hidden units. They need a fast network."
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """Where the tokens come from.
+    """Where the tokens come from."""
 
-    `name` is records (token records at `path`, held-out ones at `eval_path`), digits (embedded; made on first use) or
-    synthetic (made-up tokens). `tokenizer` turns codes into pictures: a file of MaskGIT-VQGAN weights, digits, or none
-    to go without. `downsampling` is the side in pixels of the patch that one token stands for.
-    """
-
-    name: str = "records"
-    path: str = ""
-    eval_path: str = ""
-    num_images: int = 1_281_167
-    tokenizer: str = "none"
-    image_size: int = 256
-    downsampling: int = 16
-
-
-@dataclasses.dataclass(frozen=True)
-class SampleConfig:
-    """Sampling; the fields of `sampling.options.Options`. A guidance_scale of 1 is no guidance."""
-
-    guidance: str = "pow_cosine"
-    guidance_scale: float = 16.0
-    guidance_power: float = 2.75
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
+    name: str = setting(
+        "records",
+        "records: token records at `path`. digits: embedded, made on first use. synthetic: made-up tokens.",
+        one_of=DATA_NAMES,
+    )
+    path: str = setting("", "Folder of token records.")
+    eval_path: str = setting("", "Folder of held-out token records.")
+    num_images: int = setting(1_281_167, "Source images, which an epoch counts.", at_least=1)
+    tokenizer: str = setting(
+        "none", "What turns codes into images: MaskGIT-VQGAN weights, digits, or none to draw no images."
+    )
+    image_size: int = setting(256, "Side of an image in pixels.", at_least=1)
+    downsampling: int = setting(16, "Side in pixels of the patch that one token stands for.", at_least=1)
 
 
 @dataclasses.dataclass(frozen=True)
 class EvalConfig:
-    """What is looked at along the way, every `every` steps and at the end.
+    """What is evaluated during the run and at its end (`training.evaluators`)."""
 
-    `num_images` held-out images, and as many of the training set, give losses in the target order and in random
-    order (0: all held-out ones). `samples_per_class` images of up to ten classes make a grid. After the last step
-    `report_samples` images are scored against the real ones (the digits only; 0: none).
-
-    Every `score_every` steps and at the end (0: never) `score_images` samples, as many of each class, are scored with
-    and without guidance: FID and Inception Score by the weights `inception` against `reference`, an .npz or a folder
-    (the paper's Figure 4 b and c). Without these the digits are scored by their pixels, and by an SVM.
-    """
-
-    every: int = 5000
-    num_images: int = 10_000
-    samples_per_class: int = 4
-    report_samples: int = 0
-    score_every: int = 0
-    score_images: int = 5000
-    inception: str = ""
-    reference: str = ""
+    every: int = setting(5000, "Steps between evaluations of held-out losses and sample grids.", at_least=1)
+    num_images: int = setting(
+        10_000, "Held-out images, and as many training images, that give losses. 0: all held-out ones.", at_least=0
+    )
+    samples_per_class: int = setting(
+        4, "Images of each of up to ten classes in the sample grid. 0: no grid.", at_least=0
+    )
+    report_samples: int = setting(
+        0, "Samples that are scored against the real digits after the last step. 0: none.", at_least=0
+    )
+    score_every: int = setting(
+        0, "Steps between scores of samples, with and without guidance (Figure 4 b and c). 0: never.", at_least=0
+    )
+    score_images: int = setting(5000, "Samples that are scored, equally many of each class.", at_least=1)
+    inception: str = setting("", "Weights of the FID Inception network. Empty: the digits' pixels and an SVM.")
+    reference: str = setting("", "What samples are scored against: an .npz or a folder of images.")
 
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig:
-    """Saved every `every` steps and at the end.
+    """Which checkpoints are saved and kept. The last step is always saved."""
 
-    The newest `keep` stay, those of every `keep_every`-th step (0: none), and the one with the best `best_metric`, such
-    as heldout/target_loss or score/fid_guided, smallest or largest by `best_mode` (none where it is empty). A metric
-    belongs to the checkpoints of steps that it was measured at.
-    """
-
-    every: int = 5000
-    keep: int = 3
-    keep_every: int = 0
-    best_metric: str = ""
-    best_mode: str = "min"
+    every: int = setting(5000, "Steps between checkpoints.", at_least=1)
+    keep: int = setting(3, "Newest checkpoints to keep.", at_least=1)
+    keep_every: int = setting(0, "Keep the checkpoints of every such step too. 0: none.", at_least=0)
+    best_metric: str = setting(
+        "", "Metric whose best checkpoint is kept, such as heldout/target_loss. It must be measured when one is saved."
+    )
+    best_mode: str = setting("min", "Whether the smallest or the largest value is best.", one_of=("min", "max"))
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """One experiment. `init_from` names weights to begin with (see `checkpoints.load`); random ones by default."""
+    """One experiment."""
 
-    name: str = "rar_b"
-    seed: int = 0
-    init_from: str = ""
-    model: ModelConfig = ModelConfig()
-    permutation: PermutationConfig = PermutationConfig()
-    optimizer: OptimizerConfig = OptimizerConfig()
-    train: TrainConfig = TrainConfig()
-    mesh: MeshConfig = MeshConfig()
-    data: DataConfig = DataConfig()
-    sample: SampleConfig = SampleConfig()
-    eval: EvalConfig = EvalConfig()
-    checkpoint: CheckpointConfig = CheckpointConfig()
+    name: str = setting("rar_b", "Name of the experiment, and of its folder in runs/.")
+    seed: int = setting(0, "Seed of every random draw of the run.")
+    init_from: str = setting("", "Weights to start from (`checkpoints.weights`). Empty: random weights.")
+    model: ModelConfig = setting(ModelConfig(), "The network.")
+    permutation: PermutationConfig = setting(PermutationConfig(), "The annealed permutation.")
+    optimizer: OptimizerConfig = setting(OptimizerConfig(), "AdamW.")
+    train: TrainConfig = setting(TrainConfig(), "The run.")
+    mesh: MeshConfig = setting(MeshConfig(), "The devices.")
+    data: DataConfig = setting(DataConfig(), "The data.")
+    sample: SampleConfig = setting(SampleConfig(), "Sampling.")
+    eval: EvalConfig = setting(EvalConfig(), "Evaluation during the run.")
+    checkpoint: CheckpointConfig = setting(CheckpointConfig(), "Checkpoints.")
 
     @property
     def steps_per_epoch(self) -> int:
@@ -232,7 +204,7 @@ def from_config_dict(fields: ml_collections.ConfigDict | dict[str, Any]) -> Conf
     """The frozen form, checked.
 
     Raises:
-      ValueError: a field is unknown, missing, of the wrong type, out of range or at odds with another; the message
+      UserError: a field is unknown, missing, of the wrong type, out of range or at odds with another; the message
         names it, its value and the way out.
     """
     if isinstance(fields, ml_collections.ConfigDict):
@@ -246,10 +218,10 @@ def without_data(fields: ml_collections.ConfigDict | None) -> Config:
     """The config of a benchmark: no data is read and no pictures are made.
 
     Raises:
-      ValueError: as `from_config_dict`, or there is no config.
+      UserError: as `from_config_dict`, or there is no config.
     """
     if fields is None:
-        raise ValueError("name an experiment with --config=configs/NAME.py")
+        raise UserError("name an experiment with --config=configs/NAME.py")
     fields = fields.copy_and_resolve_references()
     fields.data.update(name="synthetic", tokenizer="none")
     fields.eval.update(report_samples=0, score_every=0, inception="", reference="")
@@ -257,17 +229,11 @@ def without_data(fields: ml_collections.ConfigDict | None) -> Config:
     return from_config_dict(fields)
 
 
-def make_model(config: Config, dtype: str | None = None) -> RAR:
-    """The network of a config, computing in `dtype` (by default the one it trains in)."""
-    fields = dataclasses.asdict(config.model)
-    return RAR(**fields, remat=config.train.remat, dtype=jnp.dtype(dtype or config.train.dtype))
-
-
 def sample_options(config: Config) -> Options:
     """How the images of a config are sampled, in the scan order that it trains for.
 
     Raises:
-      ValueError: an option is out of range.
+      UserError: an option is out of range.
     """
     return Options(scan_order=config.permutation.scan_order, **dataclasses.asdict(config.sample))
 
@@ -291,155 +257,120 @@ def unknown_field(path: str) -> str:
 
 def _build(cls: type, values: Any, prefix: str) -> Any:
     if not isinstance(values, dict):
-        raise ValueError(f"config.{prefix.rstrip('.')}={values!r} must be a section of fields")
+        raise UserError(f"config.{prefix.rstrip('.')}={values!r} must be a section of fields")
     names = {field.name for field in dataclasses.fields(cls)}
     for name in values:
         if name not in names:
-            raise ValueError(unknown_field(prefix + name))
+            raise UserError(unknown_field(prefix + name))
     built = {}
     for field in dataclasses.fields(cls):
         path = prefix + field.name
         if field.name not in values:
-            raise ValueError(f"config.{path} is missing: start from a recipe in rar_jax/config.py")
+            raise UserError(f"config.{path} is missing: start from a recipe in rar_jax/config.py")
         value = values[field.name]
         if dataclasses.is_dataclass(field.type):
             value = _build(field.type, value, f"{path}.")
         elif field.type is float and type(value) is int:
             value = float(value)
         elif type(value) is not field.type:
-            raise ValueError(f"config.{path}={value!r} must be of type {field.type.__name__}")
+            raise UserError(f"config.{path}={value!r} must be of type {field.type.__name__}")
         built[field.name] = value
     return cls(**built)
-
-
-def _require(holds: bool, message: str) -> None:
-    if not holds:
-        raise ValueError(message)
-
-
-def _at_least(config: Config, minimum: float, *paths: str) -> None:
-    for path in paths:
-        section, name = path.split(".")
-        value = getattr(getattr(config, section), name)
-        _require(value >= minimum, f"config.{path}={value} must be at least {minimum}")
-
-
-def _one_of(path: str, value: str, choices) -> None:
-    _require(value in choices, f"config.{path}={value!r} must be one of {', '.join(choices)}")
 
 
 def check(config: Config) -> None:
     """Checks everything that can be known without data or devices.
 
     Raises:
-      ValueError: see `from_config_dict`.
+      UserError: see `from_config_dict`.
     """
-    model, train, data, window = config.model, config.train, config.data, config.permutation
-    _at_least(config, 1, "model.grid_side", "model.codebook_size", "model.num_classes", "model.width", "model.depth")
-    _at_least(config, 1, "model.num_heads", "model.mlp_width", "train.batch_size", "train.epochs", "train.accumulation")
-    _at_least(config, 1, "train.log_every", "data.num_images", "data.image_size", "data.downsampling")
-    _at_least(config, 1, "eval.every", "checkpoint.every", "checkpoint.keep", "train.max_skipped")
-    _at_least(config, 0, "checkpoint.keep_every")
-    _at_least(
-        config,
-        0,
-        "train.stop_step",
-        "train.profile_step",
-        "eval.num_images",
-        "eval.samples_per_class",
-        "eval.report_samples",
-        "eval.score_every",
-    )
-    _at_least(config, 0, "optimizer.learning_rate", "optimizer.end_learning_rate", "optimizer.warmup_epochs")
-    _at_least(config, 0, "optimizer.weight_decay", "optimizer.eps")
-    for path in ("model.dropout", "model.attention_dropout", "train.ema_decay", "optimizer.b1", "optimizer.b2"):
-        section, name = path.split(".")
-        value = getattr(getattr(config, section), name)
-        _require(0 <= value < 1, f"config.{path}={value} must be at least 0 and below 1")
-    _require(0 <= train.label_dropout <= 1, f"config.train.label_dropout={train.label_dropout} must be from 0 to 1")
-    _require(
-        config.optimizer.clip_norm > 0,
-        f"config.optimizer.clip_norm={config.optimizer.clip_norm} must be above 0; a large one never clips",
-    )
-    _one_of("train.dtype", train.dtype, DTYPES)
-    _one_of("train.remat", train.remat, REMAT_POLICIES)
-    _one_of("checkpoint.best_mode", config.checkpoint.best_mode, ("min", "max"))
-    _one_of("data.name", data.name, DATA_NAMES)
-    _require(
+    check_fields(config, "config.")
+    for holds, message in _rules(config):
+        if not holds:
+            raise UserError(message)
+
+
+def _rules(config: Config) -> Iterator[tuple[bool, str]]:
+    """The rules between fields: whether each holds, and what to say if it does not."""
+    model, train, data, window, evaluation = config.model, config.train, config.data, config.permutation, config.eval
+    yield (
         model.width % model.num_heads == 0,
         f"config.model.width={model.width} must be divisible by config.model.num_heads={model.num_heads}",
     )
     try:
         scan_order(window.scan_order, model.grid_side)
-    except ValueError as error:
-        raise ValueError(f"config.permutation.scan_order: {error}") from None
-    try:
-        sample_options(config)
-    except ValueError as error:
-        raise ValueError(f"config.sample.{error}") from None
-    _require(
-        0 <= window.anneal_start_epoch <= window.anneal_end_epoch,
+    except UserError as error:
+        yield False, f"config.permutation.scan_order: {error}"
+    yield (
+        window.anneal_start_epoch <= window.anneal_end_epoch,
         f"config.permutation.anneal_start_epoch={window.anneal_start_epoch} must be from 0 to "
         f"config.permutation.anneal_end_epoch={window.anneal_end_epoch}",
     )
-    _require(
+    yield (
         train.batch_size <= data.num_images,
         f"config.train.batch_size={train.batch_size} is more than config.data.num_images={data.num_images}: "
         "no epoch would have a step",
     )
-    _require(
+    yield (
         config.optimizer.warmup_epochs < train.epochs,
         f"config.optimizer.warmup_epochs={config.optimizer.warmup_epochs} must be below "
         f"config.train.epochs={train.epochs}",
     )
-    _require(
+    yield (
         train.batch_size % train.accumulation == 0,
         f"config.train.batch_size={train.batch_size} must be divisible by "
         f"config.train.accumulation={train.accumulation}",
     )
-    _require(
+    yield (
         data.image_size == model.grid_side * data.downsampling,
         f"config.data.image_size={data.image_size} must be config.model.grid_side={model.grid_side} times "
         f"config.data.downsampling={data.downsampling}, which is {model.grid_side * data.downsampling}",
     )
-    _require(
+    yield (
         data.name != "records" or bool(data.path),
         "config.data.path is empty: name a folder of token records with --config.data.path=FOLDER "
-        "(python -m rar_jax.tokenize makes one), or try the real size on made-up tokens with "
+        "(python -m rar_jax tokenize makes one), or try the real size on made-up tokens with "
         "--config.data.name=synthetic",
     )
-    _require(
-        not config.eval.report_samples or data.name == "digits",
-        f"config.eval.report_samples={config.eval.report_samples} scores samples of the digits: "
+    yield (
+        not evaluation.report_samples or data.name == "digits",
+        f"config.eval.report_samples={evaluation.report_samples} scores samples of the digits: "
         f"with config.data.name={data.name} it must be 0",
     )
-    _require(
-        not config.eval.report_samples or (config.eval.report_samples > 1 and data.tokenizer == "digits"),
-        f"config.eval.report_samples={config.eval.report_samples} must be 0 or at least 2, and needs "
+    yield (
+        not evaluation.report_samples or (evaluation.report_samples > 1 and data.tokenizer == "digits"),
+        f"config.eval.report_samples={evaluation.report_samples} must be 0 or at least 2, and needs "
         f"config.data.tokenizer=digits, not {data.tokenizer}",
     )
-    _require(
-        bool(config.eval.score_every) or not (config.eval.inception or config.eval.reference),
-        f"config.eval.inception={config.eval.inception!r} and config.eval.reference={config.eval.reference!r} score "
-        "samples along the way: say how often with config.eval.score_every, or leave them out",
+    yield from _score_rules(config)
+
+
+def _score_rules(config: Config) -> Iterator[tuple[bool, str]]:
+    """The rules of scores of samples."""
+    evaluation, data = config.eval, config.data
+    yield (
+        bool(evaluation.score_every) or not (evaluation.inception or evaluation.reference),
+        f"config.eval.inception={evaluation.inception!r} and config.eval.reference={evaluation.reference!r} score "
+        "samples during the run: set how often with config.eval.score_every, or leave them out",
     )
     best, measured = config.checkpoint.best_metric, measured_names(config)
     choices = ", ".join(measured) or "empty, as none is (see config.data.eval_path and config.eval.score_every)"
-    _require(
+    yield (
         not best or best in measured,
         f"config.checkpoint.best_metric={best!r} is not measured in this run: it must be {choices}",
     )
-    if config.eval.score_every:
-        pixels = (data.name, data.tokenizer) == ("digits", "digits")
-        given = [bool(config.eval.inception), bool(config.eval.reference)]
-        scored = f"config.eval.score_every={config.eval.score_every} scores samples: "
-        _at_least(config, 2, "eval.score_images")
-        _require(data.tokenizer != "none", scored + "name what makes images of them with config.data.tokenizer")
-        _require(
-            all(given) or (pixels and not any(given)),
-            scored + "name Inception weights with config.eval.inception and what to compare with in "
-            "config.eval.reference" + (", or neither for the pixels of the digits" if pixels else ""),
-        )
+    if not evaluation.score_every:
+        return
+    pixels = (data.name, data.tokenizer) == ("digits", "digits")
+    given = [bool(evaluation.inception), bool(evaluation.reference)]
+    scored = f"config.eval.score_every={evaluation.score_every} scores samples: "
+    yield evaluation.score_images > 1, f"config.eval.score_images={evaluation.score_images} must be at least 2"
+    yield data.tokenizer != "none", scored + "name what makes images of them with config.data.tokenizer"
+    yield (
+        all(given) or (pixels and not any(given)),
+        scored + "name Inception weights with config.eval.inception and what to compare with in "
+        "config.eval.reference" + (", or neither for the pixels of the digits" if pixels else ""),
+    )
 
 
 def measured_names(config: Config) -> list[str]:
@@ -461,6 +392,11 @@ _FREE_TO_CHANGE = re.compile(
 )
 
 
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise UserError(message)
+
+
 def flat_fields(config: Config) -> dict[str, Any]:
     """Every field by its dotted name."""
     return flax.traverse_util.flatten_dict(dataclasses.asdict(config), sep=".")
@@ -478,7 +414,7 @@ def check_same_run(config: Config, saved: Config, allowed: Sequence[str] = ()) -
       The differences that there may be, each with both values.
 
     Raises:
-      ValueError: a field that would change what is trained differs; every such field is named with both values.
+      UserError: a field that would change what is trained differs; every such field is named with both values.
     """
 
     ours, theirs = flat_fields(config), flat_fields(saved)
@@ -499,7 +435,7 @@ def mesh_shape(config: Config, num_devices: int) -> tuple[int, int, int]:
     """The sizes of the mesh's axes (data, fsdp, tensor) on so many devices.
 
     Raises:
-      ValueError: the axes do not multiply to the devices, or the batch, a width or the heads do not divide over them.
+      UserError: the axes do not multiply to the devices, or the batch, a width or the heads do not divide over them.
     """
     sizes = dataclasses.asdict(config.mesh)
     given = ", ".join(f"config.mesh.{axis}={size}" for axis, size in sizes.items())

@@ -10,6 +10,8 @@ from typing import IO, Any
 
 from etils import epath
 
+from rar_jax.errors import UserError
+
 
 def aside(path: epath.Path) -> epath.Path:
     """Where a file is written before it is moved into place: a name that no other process, of any machine, takes."""
@@ -82,10 +84,10 @@ def hold_to_plan(flag: str, folder: epath.PathLike, begun: Mapping[str, Any], pl
       plan: all that decides what goes into the folder now, as it would be read from JSON.
 
     Raises:
-      ValueError: the plans differ; all fields that do are named.
+      UserError: the plans differ; all fields that do are named.
     """
     if different := [name for name in plan | begun if plan.get(name) != begun.get(name)]:
-        raise ValueError(
+        raise UserError(
             f"--{flag}={folder} was begun with "
             + ", ".join(f"{name}={begun.get(name)!r}, not {plan.get(name)!r}" for name in different)
             + ": go on as it was begun, or choose another folder"

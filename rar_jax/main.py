@@ -7,9 +7,10 @@ from absl import flags
 from etils import epath
 from ml_collections import config_flags
 
-from rar_jax import cli
-from rar_jax.compilation_cache import keep_compiled_programs
+from rar_jax.commands import cli
+from rar_jax.commands.compilation_cache import keep_compiled_programs
 from rar_jax.config import from_config_dict
+from rar_jax.errors import UserError
 from rar_jax.parallel import distributed
 from rar_jax.training import loop
 from rar_jax.training.preemption import NonFiniteError, Preemption
@@ -32,10 +33,10 @@ def main(argv):
     keep_compiled_programs()
     with cli.user_errors():
         if _CONFIG.value is None:
-            raise ValueError("name an experiment with --config=configs/NAME.py")
+            raise UserError("name an experiment with --config=configs/NAME.py")
         file = config_flags.get_config_filename(flags.FLAGS["config"])
         if not epath.Path(file).exists():
-            raise ValueError(f"--config={file}: there is no such file")
+            raise UserError(f"--config={file}: there is no such file")
         config = from_config_dict(_CONFIG.value)
     if config.train.deterministic:
         # Before there is a backend.

@@ -10,6 +10,7 @@ from typing import Any, TextIO
 from etils import epath
 
 from rar_jax.config import Config, flat_fields, from_config_dict
+from rar_jax.errors import UserError
 from rar_jax.files import write_atomically
 
 CONFIG_FILE = "config.json"
@@ -29,18 +30,18 @@ def write_config(folder: epath.PathLike, config: Config) -> None:
 def _read_fields(folder: epath.PathLike) -> dict[str, Any]:
     file = epath.Path(folder) / CONFIG_FILE
     if not file.exists():
-        raise ValueError(f"no run in {str(folder)!r}: it has no {CONFIG_FILE}")
+        raise UserError(f"no run in {str(folder)!r}: it has no {CONFIG_FILE}")
     try:
         return dict(json.loads(file.read_text()))
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{file}: {error}") from None
+        raise UserError(f"{file}: {error}") from None
 
 
 def read_kind(folder: epath.PathLike) -> str:
     """What a folder holds the weights of: rar, whose run it is, or another kind, where it was converted.
 
     Raises:
-      ValueError: it has no config.json, or a garbled one.
+      UserError: it has no config.json, or a garbled one.
     """
     return _read_fields(folder).get("kind", "rar")
 
@@ -49,7 +50,7 @@ def read_config(folder: epath.PathLike) -> Config:
     """The config that a run's folder was begun with.
 
     Raises:
-      ValueError: the folder has none, or it is not one that this version understands.
+      UserError: the folder has none, or it is not one that this version understands.
     """
     fields = _read_fields(folder)
     fields.pop("kind", None)
@@ -61,18 +62,18 @@ def read_config(folder: epath.PathLike) -> Config:
             fields.setdefault(section, default)
     try:
         return from_config_dict(fields)
-    except ValueError as error:
-        raise ValueError(f"{epath.Path(folder) / CONFIG_FILE}: {error}") from None
+    except UserError as error:
+        raise UserError(f"{epath.Path(folder) / CONFIG_FILE}: {error}") from None
 
 
 def run_names(folders: Sequence[epath.PathLike]) -> list[str]:
     """What tells runs apart: each one's folder, and the fields of its config that are not the same in all.
 
     Raises:
-      ValueError: one has no config, or is named twice.
+      UserError: one has no config, or is named twice.
     """
     if len(set(map(str, folders))) < len(folders):
-        raise ValueError(f"runs {', '.join(map(str, folders))}: one is named twice")
+        raise UserError(f"runs {', '.join(map(str, folders))}: one is named twice")
     configs = [flat_fields(read_config(folder)) for folder in folders]
     different = [path for path in configs[0] if len({config[path] for config in configs}) > 1 and path != "name"]
     names = []
@@ -84,14 +85,14 @@ def run_names(folders: Sequence[epath.PathLike]) -> list[str]:
 
 
 def check_folder(flag: str, folder: epath.PathLike) -> None:
-    """Raises a `ValueError` that names the flag if the folder, or one above it, is a file."""
+    """Raises a `UserError` that names the flag if the folder, or one above it, is a file."""
     folder = epath.Path(folder)
     if "://" in str(folder):
         # There are no folders there, and not all may list the buckets.
         return
     for ancestor in (folder, *folder.parents):
         if ancestor.exists() and not ancestor.is_dir():
-            raise ValueError(f"--{flag}={folder}: {ancestor} is a file, not a folder")
+            raise UserError(f"--{flag}={folder}: {ancestor} is a file, not a folder")
 
 
 def lock(folder: epath.PathLike, name: str = _LOCK_FILE, work: str = "trains") -> TextIO | None:
@@ -107,7 +108,7 @@ def lock(folder: epath.PathLike, name: str = _LOCK_FILE, work: str = "trains") -
       remote folders, such as gs://, where there are no locks.
 
     Raises:
-      ValueError: another process holds it.
+      UserError: another process holds it.
     """
     folder = epath.Path(folder)
     if "://" in str(folder):
@@ -120,7 +121,7 @@ def lock(folder: epath.PathLike, name: str = _LOCK_FILE, work: str = "trains") -
         file.seek(0)
         holder = file.read().strip()
         file.close()
-        raise ValueError(f"{folder}: process {holder} {work} there; stop it, or choose another folder") from None
+        raise UserError(f"{folder}: process {holder} {work} there; stop it, or choose another folder") from None
     file.truncate(0)
     file.write(str(os.getpid()))
     file.flush()

@@ -28,6 +28,7 @@ from sklearn.datasets import load_sample_image
 from rar_jax.checkpoints.pytorch import rar_from_pytorch
 from rar_jax.config import from_config_dict
 from rar_jax.models.rar import RAR
+from rar_jax.models.sizes import ModelConfig
 
 DATA = pathlib.Path(__file__).parent / "data"
 ROOT = pathlib.Path(__file__).parent.parent
@@ -66,15 +67,17 @@ def golden():
 def golden_model(golden):
     config = golden.config
     return RAR(
-        grid_side=int(config["seq_len"] ** 0.5),
-        codebook_size=config["codebook"],
-        num_classes=config["classes"],
-        width=config["hidden"],
-        depth=config["depth"],
-        num_heads=config["heads"],
-        mlp_width=config["mlp"],
-        dropout=0.0,
-        attention_dropout=0.0,
+        ModelConfig(
+            grid_side=int(config["seq_len"] ** 0.5),
+            codebook_size=config["codebook"],
+            num_classes=config["classes"],
+            width=config["hidden"],
+            depth=config["depth"],
+            num_heads=config["heads"],
+            mlp_width=config["mlp"],
+            dropout=0.0,
+            attention_dropout=0.0,
+        )
     )
 
 

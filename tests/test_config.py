@@ -9,7 +9,6 @@ from rar_jax.config import (
     check,
     from_config_dict,
     imagenet,
-    make_model,
     mesh_shape,
     to_config_dict,
     unknown_field,
@@ -52,7 +51,7 @@ def test_recipes_of_the_paper(name, width, depth, mlp_width, guidance):
     assert (sample.guidance_scale, sample.guidance_power, sample.temperature) == guidance
     assert config.steps_per_epoch == 625 and config.total_steps == 250_000
     assert config.anneal_steps == (125_000, 187_500)
-    assert make_model(config).num_tokens == 256
+    assert config.model.num_tokens == 256
 
 
 def test_stop_step_ends_early_and_never_late():
@@ -104,7 +103,7 @@ def test_real_config_without_data_says_how_to_go_on():
         (
             "eval.score_every",
             0,
-            r"eval\.inception='' and config\.eval\.reference='a\.npz' score samples along the way: say",
+            r"eval\.inception='' and config\.eval\.reference='a\.npz' score samples during the run: set",
         ),
         ("data.name", "cifar", r"data\.name='cifar' must be one of"),
         ("data.name", "records", r"data\.path is empty"),

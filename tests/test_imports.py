@@ -10,7 +10,7 @@ for name in {blocked}:
     sys.modules[name] = None
 import rar_jax.config, rar_jax.models.rar, rar_jax.models.vqgan, rar_jax.orders, rar_jax.sampling.sampler
 import rar_jax.models.inception, rar_jax.training.step, rar_jax.parallel.partition, rar_jax.training.optimizer
-import rar_jax.benchmark, rar_jax.benchmarks.{benchmark}
+import rar_jax.commands.benchmark, rar_jax.performance.benchmarks.{benchmark}
 """
 
 
@@ -21,7 +21,7 @@ def test_the_core_needs_jax_flax_optax_and_ml_collections_only(benchmark):
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
 
 
-@pytest.mark.parametrize("command", ["main", "sample", "tokenize", "evaluate"])
+@pytest.mark.parametrize("command", ["main", "commands.sample", "commands.tokenize", "commands.evaluate"])
 def test_commands_do_not_import_tensorflow(command):
     program = f"import sys, rar_jax.{command}; assert 'tensorflow' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120)

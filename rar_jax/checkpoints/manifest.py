@@ -9,6 +9,7 @@ import json
 
 from etils import epath
 
+from rar_jax.errors import UserError
 from rar_jax.files import write_atomically
 
 FILE = "manifest.json"
@@ -58,7 +59,7 @@ def verify(folder: epath.Path, part: int = 0, parts: int = 1) -> bool:
       Whether there is a manifest to compare with.
 
     Raises:
-      ValueError: a file is missing or not as it was written; the first such is named.
+      UserError: a file is missing or not as it was written; the first such is named.
     """
     manifest = folder / FILE
     if not manifest.exists():
@@ -66,11 +67,11 @@ def verify(folder: epath.Path, part: int = 0, parts: int = 1) -> bool:
     try:
         written = dict(json.loads(manifest.read_text()))
     except (ValueError, TypeError):
-        raise ValueError(f"{manifest} is damaged") from None
+        raise UserError(f"{manifest} is damaged") from None
     for path in written:
         if not (folder / path).exists():
-            raise ValueError(f"{folder / path} is missing")
+            raise UserError(f"{folder / path} is missing")
     for name, digest in _digests(folder, part, parts).items():
         if written.get(name, digest) != digest:
-            raise ValueError(f"{folder / name} is damaged")
+            raise UserError(f"{folder / name} is damaged")
     return True

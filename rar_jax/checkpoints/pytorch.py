@@ -10,8 +10,10 @@ import jax
 import numpy as np
 
 from rar_jax.checkpoints.tensor_files import Tensor
+from rar_jax.errors import UserError
 from rar_jax.models.inception import InceptionV3
 from rar_jax.models.rar import RAR, SPARE_STEP_ROWS
+from rar_jax.models.sizes import ModelConfig
 from rar_jax.models.vqgan import VQGAN
 
 # Published name, our path, and what turns one into the other. "*" is the block, which we stack on a leading axis.
@@ -68,27 +70,27 @@ def rar_sizes(tensors: Mapping[str, np.ndarray | Tensor]) -> dict[str, int]:
     """The sizes of a published RAR checkpoint, read off its tensors: fields of `models.rar.RAR`.
 
     Raises:
-      ValueError: tensors that tell are missing or misshapen, or they do not tell a square grid of tokens.
+      UserError: tensors that tell are missing or misshapen, or they do not tell a square grid of tokens.
     """
     telling = {"embeddings.weight": 2, "lm_head.weight": 2, "timesteps_embeddings": 3, "blocks.0.mlp.fc1.weight": 2}
     telling |= {"blocks.0.attn.q_norm.weight": 1}
     if missing := [name for name in telling if name not in tensors]:
-        raise ValueError(f"not a RAR checkpoint: tensors missing {missing}")
+        raise UserError(f"not a RAR checkpoint: tensors missing {missing}")
     for name, dimensions in telling.items():
         if 0 in (shape := tuple(tensors[name].shape)) or len(shape) != dimensions:
-            raise ValueError(f"not a RAR checkpoint: misshapen {name}, {shape}")
+            raise UserError(f"not a RAR checkpoint: misshapen {name}, {shape}")
     rows, width = tensors["embeddings.weight"].shape
     codebook_size = tensors["lm_head.weight"].shape[0]
     (head_width,) = tensors["blocks.0.attn.q_norm.weight"].shape
     if width % head_width:
-        raise ValueError(f"not a RAR checkpoint: a width of {width} is not divided by heads of {head_width}")
+        raise UserError(f"not a RAR checkpoint: a width of {width} is not divided by heads of {head_width}")
     # Besides the codes there are a mask token and the null class.
     if (num_classes := rows - codebook_size - 2) < 1:
-        raise ValueError(f"not a RAR checkpoint: {rows} embeddings of {codebook_size} codes leave none for classes")
+        raise UserError(f"not a RAR checkpoint: {rows} embeddings of {codebook_size} codes leave none for classes")
     num_tokens = tensors["timesteps_embeddings"].shape[1] - SPARE_STEP_ROWS
     grid_side = math.isqrt(max(num_tokens, 0))
     if grid_side < 1 or grid_side**2 != num_tokens:
-        raise ValueError(f"not a RAR checkpoint: timesteps_embeddings has {num_tokens} tokens, not a square")
+        raise UserError(f"not a RAR checkpoint: timesteps_embeddings has {num_tokens} tokens, not a square")
     return {
         "grid_side": grid_side,
         "codebook_size": codebook_size,
@@ -110,7 +112,7 @@ def rar_from_pytorch(tensors: Mapping[str, np.ndarray | Tensor]) -> dict[str, An
       The parameters of `models.rar.RAR`, blocks stacked on the leading axis.
 
     Raises:
-      ValueError: tensors are missing, not RAR's, or misshapen; all of them are named. Or one is not finite.
+      UserError: tensors are missing, not RAR's, or misshapen; all of them are named. Or one is not finite.
     """
     sizes = rar_sizes(tensors)
     depth = sizes["depth"]
@@ -129,8 +131,8 @@ def rar_from_pytorch(tensors: Mapping[str, np.ndarray | Tensor]) -> dict[str, An
 
 def rar_layout(sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
     """The published names and shapes of a RAR of these sizes (see `rar_sizes`)."""
-    model = RAR(**sizes, dropout=0.0, attention_dropout=0.0)
-    tokens, orders = np.zeros((1, 1), np.int32), np.zeros((1, model.num_tokens), np.int32)
+    model = RAR(ModelConfig(**sizes))
+    tokens, orders = np.zeros((1, 1), np.int32), np.zeros((1, model.config.num_tokens), np.int32)
     params = jax.eval_shape(model.init, jax.random.key(0), tokens, tokens[0], orders)["params"]
     ours = flax.traverse_util.flatten_dict(params, sep="/")
     layout = {}
@@ -143,21 +145,21 @@ def rar_layout(sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
 
 
 def _check_layout(what: str, wanted: Mapping[str, tuple], tensors: Mapping[str, np.ndarray | Tensor]) -> None:
-    """Raises a `ValueError` that lists every tensor that is missing, unknown or misshapen."""
+    """Raises a `UserError` that lists every tensor that is missing, unknown or misshapen."""
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     missing, unknown = sorted(wanted.keys() - shapes.keys()), sorted(shapes.keys() - wanted.keys())
     misshapen = [
         f"{name} is {shapes[name]}, not {shape}" for name, shape in wanted.items() if shapes.get(name, shape) != shape
     ]
     if missing or unknown or misshapen:
-        raise ValueError(f"not a {what}: tensors missing {missing}, unknown {unknown}, misshapen {misshapen}")
+        raise UserError(f"not a {what}: tensors missing {missing}, unknown {unknown}, misshapen {misshapen}")
 
 
 def _finite(tensors: Mapping[str, np.ndarray | Tensor], name: str, dtype: Any = None) -> np.ndarray:
-    """Reads a tensor, as a dtype if given; raises a `ValueError` that names it if a number in it is not finite."""
+    """Reads a tensor, as a dtype if given; raises a `UserError` that names it if a number in it is not finite."""
     array = np.asarray(tensors[name], dtype)
     if wrong := array.size - np.count_nonzero(np.isfinite(array)):
-        raise ValueError(f"{wrong} of the {array.size} numbers of tensor {name} are not finite: get the file again")
+        raise UserError(f"{wrong} of the {array.size} numbers of tensor {name} are not finite: get the file again")
     return array
 
 
@@ -196,17 +198,17 @@ def vqgan_from_pytorch(tensors: Mapping[str, np.ndarray | Tensor]) -> tuple[VQGA
       The network and its parameters, float32.
 
     Raises:
-      ValueError: tensors are missing, unknown or misshapen; all of them are named. Or one is not finite.
+      UserError: tensors are missing, unknown or misshapen; all of them are named. Or one is not finite.
     """
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     levels = 1 + _largest_index(shapes, r"encoder\.down\.(\d+)\.")
     heads = [f"encoder.down.{i}.block.0.conv1.weight" for i in range(max(levels, 1))]
     sized = ["encoder.conv_in.weight", "encoder.conv_out.weight", "quantize.embedding.weight", *heads]
     if missing := [name for name in sized if name not in shapes]:
-        raise ValueError(f"not a MaskGIT-VQGAN: tensors missing {missing}")
+        raise UserError(f"not a MaskGIT-VQGAN: tensors missing {missing}")
     for name in sized:
         if 0 in shapes[name] or len(shapes[name]) != (2 if name.startswith("quantize") else 4):
-            raise ValueError(f"not a MaskGIT-VQGAN: misshapen {name}, {shapes[name]}")
+            raise UserError(f"not a MaskGIT-VQGAN: misshapen {name}, {shapes[name]}")
     width = shapes["encoder.conv_in.weight"][0]
     model = VQGAN(
         width=width,
@@ -246,7 +248,7 @@ def inception_from_pytorch(tensors: Mapping[str, np.ndarray | Tensor]) -> tuple[
       of the last layer, and num_batches_tracked of each normalisation, as int32.
 
     Raises:
-      ValueError: tensors are missing, unknown or misshapen, as another Inception v3's are; all of them are named. Or
+      UserError: tensors are missing, unknown or misshapen, as another Inception v3's are; all of them are named. Or
         one is not finite.
     """
     model = InceptionV3()

@@ -15,6 +15,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from rar_jax.checkpoints.manifest import verify, write_manifest
 from rar_jax.config import CheckpointConfig
+from rar_jax.errors import UserError
 from rar_jax.parallel.distributed import from_first, is_first, together, wait_for_all
 from rar_jax.training.state import TrainState
 
@@ -126,7 +127,7 @@ class CheckpointStore:
           like: shapes, dtypes and shardings wanted (`jax.ShapeDtypeStruct` leaves).
 
         Raises:
-          ValueError: the checkpoint is damaged or cannot be read.
+          UserError: the checkpoint is damaged or cannot be read.
         """
         with together():
             # Every file is read for it, by one process each.
@@ -139,7 +140,7 @@ class CheckpointStore:
         """The newest checkpoint that can be read, or None if there are none; damaged ones are put aside.
 
         Raises:
-          ValueError: there are checkpoints and none can be read; each is named with the reason.
+          UserError: there are checkpoints and none can be read; each is named with the reason.
         """
         steps = from_first(self.steps)
         if not steps:
@@ -159,7 +160,7 @@ class CheckpointStore:
           dtype: of the floating-point arrays; they are cast before they are put on the devices.
 
         Raises:
-          ValueError: the checkpoint is damaged or cannot be read.
+          UserError: the checkpoint is damaged or cannot be read.
         """
         self.verify(step)
         with self._readable(step):
@@ -179,7 +180,7 @@ class CheckpointStore:
           sharding, dtype: as in `restore_sampling_params`.
 
         Raises:
-          ValueError: there are no checkpoints, or none can be read; each is named with the reason.
+          UserError: there are no checkpoints, or none can be read; each is named with the reason.
         """
         step, params, damaged = self._newest_readable(
             self.steps, lambda step: self.restore_sampling_params(step, sharding, dtype)
@@ -196,7 +197,7 @@ class CheckpointStore:
         """Compares a checkpoint's files with what was written; of several processes, each its part.
 
         Raises:
-          ValueError: it is damaged.
+          UserError: it is damaged.
         """
         with self._readable(step):
             if not verify(self._folder / str(step), part, parts):
@@ -217,7 +218,7 @@ class CheckpointStore:
         """The newest of some steps that can be read, what was read of it, and the newer ones that could not be.
 
         Raises:
-          ValueError: there are no checkpoints, or none can be read; each is named with the reason.
+          UserError: there are no checkpoints, or none can be read; each is named with the reason.
         """
         damaged = {}
         for step in reversed(steps):
@@ -230,8 +231,8 @@ class CheckpointStore:
                 _log.error("%s", error)
             return step, result, list(damaged)
         if not damaged:
-            raise ValueError(f"no checkpoint in {str(self._run_folder)!r}")
-        raise ValueError("no checkpoint can be read: " + "; ".join(map(str, damaged.values())))
+            raise UserError(f"no checkpoint in {str(self._run_folder)!r}")
+        raise UserError("no checkpoint can be read: " + "; ".join(map(str, damaged.values())))
 
     def _failed(self, what: str, error: Exception) -> None:
         self._saved = False
@@ -291,7 +292,7 @@ class CheckpointStore:
         try:
             yield
         except Exception as error:
-            raise ValueError(f"checkpoint {self._folder / str(step)} cannot be read: {_first_line(error)}") from error
+            raise UserError(f"checkpoint {self._folder / str(step)} cannot be read: {_first_line(error)}") from error
 
 
 def save_params(run_folder: epath.PathLike, step: int, params: dict[str, Any]) -> None:

@@ -21,6 +21,7 @@ import ml_dtypes
 import numpy as np
 from etils import epath
 
+from rar_jax.errors import UserError
 from rar_jax.files import aside
 
 SUFFIXES = (".bin", ".pth", ".pt", ".safetensors")
@@ -60,13 +61,13 @@ def read_tensors(path: epath.PathLike) -> dict[str, Tensor]:
     """The tensors of a file by name; only their names and shapes are read yet.
 
     Raises:
-      ValueError: the file is not there, is not of these kinds, is damaged, or holds something else than tensors.
+      UserError: the file is not there, is not of these kinds, is damaged, or holds something else than tensors.
     """
     path = epath.Path(path)
     if not path.is_file():
-        raise ValueError(f"no weights in {str(path)!r}: there is no such file")
+        raise UserError(f"no weights in {str(path)!r}: there is no such file")
     if path.suffix not in SUFFIXES:
-        raise ValueError(f"{path}: weights are read from {', '.join(SUFFIXES)} files")
+        raise UserError(f"{path}: weights are read from {', '.join(SUFFIXES)} files")
     return _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
 
 
@@ -85,7 +86,7 @@ def _read_safetensors(path: epath.Path) -> dict[str, Tensor]:
                 for name in file.keys()
             }
     except SafetensorError as error:
-        raise ValueError(f"{path} cannot be read as safetensors: {error}") from None
+        raise UserError(f"{path} cannot be read as safetensors: {error}") from None
 
 
 def write_safetensors(path: epath.PathLike, tensors: Mapping[str, np.ndarray]) -> None:
@@ -197,26 +198,26 @@ def _tensor(view: _View, path: epath.Path, blocks: Mapping[str, _Block], big_end
     shape, strides = (tuple(operator.index(n) for n in numbers) for numbers in (view.shape, view.strides))
     dtype = np.dtype(_STORAGE_DTYPES[storage.dtype])
     if storage.key not in blocks:
-        raise ValueError(f"storage {storage.key} is missing")
+        raise UserError(f"storage {storage.key} is missing")
     block = blocks[storage.key]
     if storage.size * dtype.itemsize > block.size:
-        raise ValueError(f"{block.name} has {block.size} bytes, and {storage.size} numbers of {dtype} are asked for")
+        raise UserError(f"{block.name} has {block.size} bytes, and {storage.size} numbers of {dtype} are asked for")
     last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
     if min((offset, *shape, *strides)) < 0 or (0 not in shape and last >= storage.size):
-        raise ValueError(f"a tensor of shape {shape} reaches outside its storage {block.name}")
+        raise UserError(f"a tensor of shape {shape} reaches outside its storage {block.name}")
     # With a stride of 0 a file of a few bytes would fill any memory.
     if math.prod(shape) > storage.size:
-        raise ValueError(f"a tensor of shape {shape} repeats the {storage.size} numbers of its storage {block.name}")
+        raise UserError(f"a tensor of shape {shape} repeats the {storage.size} numbers of its storage {block.name}")
 
     def read():
         try:
             numbers = np.frombuffer(block.read(), dtype.newbyteorder(">") if big_endian else dtype)[offset:]
             if 0 not in shape and last - offset >= len(numbers):
-                raise ValueError("it is shorter than it was")
+                raise UserError("it is shorter than it was")
             in_bytes = [stride * numbers.itemsize for stride in strides]
             return np.ascontiguousarray(np.lib.stride_tricks.as_strided(numbers, shape, in_bytes)).reshape(shape)
         except _DAMAGED as error:
-            raise ValueError(f"{path} is damaged: {block.name}: {str(error) or type(error).__name__}") from None
+            raise UserError(f"{path} is damaged: {block.name}: {str(error) or type(error).__name__}") from None
 
     return Tensor(shape, read)
 
@@ -232,7 +233,7 @@ def _read_zip(path: epath.Path) -> dict[str, Tensor]:
         with path.open("rb") as file, zipfile.ZipFile(file) as archive:
             infos, length = archive.infolist(), file.seek(0, io.SEEK_END)
     except _DAMAGED as error:
-        raise ValueError(f"{path} is not a whole zip file of torch.save ({error}): download it again") from None
+        raise UserError(f"{path} is not a whole zip file of torch.save ({error}): download it again") from None
 
     def read(member):
         with path.open("rb") as file, zipfile.ZipFile(file) as archive:
@@ -241,15 +242,15 @@ def _read_zip(path: epath.Path) -> dict[str, Tensor]:
     with _one_error(path):
         # torch.save compresses nothing; what is compressed could unpack to any size.
         if packed := [info.filename for info in infos if info.compress_type != zipfile.ZIP_STORED]:
-            raise ValueError(f"{packed[0]} is compressed, which torch.save does not do")
+            raise UserError(f"{packed[0]} is compressed, which torch.save does not do")
         # Members that overlap, or that are not there.
         sizes = {info.filename: info.file_size for info in infos}
         if (claimed := sum(sizes.values())) > length:
-            raise ValueError(f"it has {length} bytes, and claims to hold {claimed}")
+            raise UserError(f"it has {length} bytes, and claims to hold {claimed}")
         # The one folder that all members are in is named after the file when it was saved.
         pickled = next((name for name in sizes if name.endswith("/data.pkl")), None)
         if pickled is None:
-            raise ValueError("it is a zip file, but not of torch.save: it has no data.pkl")
+            raise UserError("it is a zip file, but not of torch.save: it has no data.pkl")
         folder = pickled.removesuffix("data.pkl")
         big_endian = f"{folder}byteorder" in sizes and read(f"{folder}byteorder") == b"big"
         members = {name.removeprefix(f"{folder}data/"): name for name in sizes if name.startswith(f"{folder}data/")}
@@ -280,7 +281,7 @@ def _read_legacy(path: epath.Path) -> dict[str, Tensor]:
             file.seek(size, io.SEEK_CUR)
         end = file.tell()
         if file.seek(0, io.SEEK_END) != end:
-            raise ValueError(f"it has {file.tell()} bytes, and its tensors take {end}: download it again")
+            raise UserError(f"it has {file.tell()} bytes, and its tensors take {end}: download it again")
         return {name: _tensor(view, path, blocks, big_endian=False) for name, view in views.items()}
 
 
@@ -291,16 +292,16 @@ def _checked_views(views: Any) -> dict[str, _View]:
         others = [f"{name!r} ({type(view).__name__})" for name, view in views.items() if type(view) is not _View]
         others += [f"the name {name!r}" for name in views if type(name) is not str]
     if others:
-        raise ValueError(f"it must hold tensors by name and nothing else; found {', '.join(others[:5])}")
+        raise UserError(f"it must hold tensors by name and nothing else; found {', '.join(others[:5])}")
     if any(type(view.storage) is not _Storage for view in views.values()):
-        raise ValueError("a tensor has no storage")
+        raise UserError("a tensor has no storage")
     return views
 
 
 @contextlib.contextmanager
 def _one_error(path: epath.Path) -> Iterator[None]:
-    """Turns what unpickling raises into a `ValueError`. A pickle is a program: made badly, it can raise anything."""
+    """Turns what unpickling raises into a `UserError`. A pickle is a program: made badly, it can raise anything."""
     try:
         yield
     except Exception as error:
-        raise ValueError(f"{path} is not read: {str(error) or type(error).__name__}") from None
+        raise UserError(f"{path} is not read: {str(error) or type(error).__name__}") from None

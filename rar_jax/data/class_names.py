@@ -11,6 +11,7 @@ from etils import epath
 from rar_jax.config import Config
 from rar_jax.data import digits
 from rar_jax.data.records import read_description
+from rar_jax.errors import UserError
 
 _NEAREST = 5
 
@@ -38,7 +39,7 @@ def class_names(config: Config) -> tuple[str, ...] | None:
     elif config.data.path:
         try:
             names = read_description(epath.Path(config.data.path)).class_names
-        except (ValueError, OSError):  # The records need not be where the model is sampled.
+        except (UserError, OSError):  # The records need not be where the model is sampled.
             names = ()
         if names == tuple(map(str, range(number))):  # Of a JSONL file without a list of classes.
             names = ()
@@ -64,7 +65,7 @@ def find_classes(wanted: Sequence[int | str], names: Sequence[str] | None) -> li
       Their indices; whether there are classes of these is not checked.
 
     Raises:
-      ValueError: no class, or more than one, has such a name; the message says which are near.
+      UserError: no class, or more than one, has such a name; the message says which are near.
     """
     found = []
     for name in wanted:
@@ -73,7 +74,7 @@ def find_classes(wanted: Sequence[int | str], names: Sequence[str] | None) -> li
         elif re.fullmatch(r"\s*-?\d+\s*", name):
             found.append(int(name))
         elif names is None:
-            raise ValueError(f"class {name!r}: the names of this model's classes are not known; give indices")
+            raise UserError(f"class {name!r}: the names of this model's classes are not known; give indices")
         else:
             found.append(_find(name, names))
     return found
@@ -87,10 +88,10 @@ def _find(name: str, names: Sequence[str]) -> int:
     if len(matches) == 1:
         return matches[0]
     if matches:
-        raise ValueError(f"class {name!r} can be {_listed(matches, names)}: give the name as it is here, or the index")
+        raise UserError(f"class {name!r} can be {_listed(matches, names)}: give the name as it is here, or the index")
     near = [plain.index(close) for close in difflib.get_close_matches(key, plain, _NEAREST)]
     near += [i for i, known in enumerate(plain) if key and key in known and i not in near]
-    raise ValueError(f"no class {name!r}" + (f"; nearest: {_listed(near[:_NEAREST], names)}" if near else ""))
+    raise UserError(f"no class {name!r}" + (f"; nearest: {_listed(near[:_NEAREST], names)}" if near else ""))
 
 
 def _plain(name: str) -> str:

@@ -6,6 +6,7 @@ from rar_jax.config import Config
 from rar_jax.data.digits import write_digits
 from rar_jax.data.records import UNKNOWN_TOKENIZER, Records, SyntheticRecords, TokenRecords
 from rar_jax.data.tokenizers import Tokenizer
+from rar_jax.errors import UserError
 from rar_jax.files import cache_folder
 
 
@@ -20,7 +21,7 @@ def open_datasets(config: Config, tokenizer: Tokenizer | None) -> Datasets:
     """Opens what `config.data` names; `tokenizer` is the config's.
 
     Raises:
-      ValueError: it is not there, cannot be read, or is not what the config says; both values are given.
+      UserError: it is not there, cannot be read, or is not what the config says; both values are given.
     """
     data, model = config.data, config.model
     if data.name == "synthetic":
@@ -36,7 +37,7 @@ def open_datasets(config: Config, tokenizer: Tokenizer | None) -> Datasets:
         train, heldout = data.path, data.eval_path
     records = _open(config, tokenizer, train)
     if records.num_images != data.num_images:
-        raise ValueError(
+        raise UserError(
             f"config.data.num_images={data.num_images}, and {train} holds {records.num_images} images: "
             f"set --config.data.num_images={records.num_images}"
         )
@@ -53,11 +54,11 @@ def _open(config: Config, tokenizer: Tokenizer | None, folder) -> TokenRecords:
         ("model.num_classes", config.model.num_classes, len(described.class_names)),
     ):
         if ours != theirs:
-            raise ValueError(
+            raise UserError(
                 f"config.{field}={ours}, and {folder} was made with {theirs}: set --config.{field}={theirs}"
             )
     if tokenizer is not None and described.tokenizer not in (UNKNOWN_TOKENIZER, tokenizer.fingerprint):
-        raise ValueError(
+        raise UserError(
             f"config.data.tokenizer={config.data.tokenizer} is {tokenizer.fingerprint}, and {folder} was made with "
             f"{described.tokenizer}: its codes would show as other images"
         )

@@ -15,6 +15,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from rar_jax.data.records import DESCRIPTION, write_records
+from rar_jax.errors import UserError
 
 CLASS_NAMES = tuple(str(digit) for digit in range(10))
 SPLITS = ("train", "heldout")
@@ -69,14 +70,14 @@ def write_digits(folder: epath.PathLike) -> dict[str, epath.Path]:
     """
     folder = epath.Path(folder)
     if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file, not a folder: remove it, or set --config.data.path")
+        raise UserError(f"{folder} is a file, not a folder: remove it, or set --config.data.path")
     tokenizer = DigitsTokenizer()
     folders = {split: folder / split for split in SPLITS}
     for split, target in folders.items():
         if (target / DESCRIPTION).exists():
             continue
         if target.exists():
-            raise ValueError(f"{target} is there but holds no token records: remove it, or set --config.data.path")
+            raise UserError(f"{target} is there but holds no token records: remove it, or set --config.data.path")
         folder.mkdir(parents=True, exist_ok=True)
         images, labels = digits_split(split)
         aside = tempfile.mkdtemp(dir=folder)

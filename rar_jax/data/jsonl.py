@@ -8,6 +8,7 @@ from etils import epath
 
 from rar_jax.data.records import UNKNOWN_TOKENIZER, Description
 from rar_jax.data.shards import ShardedOutput
+from rar_jax.errors import UserError
 from rar_jax.progress import Progress
 
 # No line of a thousand tokens is as long; a file without line ends must not be read into memory as one.
@@ -40,17 +41,17 @@ def import_jsonl(
       shard_size: lines a shard.
 
     Raises:
-      ValueError: there is no such file, it has no lines, the output is of something else, or a line is malformed.
+      UserError: there is no such file, it has no lines, the output is of something else, or a line is malformed.
     """
     path = epath.Path(path)
     if not path.is_file():
-        raise ValueError(f"--jsonl={path}: there is no such file")
+        raise UserError(f"--jsonl={path}: there is no such file")
     size = path.stat().length
     limits = {"T": grid_side**2, "V": codebook_size, "C": len(class_names)}
     plan = {"source": str(path), "bytes": size, "tokenizer": tokenizer, "crops_per_image": crops_per_image}
     plan |= {"shard_size": shard_size} | limits
     if not size:
-        raise ValueError(f"--jsonl={path} has no lines")
+        raise UserError(f"--jsonl={path} has no lines")
     folder = ShardedOutput(output, plan)
     if folder.made is not None:
         return folder.made
@@ -71,10 +72,10 @@ def import_jsonl(
                     rest = file.readline(_LONGEST_LINE)
                 try:
                     writer.write(*_parse(line))
-                except ValueError as error:
+                except UserError as error:
                     if not skip_bad:
                         writer.discard()
-                        raise ValueError(
+                        raise UserError(
                             f"{path}, line {line_number}: {error}; --skip_bad leaves such lines out"
                         ) from None
                     rejected.append((f"{path}, line {line_number}", str(error)))
@@ -98,21 +99,21 @@ def import_jsonl(
 def _parse(line: bytes) -> tuple[int, np.ndarray]:
     """The class and the codes [1, T] of a line; the ranges are not checked."""
     if not line.endswith(b"\n") and len(line) == _LONGEST_LINE:
-        raise ValueError("it is too long")
+        raise UserError("it is too long")
     try:
         fields = json.loads(line)
         label, tokens = fields["class_id"], fields["tokens"]
     except (ValueError, RecursionError):
-        raise ValueError("it is not JSON") from None
+        raise UserError("it is not JSON") from None
     except (KeyError, TypeError, IndexError):
-        raise ValueError('it must have "class_id" and "tokens"') from None
+        raise UserError('it must have "class_id" and "tokens"') from None
     if type(label) is not int:
-        raise ValueError(f'"class_id" {label!r} must be an integer')
+        raise UserError(f'"class_id" {label!r} must be an integer')
     try:
         codes = np.array(tokens)
     except ValueError:
         codes = np.empty(0)
     # NumPy takes true for 1 where there are numbers besides.
     if codes.dtype.kind not in "iu" or codes.ndim != 1 or bool in map(type, tokens):
-        raise ValueError('"tokens" must be a list of integers')
+        raise UserError('"tokens" must be a list of integers')
     return label, codes[None]

@@ -5,6 +5,8 @@ import io
 import numpy as np
 from PIL import Image, ImageOps
 
+from rar_jax.errors import UserError
+
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 CROPS = ("center", "ten")
 # Ten crops are cut from a picture this much larger than they are.
@@ -22,10 +24,10 @@ def read_picture(data: bytes) -> Image.Image:
     converted.
 
     Raises:
-      ValueError: it is empty, not an image, damaged, too large or too narrow.
+      UserError: it is empty, not an image, damaged, too large or too narrow.
     """
     if not data:
-        raise ValueError("it is empty")
+        raise UserError("it is empty")
     try:
         image = Image.open(io.BytesIO(data))
         image.load()
@@ -33,9 +35,9 @@ def read_picture(data: bytes) -> Image.Image:
     # Damaged files make Pillow's plugins raise many kinds.
     except Exception as error:
         reason = str(error) if not isinstance(error, Image.UnidentifiedImageError) else "it is not an image"
-        raise ValueError(reason or type(error).__name__) from None
+        raise UserError(reason or type(error).__name__) from None
     if max(image.size) > _LONGEST * min(image.size):
-        raise ValueError(f"it is {image.width} x {image.height} pixels: too narrow for a square")
+        raise UserError(f"it is {image.width} x {image.height} pixels: too narrow for a square")
     if image.mode in _WHITE:
         grey = np.asarray(image, np.float32) * (255 / _WHITE[image.mode])
         image = Image.fromarray(np.rint(grey.clip(0, 255)).astype(np.uint8))

@@ -16,6 +16,7 @@ import numpy as np
 from array_record.python import array_record_module
 from etils import epath
 
+from rar_jax.errors import UserError
 from rar_jax.files import aside, write_atomically
 
 DESCRIPTION = "dataset.json"
@@ -100,11 +101,11 @@ def read_description(folder: epath.Path) -> Description:
     """Reads `dataset.json`.
 
     Raises:
-      ValueError: there is none, or it does not describe token records.
+      UserError: there is none, or it does not describe token records.
     """
     path = folder / DESCRIPTION
     if not path.exists():
-        raise ValueError(f"no token records in {str(folder)!r}: it has no {DESCRIPTION}")
+        raise UserError(f"no token records in {str(folder)!r}: it has no {DESCRIPTION}")
     try:
         fields = json.loads(path.read_text())
         fields["class_names"] = tuple(map(str, fields["class_names"]))
@@ -113,7 +114,7 @@ def read_description(folder: epath.Path) -> Description:
             fields[number] = int(fields[number])
         return Description(**fields)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"{path} does not describe token records: {error}") from None
+        raise UserError(f"{path} does not describe token records: {error}") from None
 
 
 def _record_type(num_tokens: int, crops: int) -> np.dtype:
@@ -134,10 +135,10 @@ class ShardWriter:
           crops: a record.
 
         Raises:
-          ValueError: V does not fit the records.
+          UserError: V does not fit the records.
         """
         if codebook_size > MAX_CODEBOOK_SIZE:
-            raise ValueError(f"a codebook of {codebook_size} codes does not fit records of {MAX_CODEBOOK_SIZE}")
+            raise UserError(f"a codebook of {codebook_size} codes does not fit records of {MAX_CODEBOOK_SIZE}")
         self._path = path
         self._aside = aside(path)
         self._record = np.zeros((), _record_type(num_tokens, crops))
@@ -149,16 +150,16 @@ class ShardWriter:
         """Adds a record: codes [crops, T] (0..V-1) and a label (0..C-1).
 
         Raises:
-          ValueError: one is out of range, or the codes are not as many.
+          UserError: one is out of range, or the codes are not as many.
         """
         codebook_size, num_classes = self._limits
         if tokens.shape != (shape := self._record["tokens"].shape):
-            raise ValueError(f"codes of shape {tokens.shape} must be of shape {shape}")
+            raise UserError(f"codes of shape {tokens.shape} must be of shape {shape}")
         for code in (tokens.min(), tokens.max()):
             if not 0 <= code < codebook_size:
-                raise ValueError(f"code {code} is not in 0..{codebook_size - 1}")
+                raise UserError(f"code {code} is not in 0..{codebook_size - 1}")
         if not 0 <= label < num_classes:
-            raise ValueError(f"label {label} is not in 0..{num_classes - 1}")
+            raise UserError(f"label {label} is not in 0..{num_classes - 1}")
         self._record["label"], self._record["tokens"] = label, tokens
         self._writer.write(self._record.tobytes())
         self.num_records += 1
@@ -199,7 +200,7 @@ def write_records(
       The description written.
 
     Raises:
-      ValueError: a code or a label is out of range, or there are no images.
+      UserError: a code or a label is out of range, or there are no images.
     """
     folder = epath.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -215,13 +216,13 @@ def write_records(
             for tokens, label in itertools.chain([first], itertools.islice(images, shard_size - 1)):
                 tokens = np.asarray(tokens)
                 writer.write(label, tokens[None] if tokens.ndim == 1 else tokens)
-        except ValueError as error:
+        except UserError as error:
             writer.discard()
-            raise ValueError(f"{source}: {error}") from None
+            raise UserError(f"{source}: {error}") from None
         writer.close()
         shards[path.name] = writer.num_records
     if not shards:
-        raise ValueError(f"no images in {source}: there is nothing to write to {folder}")
+        raise UserError(f"no images in {source}: there is nothing to write to {folder}")
     num_records = sum(shards.values())
     description = Description(
         num_images=num_records if crops_together else num_records // crops_per_image,
@@ -245,13 +246,13 @@ class TokenRecords:
         """Opens every shard.
 
         Raises:
-          ValueError: the folder holds no data set, or a shard is missing, unreadable or not as long as described, or it
+          UserError: the folder holds no data set, or a shard is missing, unreadable or not as long as described, or it
             is on gs:// or the like, where ArrayRecord does not read.
         """
         scheme, remote, place = str(folder).partition("://")
         if remote:
             bucket = place.split("/")[0]
-            raise ValueError(
+            raise UserError(
                 f"{folder}: token records cannot be read from {scheme}://; mount the bucket on every host, with "
                 f"mkdir -p /mnt/{bucket} && gcsfuse --implicit-dirs {bucket} /mnt/{bucket}, and name /mnt/{place}"
             )
@@ -269,16 +270,16 @@ class TokenRecords:
                 )
                 found = reader.num_records()
             except (RuntimeError, ValueError) as error:
-                raise ValueError(f"shard {shard} cannot be read: {error}") from None
+                raise UserError(f"shard {shard} cannot be read: {error}") from None
             if found != count:
-                raise ValueError(f"shard {shard} holds {found} records, and {DESCRIPTION} says {count}")
+                raise UserError(f"shard {shard} holds {found} records, and {DESCRIPTION} says {count}")
             self._readers.append((reader, threading.Lock()))
         self._starts = np.cumsum([0, *shards.values()])
         self.num_images = self.description.num_images
         self.num_records = int(self._starts[-1])
         self.crops_per_record = self.description.crops_per_record
         if not 0 < self.num_images * self.description.crops_per_image <= self.num_records * self.crops_per_record:
-            raise ValueError(
+            raise UserError(
                 f"{path} says {self.num_images} images of {self.description.crops_per_image} crops, and its shards "
                 f"hold {self.num_records * self.crops_per_record}"
             )
@@ -290,7 +291,7 @@ class TokenRecords:
           {"tokens": int32 [B, T], "label": int32 [B]}.
 
         Raises:
-          ValueError: a record cannot be read, or its label or a code is out of range; its shard is named.
+          UserError: a record cannot be read, or its label or a code is out of range; its shard is named.
         """
         # In file order, so that reads run forwards.
         by_place = np.argsort(indices, kind="stable")
@@ -305,7 +306,7 @@ class TokenRecords:
                         reader.seek(place)
                         records[i] = np.frombuffer(reader.read(), self._type)[0]
                     except (RuntimeError, ValueError, IndexError) as error:
-                        raise ValueError(
+                        raise UserError(
                             f"record {place} of shard {self._paths[shard]} cannot be read: {error}"
                         ) from None
         tokens = records["tokens"][np.arange(len(indices)), crops]
@@ -314,13 +315,13 @@ class TokenRecords:
         return {"tokens": tokens.astype(np.int32), "label": records["label"].astype(np.int32)}
 
     def _check_range(self, what: str, values: np.ndarray, limit: int, indices: np.ndarray) -> None:
-        """Raises a `ValueError` if a value [B] or [B, T] is not in 0..limit-1: lookups would take it for another."""
+        """Raises a `UserError` if a value [B] or [B, T] is not in 0..limit-1: lookups would take it for another."""
         if 0 <= values.min(initial=0) and values.max(initial=0) < limit:
             return
         outside = np.argwhere((values < 0) | (values >= limit))[0]
         index = indices[outside[0]]
         shard = np.searchsorted(self._starts, index, side="right") - 1
-        raise ValueError(
+        raise UserError(
             f"record {index - self._starts[shard]} of shard {self._paths[shard]} has {what} {values[tuple(outside)]}, "
             f"which is not in 0..{limit - 1} as {DESCRIPTION} says"
         )

@@ -8,6 +8,7 @@ from typing import Any
 from etils import epath
 
 from rar_jax.data.records import DESCRIPTION, Description, ShardWriter, read_description, shard_name, write_description
+from rar_jax.errors import UserError
 from rar_jax.files import hold_to_plan, write_atomically
 
 REJECTED = "rejected.txt"
@@ -34,7 +35,7 @@ class ShardedOutput:
           plan: all that decides what goes into which shard; JSON values.
 
         Raises:
-          ValueError: the folder was begun with another plan, or holds other things.
+          UserError: the folder was begun with another plan, or holds other things.
         """
         self._folder = epath.Path(folder)
         self._making = self._folder / _MAKING
@@ -48,7 +49,7 @@ class ShardedOutput:
             begun = json.loads(plan_file.read_text())
         else:
             if self._folder.exists() and any(path.name != _MAKING for path in self._folder.iterdir()):
-                raise ValueError(f"--output={folder} holds other things: choose another folder")
+                raise UserError(f"--output={folder} holds other things: choose another folder")
             self._making.mkdir(parents=True, exist_ok=True)
             write_atomically(plan_file, json.dumps(plan, indent=2))
             begun = plan
@@ -96,7 +97,7 @@ class ShardedOutput:
           The description, or None while other processes are at work.
 
         Raises:
-          ValueError: there are no records to describe.
+          UserError: there are no records to describe.
         """
         try:
             reports = [self.report(shard) for shard in range(num_shards)]
@@ -111,7 +112,7 @@ class ShardedOutput:
         num_records = sum(shards.values())
         num_images = num_records // (1 if description["crops_together"] else description["crops_per_image"])
         if not num_images:
-            raise ValueError(
+            raise UserError(
                 f"{description['source']} has {num_records} usable records, which are no image of "
                 f"{description['crops_per_image']} crops" + (f": see {self._folder / REJECTED}" if rejected else "")
             )

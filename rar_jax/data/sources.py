@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from etils import epath
 
 from rar_jax.data.pictures import SUFFIXES
+from rar_jax.errors import UserError
 
 
 class Example(Protocol):
@@ -63,24 +64,24 @@ class ClassFolders:
           class_names: the folders in the order of the labels; by default all, sorted by name.
 
         Raises:
-          ValueError: there are no class folders, or one is missing or has no images.
+          UserError: there are no class folders, or one is missing or has no images.
         """
         folder = epath.Path(folder)
         if not folder.is_dir():
-            raise ValueError(f"no images in {str(folder)!r}: there is no such folder")
+            raise UserError(f"no images in {str(folder)!r}: there is no such folder")
         if class_names is None:
             class_names = sorted(path.name for path in folder.iterdir() if path.is_dir())
         if not class_names:
-            raise ValueError(f"no images in {str(folder)!r}: it must have a folder of images for each class")
+            raise UserError(f"no images in {str(folder)!r}: it must have a folder of images for each class")
         self.name = str(folder)
         self.class_names = tuple(class_names)
         self._files = []
         for label, name in enumerate(class_names):
             if not (folder / name).is_dir():
-                raise ValueError(f"class {label}, {name!r}, has no folder in {folder}")
+                raise UserError(f"class {label}, {name!r}, has no folder in {folder}")
             files = list_images(folder / name)
             if not files:
-                raise ValueError(f"class {label}, {folder / name}, has no {', '.join(SUFFIXES)} files")
+                raise UserError(f"class {label}, {folder / name}, has no {', '.join(SUFFIXES)} files")
             self._files += [(file, label) for file in files]
 
     def __len__(self) -> int:
@@ -99,13 +100,13 @@ class ImageFolder:
         """Lists the files.
 
         Raises:
-          ValueError: there is no such folder, or it has no images.
+          UserError: there is no such folder, or it has no images.
         """
         folder = epath.Path(folder)
         self.name = str(folder)
         self._files = list_images(folder) if folder.is_dir() else []
         if not self._files:
-            raise ValueError(f"no {', '.join(SUFFIXES)} files in {str(folder)!r}")
+            raise UserError(f"no {', '.join(SUFFIXES)} files in {str(folder)!r}")
 
     def __len__(self) -> int:
         return len(self._files)
@@ -166,21 +167,21 @@ class TfdsImages:
           data_dir: where it was prepared; by default where TFDS has it.
 
         Raises:
-          ValueError: it is not there, not prepared as ArrayRecord, or has no such split or features.
+          UserError: it is not there, not prepared as ArrayRecord, or has no such split or features.
         """
         try:
             builder, self._data_source = _open_tfds(name, split, data_dir)
             self._length = len(self._data_source)
         # TFDS raises a dozen kinds of its own for names, versions, splits and formats.
         except Exception as error:
-            raise ValueError(
+            raise UserError(
                 f"TFDS set {name!r}, split {split!r}, in data_dir {data_dir!r} cannot be opened: "
                 f"{textwrap.shorten(str(error), 300)}; prepare it with tfds.builder({name!r}, "
                 "file_format='array_record').download_and_prepare()"
             ) from None
         features = builder.info.features
         if missing := [feature for feature in ("image", "label") if feature not in features]:
-            raise ValueError(f"TFDS set {name!r} has no feature {' and '.join(missing)}, only {', '.join(features)}")
+            raise UserError(f"TFDS set {name!r} has no feature {' and '.join(missing)}, only {', '.join(features)}")
         self.name = f"TFDS {name}, {split}"
         self.class_names = tuple(features["label"].names)
         self._dataset = (name, split, data_dir)

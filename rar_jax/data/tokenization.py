@@ -21,6 +21,7 @@ from rar_jax.data.records import Description
 from rar_jax.data.shards import ShardedOutput
 from rar_jax.data.sources import Example, Source
 from rar_jax.data.tokenizers import Tokenizer
+from rar_jax.errors import UserError
 from rar_jax.progress import Progress
 
 # Images a task of a worker: fewer cost more messages, more make the first batch late.
@@ -80,7 +81,7 @@ def tokenize_images(
       The description of the set, or None if other processes have not finished their shards.
 
     Raises:
-      ValueError: the output is of something else, or an image cannot be used and `strict` is set.
+      UserError: the output is of something else, or an image cannot be used and `strict` is set.
     """
     num_shards = -(-len(source) // shard_size)
     listing = hashlib.sha256()
@@ -163,7 +164,7 @@ def _batches(
                 batch = _Batch(shard, [], [], [], last=False)
             if isinstance(result, Rejected):
                 if strict:
-                    raise ValueError(f"{result.name}: {result.reason}; without --strict it would be left out")
+                    raise UserError(f"{result.name}: {result.reason}; without --strict it would be left out")
                 batch.rejected.append(result)
             else:
                 batch.squares.append(result[0])

@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rar_jax.checkpoints.load import fingerprint, load
+from rar_jax.checkpoints.weights import fingerprint, load_weights
 from rar_jax.config import Config
 from rar_jax.data.digits import DigitsTokenizer
+from rar_jax.errors import UserError
 from rar_jax.models.vqgan import VQGAN
 from rar_jax.parallel.mesh import batch_sharding, make_mesh, replicated
 
@@ -54,10 +55,10 @@ class VQGANTokenizer:
           image_size: side of the images in pixels.
 
         Raises:
-          ValueError: the network does not divide the side.
+          UserError: the network does not divide the side.
         """
         if image_size < 1 or image_size % model.downsampling:
-            raise ValueError(f"image size {image_size} must be a multiple of the tokenizer's {model.downsampling}")
+            raise UserError(f"image size {image_size} must be a multiple of the tokenizer's {model.downsampling}")
         mesh = make_mesh((jax.local_device_count(), 1), jax.local_devices())
         self.fingerprint = f"vqgan-{fingerprint(params)}"
         self.batch_size = _IMAGES_A_DEVICE * mesh.size
@@ -110,14 +111,14 @@ def open_tokenizer(name: str, image_size: int) -> Tokenizer:
       image_size: side of the images in pixels.
 
     Raises:
-      ValueError: there is none of that name, or it does not work on such images.
+      UserError: there is none of that name, or it does not work on such images.
     """
     if name == DigitsTokenizer.fingerprint:
         tokenizer = DigitsTokenizer()
         if image_size != (side := tokenizer.grid_side * tokenizer.downsampling):
-            raise ValueError(f"image size {image_size} must be {side}: the digits tokenizer has no other")
+            raise UserError(f"image size {image_size} must be {side}: the digits tokenizer has no other")
         return tokenizer
-    weights = load(name, "vqgan")
+    weights = load_weights(name, "vqgan")
     return VQGANTokenizer(weights.model, weights.params, image_size)
 
 
@@ -129,10 +130,10 @@ def tokenizer_for(config: Config, name: str) -> tuple[Tokenizer, Config]:
       name: see `open_tokenizer`.
 
     Raises:
-      ValueError: the tokenizer cannot be read or does not fit the model; both values are given.
+      UserError: the tokenizer cannot be read or does not fit the model; both values are given.
     """
     side = config.model.grid_side
-    factor = 1 if name == DigitsTokenizer.fingerprint else load(name, "vqgan").model.downsampling
+    factor = 1 if name == DigitsTokenizer.fingerprint else load_weights(name, "vqgan").model.downsampling
     data = dataclasses.replace(config.data, tokenizer=name, image_size=side * factor, downsampling=factor)
     config = dataclasses.replace(config, data=data)
     return load_tokenizer(config), config
@@ -142,15 +143,15 @@ def load_tokenizer(config: Config) -> Tokenizer | None:
     """The tokenizer of a config, or None where it has none.
 
     Raises:
-      ValueError: the tokenizer cannot be read or does not fit the model; both values are given.
+      UserError: the tokenizer cannot be read or does not fit the model; both values are given.
     """
     name = config.data.tokenizer
     if name == "none":
         return None
     try:
         tokenizer = open_tokenizer(name, config.data.image_size)
-    except ValueError as error:
-        raise ValueError(
+    except UserError as error:
+        raise UserError(
             f"config.data.tokenizer={name}: {error}; it is digits, none or the weights of a VQGAN"
         ) from None
     for field, ours, theirs in (
@@ -159,7 +160,7 @@ def load_tokenizer(config: Config) -> Tokenizer | None:
         ("data.downsampling", config.data.downsampling, tokenizer.downsampling),
     ):
         if ours != theirs:
-            raise ValueError(
+            raise UserError(
                 f"config.{field}={ours}, and config.data.tokenizer={name} has {theirs}: "
                 "set the one or choose another tokenizer, such as none"
             )

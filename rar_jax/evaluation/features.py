@@ -10,7 +10,8 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
-from rar_jax.checkpoints.load import fingerprint, load
+from rar_jax.checkpoints.weights import fingerprint, load_weights
+from rar_jax.errors import UserError
 from rar_jax.models.inception import InceptionFeatures, InceptionV3
 from rar_jax.parallel.mesh import batch_sharding, make_mesh, replicated
 
@@ -55,7 +56,7 @@ class Extractor(Protocol):
     num_spatial: int
 
     def num_features(self, size: tuple[int, int]) -> int:
-        """F, for images of a height and width. Raises ValueError where they are unfit."""
+        """F, for images of a height and width. Raises UserError where they are unfit."""
 
     def extract(self, images: np.ndarray) -> Features:
         """uint8 [B, H, W, 3], B at most `batch_size`, -> features; perhaps not computed yet."""
@@ -116,7 +117,7 @@ class PixelExtractor:
     def num_features(self, size: tuple[int, int]) -> int:
         """As `Extractor.num_features`."""
         if size[0] * size[1] > _MOST_PIXELS:
-            raise ValueError(
+            raise UserError(
                 f"--features=pixels is of images of at most {_MOST_PIXELS} pixels, not {size[1]} x {size[0]}: name "
                 "Inception weights with --inception=WEIGHTS"
             )
@@ -132,18 +133,18 @@ def open_extractor(name: str, inception: epath.PathLike | None) -> Extractor:
     """An extractor by name, and for inception its weights.
 
     Raises:
-      ValueError: weights are missing, or are not of the network.
+      UserError: weights are missing, or are not of the network.
     """
     if name == PixelExtractor.name:
         if inception:
-            raise ValueError(f"--inception={inception} and --features=pixels exclude each other")
+            raise UserError(f"--inception={inception} and --features=pixels exclude each other")
         return PixelExtractor()
     if not inception:
-        raise ValueError(
+        raise UserError(
             "name the weights of the FID Inception network with --inception=WEIGHTS, or score small images with "
             "--features=pixels"
         )
-    weights = load(inception, "inception")
+    weights = load_weights(inception, "inception")
     return InceptionExtractor(weights.model, weights.params)
 
 

@@ -13,6 +13,7 @@ from etils import epath
 
 from rar_jax.data.pictures import center_square, read_picture
 from rar_jax.data.sources import ImageFolder
+from rar_jax.errors import UserError
 
 _THREADS = 8
 # Pictures decoded ahead of where they are asked for.
@@ -39,7 +40,7 @@ class ImageSet(Protocol):
     def __len__(self) -> int: ...
 
     def batches(self, size: int) -> Iterator[np.ndarray]:
-        """All images, uint8 [B, H, W, 3] with B = size but for the last. Raises ValueError where one is unusable."""
+        """All images, uint8 [B, H, W, 3] with B = size but for the last. Raises UserError where one is unusable."""
 
 
 class FolderImages:
@@ -58,7 +59,7 @@ class FolderImages:
           image_size: side that ADM's centre crop cuts them to; by default they stay as they are, all of one size.
 
         Raises:
-          ValueError: there is no such folder, it has no images, or the first cannot be read.
+          UserError: there is no such folder, it has no images, or the first cannot be read.
         """
         source = ImageFolder(folder)
         self.name = source.name
@@ -88,12 +89,12 @@ class FolderImages:
     def _read(self, file: str) -> np.ndarray:
         try:
             picture = read_picture(epath.Path(file).read_bytes())
-        except ValueError as error:
-            raise ValueError(f"{file}: {error}") from None
+        except UserError as error:
+            raise UserError(f"{file}: {error}") from None
         image = center_square(picture, self._image_size) if self._image_size else np.asarray(picture)
         if self.size not in (None, image.shape[:2]):
             sizes = [f"{width} x {height}" for height, width in (image.shape[:2], self.size)]
-            raise ValueError(
+            raise UserError(
                 f"{file} is {sizes[0]} pixels and {self._files[0]} {sizes[1]}: cut all to one size with --image_size"
             )
         return image
@@ -145,26 +146,26 @@ class NpzImages:
         """Reads what it says of itself.
 
         Raises:
-          ValueError: it cannot be read, has no arr_0, or that is not of images.
+          UserError: it cannot be read, has no arr_0, or that is not of images.
         """
         self._path = epath.Path(path)
         self.name = str(path)
         if not self._path.is_file():
-            raise ValueError(f"{path}: there is no such file")
+            raise UserError(f"{path}: there is no such file")
         with _array(self._path, "arr_0") as found:
             if found is None:
-                raise ValueError(f"{path} has no arr_0, the images")
+                raise UserError(f"{path} has no arr_0, the images")
             file, shape, dtype = found
             if dtype != np.uint8:
                 values = _values(file, shape, dtype)
-                raise ValueError(
+                raise UserError(
                     f"{path}: arr_0 is {dtype}{values}; images must be uint8 from 0 to 255, such as "
                     "np.rint(255 * images).astype(np.uint8) of images in [0, 1]"
                 )
             if len(shape) == 4 and shape[3] == 1:
                 shape = shape[:3]
             if not all(shape) or len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] != 3):
-                raise ValueError(f"{path}: arr_0 is {list(shape)}; images must be [N, H, W, 3], or grey [N, H, W]")
+                raise UserError(f"{path}: arr_0 is {list(shape)}; images must be [N, H, W, 3], or grey [N, H, W]")
         self._grey = len(shape) == 3
         if self._grey:
             self.treatment = "grey to three equal channels"
@@ -188,7 +189,7 @@ class NpzImages:
                 count = min(size, self._count - start)
                 data = file.read(count * row)
                 if len(data) < count * row:
-                    raise ValueError(f"{self._path} ends after {start + len(data) // row} of {self._count} images")
+                    raise UserError(f"{self._path} ends after {start + len(data) // row} of {self._count} images")
                 images = np.frombuffer(data, np.uint8).reshape(count, *self.size, -1)
                 yield np.repeat(images, 3, axis=3) if self._grey else images
 
@@ -209,10 +210,10 @@ def _array(path: epath.Path, name: str) -> Iterator[tuple[BinaryIO, tuple[int, .
                 except ValueError as error:
                     raise EOFError(error) from None
                 if fortran and len(shape) > 1:
-                    raise ValueError(f"{path}: {name} is in Fortran order; save it with np.ascontiguousarray")
+                    raise UserError(f"{path}: {name} is in Fortran order; save it with np.ascontiguousarray")
                 yield file, shape, dtype
     except _DAMAGE as error:
-        raise ValueError(f"{path} is not a whole .npz file ({error}): copy or download it again") from None
+        raise UserError(f"{path} is not a whole .npz file ({error}): copy or download it again") from None
 
 
 def _values(file: BinaryIO, shape: tuple[int, ...], dtype: np.dtype) -> str:
@@ -233,16 +234,16 @@ def open_images(path: epath.PathLike, image_size: int | None = None) -> FolderIm
       image_size: see `FolderImages`; an .npz must have it already.
 
     Raises:
-      ValueError: see `FolderImages` and `NpzImages`.
+      UserError: see `FolderImages` and `NpzImages`.
     """
     if epath.Path(path).is_dir():
         return FolderImages(path, image_size)
     if epath.Path(path).suffix != ".npz":
-        raise ValueError(f"no images in {str(path)!r}: it must be a folder or an .npz")
+        raise UserError(f"no images in {str(path)!r}: it must be a folder or an .npz")
     images = NpzImages(path)
     if image_size and images.size != (image_size, image_size):
         height, width = images.size
-        raise ValueError(f"{path} has images of {width} x {height}: --image_size={image_size} is of folders")
+        raise UserError(f"{path} has images of {width} x {height}: --image_size={image_size} is of folders")
     return images
 
 

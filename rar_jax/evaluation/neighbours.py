@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rar_jax.errors import UserError
+
 # A block of distances takes 64 MB.
 _BLOCK = 4096
 # Candidates for the nearest are kept in so many lanes and sorted at the end: sorting whole rows takes far longer than
@@ -36,13 +38,11 @@ def precision_recall(
       on_block: told the number of distances once each block is done, of `num_distances` in all.
 
     Raises:
-      ValueError: a set has no k-th neighbour.
+      UserError: a set has no k-th neighbour.
     """
     for name, features in (("reference", reference), ("samples", samples)):
         if len(features) <= k:
-            raise ValueError(
-                f"{len(features)} {name} are too few for precision and recall: at least {k + 1} are needed"
-            )
+            raise UserError(f"{len(features)} {name} are too few for precision and recall: at least {k + 1} are needed")
     centre = np.mean(reference, axis=0, dtype=np.float64)
     reference, samples = _Blocks(reference, centre), _Blocks(samples, centre)
     radii_reference, radii_samples = _radii(reference, k, on_block), _radii(samples, k, on_block)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rar_jax.data.tokenizers import Tokenizer
+from rar_jax.errors import UserError
 from rar_jax.evaluation.features import Extractor, extract_all
 from rar_jax.evaluation.image_sets import ImageSet
 from rar_jax.evaluation.scoring import Accumulator, Summary
@@ -33,10 +34,10 @@ def ssim(images: np.ndarray, others: np.ndarray) -> np.ndarray:
     three channels, each on its own.
 
     Raises:
-      ValueError: the images are smaller than the window.
+      UserError: the images are smaller than the window.
     """
     if min(images.shape[1:3]) < WINDOW:
-        raise ValueError(
+        raise UserError(
             f"SSIM needs images of at least {WINDOW} x {WINDOW} pixels, not {images.shape[2]} x {images.shape[1]}"
         )
     return jax.device_get(_ssim(images, others))
@@ -92,7 +93,7 @@ def reconstruct(
       codebook_perplexity.
 
     Raises:
-      ValueError: an image cannot be used, or there are fewer than two.
+      UserError: an image cannot be used, or there are fewer than two.
     """
     both = Accumulator(count, show=show), Accumulator(count, show=show)
     codes, sums = np.zeros(tokenizer.codebook_size, np.int64), {"psnr": 0.0, "ssim": 0.0}

@@ -3,6 +3,7 @@
 import numpy as np
 from etils import epath
 
+from rar_jax.errors import UserError
 from rar_jax.evaluation.statistics import Gaussian
 from rar_jax.files import replacing
 
@@ -17,27 +18,27 @@ def read_statistics(path: epath.PathLike) -> dict[str, Gaussian]:
       Those that it has, of pool (FID) and spatial (sFID); none of a file of images only.
 
     Raises:
-      ValueError: it cannot be read, has one half of a pair, or shapes that do not go together.
+      UserError: it cannot be read, has one half of a pair, or shapes that do not go together.
     """
     path = epath.Path(path)
     try:
         with path.open("rb") as file, np.load(file) as arrays:
             stored = {name: arrays[name] for pair in _NAMES.values() for name in pair if name in arrays.files}
     except FileNotFoundError:
-        raise ValueError(f"{path}: there is no such file") from None
+        raise UserError(f"{path}: there is no such file") from None
     # A truncated or foreign file: zipfile, zlib and NumPy each raise kinds of their own.
     except Exception as error:
-        raise ValueError(f"{path} is not a whole .npz file ({error}): copy or download it again") from None
+        raise UserError(f"{path} is not a whole .npz file ({error}): copy or download it again") from None
     found = {}
     for kind, (mean, covariance) in _NAMES.items():
         if (mean in stored) != (covariance in stored):
-            raise ValueError(f"{path} has only one of {mean} and {covariance}: an ADM reference has both")
+            raise UserError(f"{path} has only one of {mean} and {covariance}: an ADM reference has both")
         if mean in stored:
             mu, sigma = (np.asarray(stored[name], np.float64) for name in (mean, covariance))
             if mu.ndim != 1 or sigma.shape != mu.shape * 2:
-                raise ValueError(f"{path}: {mean} {mu.shape} and {covariance} {sigma.shape} must be (F,) and (F, F)")
+                raise UserError(f"{path}: {mean} {mu.shape} and {covariance} {sigma.shape} must be (F,) and (F, F)")
             if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
-                raise ValueError(f"{path}: {mean} or {covariance} is not finite: make the statistics again")
+                raise UserError(f"{path}: {mean} or {covariance} is not finite: make the statistics again")
             found[kind] = Gaussian(mu, sigma)
     return found
 

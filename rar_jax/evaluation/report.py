@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from rar_jax.errors import UserError
 from rar_jax.files import hold_to_plan, write_atomically
 from rar_jax.images.files import image_grid
 from rar_jax.images.plots import plt, save_figure
@@ -92,14 +93,14 @@ def begin_report(folder: epath.PathLike, inputs: dict[str, Any]) -> None:
     """Makes the folder of a report, before the work that it is of.
 
     Raises:
-      ValueError: it cannot be made, or has a report of other inputs; one of the same will be replaced.
+      UserError: it cannot be made, or has a report of other inputs; one of the same will be replaced.
     """
     folder = epath.Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     # Read-only, as data sets often are.
     except OSError as error:
-        raise ValueError(f"--out={folder} cannot be made ({error.strerror}): choose another folder") from None
+        raise UserError(f"--out={folder} cannot be made ({error.strerror}): choose another folder") from None
     if (folder / _FILE).exists():
         hold_to_plan("out", folder, json.loads((folder / _FILE).read_text()).get("inputs", {}), inputs)
 

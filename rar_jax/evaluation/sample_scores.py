@@ -44,7 +44,7 @@ class ReferenceScorer:
           image_size: side of the samples.
 
         Raises:
-          ValueError: these cannot be compared.
+          UserError: these cannot be compared.
         """
         reference.cut(image_size)
         reference.check(extractor, (image_size, image_size))
@@ -53,7 +53,7 @@ class ReferenceScorer:
         self._name = FRECHET_NAMES[extractor.name]["pool"]
 
     def prepare(self) -> None:
-        """Extracts what the reference does not store. Raises ValueError if one of its images cannot be used."""
+        """Extracts what the reference does not store. Raises UserError if one of its images cannot be used."""
         self._reference.prepare(self._extractor, features=False)
 
     def score(self, images: Iterator[np.ndarray], labels: np.ndarray) -> dict[str, float]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from etils import epath
 
+from rar_jax.errors import UserError
 from rar_jax.evaluation.features import Extractor, Features, extract_all
 from rar_jax.evaluation.image_sets import FolderImages, ImageSet, chosen, open_images, rows_at
 from rar_jax.evaluation.neighbours import num_distances, precision_recall
@@ -77,7 +78,7 @@ class Accumulator:
                 self._logits.append(np.array(features.logits))
 
     def summary(self) -> Summary:
-        """Of all that was counted in. Raises ValueError where that is fewer than two images."""
+        """Of all that was counted in. Raises UserError where that is fewer than two images."""
         return Summary(
             gaussians={kind: moments.gaussian() for kind, moments in self._moments.items() if moments.count},
             pool=np.concatenate(self._pool),
@@ -110,7 +111,7 @@ def summarise(
       keep, show, logits: see `Accumulator`.
 
     Raises:
-      ValueError: an image cannot be used, or there are fewer than two.
+      UserError: an image cannot be used, or there are fewer than two.
     """
     accumulator = Accumulator(len(images), keep, show, logits)
     for batch, features in _features(images.batches(extractor.batch_size), extractor, label, len(images)):
@@ -151,7 +152,7 @@ class Reference:
           image_size: see `image_sets.open_images`.
 
         Raises:
-          ValueError: it cannot be read, or has neither statistics nor images.
+          UserError: it cannot be read, or has neither statistics nor images.
         """
         path = epath.Path(path)
         self.name = str(path)
@@ -176,25 +177,25 @@ class Reference:
             self.images.cut(image_size)
 
     def check(self, extractor: Extractor, size: tuple[int, int]) -> None:
-        """Raises ValueError if images of a height and width cannot be scored against it, before any work."""
+        """Raises UserError if images of a height and width cannot be scored against it, before any work."""
         wanted = extractor.num_features(size)
         if self.gaussians and "pool" not in self.gaussians:
-            raise ValueError(f"{self.name} has mu_s and sigma_s but no mu and sigma")
+            raise UserError(f"{self.name} has mu_s and sigma_s but no mu and sigma")
         if self.gaussians and len(self.gaussians["pool"].mu) != wanted:
             stored = len(self.gaussians["pool"].mu)
-            raise ValueError(
+            raise UserError(
                 f"{self.name} has statistics of {stored} features, and those of --features={extractor.name} are "
                 f"{wanted}: choose the features that it was made with"
             )
         if self.images is not None and extractor.num_features(self.images.size) != wanted:
             sizes = [f"{width} x {height}" for height, width in (self.images.size, size)]
-            raise ValueError(
+            raise UserError(
                 f"{self.name} has images of {sizes[0]}, and the samples are {sizes[1]}: --features={extractor.name} "
                 "compares images of one size only"
             )
         spatial = self.gaussians.get("spatial")
         if spatial is not None and extractor.num_spatial and len(spatial.mu) != extractor.num_spatial:
-            raise ValueError(
+            raise UserError(
                 f"{self.name} has mu_s and sigma_s of {len(spatial.mu)} features, and those of sFID are "
                 f"{extractor.num_spatial}: make them again with --save_statistics, or leave out mu_s and sigma_s"
             )

@@ -7,6 +7,8 @@ import numpy as np
 import scipy.linalg
 import scipy.special
 
+from rar_jax.errors import UserError
+
 # ADM's.
 SPLIT_SIZE = 5000
 # Features counted in at once.
@@ -82,10 +84,10 @@ class Moments:
         """The distribution of what was counted in.
 
         Raises:
-          ValueError: there were fewer than two features, which have no covariance.
+          UserError: there were fewer than two features, which have no covariance.
         """
         if self.count < 2:
-            raise ValueError(f"{self.count} image(s) have no covariance: give at least 2")
+            raise UserError(f"{self.count} image(s) have no covariance: give at least 2")
         self._count_in()
         mean = self._sum / self.count
         sigma = (self._products - self.count * np.outer(mean, mean)) / (self.count - 1)
@@ -109,10 +111,10 @@ def frechet(a: Gaussian, b: Gaussian) -> float:
       In squared units of the features.
 
     Raises:
-      ValueError: they are of different numbers of features.
+      UserError: they are of different numbers of features.
     """
     if a.mu.shape != b.mu.shape:
-        raise ValueError(f"features of {len(a.mu)} and of {len(b.mu)} numbers cannot be compared")
+        raise UserError(f"features of {len(a.mu)} and of {len(b.mu)} numbers cannot be compared")
     cross = scipy.linalg.svdvals(a.root.T @ b.root).sum()
     shift = a.mu - b.mu
     return float(shift @ shift + np.trace(a.sigma) + np.trace(b.sigma) - 2 * cross)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
+from rar_jax.errors import UserError
 from rar_jax.files import hold_to_plan, read_json_lines, write_atomically
 from rar_jax.progress import Progress
 
@@ -22,16 +23,16 @@ class Setting(NamedTuple):
     temperature: float
 
     def flags(self) -> str:
-        """As `python -m rar_jax.sample` takes them."""
+        """As `python -m rar_jax sample` takes them."""
         return " ".join(f"--{name}={value:g}" for name, value in self._asdict().items())
 
 
 def check_numbers(flag: str, numbers: Sequence[float]) -> None:
-    """Raises ValueError if one of --guidance_scales, --guidance_powers or --temperatures cannot be of a setting."""
+    """Raises UserError if one of --guidance_scales, --guidance_powers or --temperatures cannot be of a setting."""
     above = flag == "guidance_powers"
     for number in numbers:
         if not (0 < number if above else 0 <= number) or number == math.inf:
-            raise ValueError(f"--{flag}: {number:g} must be {'above' if above else 'at least'} 0, and finite")
+            raise UserError(f"--{flag}: {number:g} must be {'above' if above else 'at least'} 0, and finite")
 
 
 def grid(scales: Sequence[float], powers: Sequence[float], temperatures: Sequence[float]) -> list[Setting]:
@@ -61,7 +62,7 @@ def search(
       The scores of these settings, and of others that the folder has.
 
     Raises:
-      ValueError: the folder's search had another plan.
+      UserError: the folder's search had another plan.
     """
     path = epath.Path(folder) / FILE
     lines = read_json_lines(path) or [plan]

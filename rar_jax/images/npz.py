@@ -14,6 +14,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from rar_jax.errors import UserError
+
 _VERSION = 45
 # Midnight of 1980-01-01, the earliest there is: an archive depends on what is in it alone.
 _TIME, _DATE = 0, 0x21
@@ -98,7 +100,7 @@ class ImageArchive:
           whole: images that belong together; where the last ones are not so many, they are dropped.
 
         Raises:
-          ValueError: the file in the making is of another shape.
+          UserError: the file in the making is of another shape.
         """
         count = len(self)
         if count < len(self._labels):
@@ -109,7 +111,7 @@ class ImageArchive:
             self._header[:_CRC_OFFSET],
             self._header[_CRC_OFFSET + 4 :],
         ):
-            raise ValueError(f"{self._partial} is not of images {self._shape}: remove it")
+            raise UserError(f"{self._partial} is not of images {self._shape}: remove it")
         file.truncate(len(self._header) + count * self._image_size)
         file.seek(0)
         self._write(self._header)

@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from etils import epath
 
+from rar_jax.errors import UserError
 from rar_jax.files import replacing
 from rar_jax.orders import SCAN_ORDERS, scan_order
 
@@ -35,7 +36,7 @@ def plot_scan_orders(path: epath.PathLike, side: int) -> None:
         axis.set(title=name, xticks=[], yticks=[], xlim=(-0.6, side - 0.4), ylim=(side - 0.4, -0.6), aspect="equal")
         try:
             order = scan_order(name, side)
-        except ValueError as error:
+        except UserError as error:
             reason = textwrap.fill(str(error), 32)
             axis.text(0.5, 0.5, reason, transform=axis.transAxes, ha="center", va="center", fontsize=8)
             continue

@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from rar_jax.errors import UserError
+
 
 def _row_major(n: int) -> np.ndarray:
     return np.arange(n * n)
@@ -101,15 +103,15 @@ def scan_order(name: str, side: int) -> np.ndarray:
       int32 [n * n], read-only; entry k is the row-major position visited at step k.
 
     Raises:
-      ValueError: unknown name, or a side the order is not defined for.
+      UserError: unknown name, or a side the order is not defined for.
     """
     if name not in _ORDERS:
-        raise ValueError(f"unknown scan order {name!r}: choose one of {', '.join(SCAN_ORDERS)}")
+        raise UserError(f"unknown scan order {name!r}: choose one of {', '.join(SCAN_ORDERS)}")
     if side < 1:
-        raise ValueError(f"grid side {side} must be at least 1")
+        raise UserError(f"grid side {side} must be at least 1")
     positions, requirement = _ORDERS[name]
     if needs := requirement(side):
-        raise ValueError(
+        raise UserError(
             f"scan order {name!r} needs {needs}, and the grid side is {side}: choose row_major or alternate, "
             f"which have no such limit, or another grid"
         )

@@ -15,6 +15,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from rar_jax.errors import UserError
+
 # A process that sends no sign of life for so long is dead, and the others end. JAX's own default is 100.
 _HEARTBEAT_SECONDS = 30
 # Of an error that the others are told.
@@ -37,7 +39,7 @@ def initialize(
       process_id: of this one, from 0.
 
     Raises:
-      ValueError: the arguments do not go together, or the others were not found.
+      UserError: the arguments do not go together, or the others were not found.
     """
     if num_processes == 1 and process_id in (None, 0):
         return
@@ -47,13 +49,11 @@ def initialize(
         if not _in_a_cluster():
             return
     elif missing:
-        raise ValueError(
-            f"{missing[0]} is missing: --coordinator_address, --num_processes and --process_id go together"
-        )
+        raise UserError(f"{missing[0]} is missing: --coordinator_address, --num_processes and --process_id go together")
     elif not 0 <= process_id < num_processes:
-        raise ValueError(f"--process_id={process_id} must be from 0 to below --num_processes={num_processes}")
+        raise UserError(f"--process_id={process_id} must be from 0 to below --num_processes={num_processes}")
     elif not coordinator_address.rpartition(":")[2].isdigit():
-        raise ValueError(f"--coordinator_address={coordinator_address} must be host:port")
+        raise UserError(f"--coordinator_address={coordinator_address} must be host:port")
     else:
         # Else Slurm's environment, where there is one, would choose a GPU.
         given["cluster_detection_method"] = "deactivate"
@@ -61,7 +61,7 @@ def initialize(
         jax.distributed.initialize(**given, heartbeat_timeout_seconds=_HEARTBEAT_SECONDS)
     except RuntimeError as error:
         told = {name: value for name, value in given.items() if value is not None}
-        raise ValueError(
+        raise UserError(
             f"the processes did not find each other ({told or 'as the environment says'}): is each of them started, "
             f"and the first one's address and port reachable and free? {error}"
         ) from None
@@ -108,13 +108,13 @@ def _leave(code: int) -> NoReturn:
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """Within it, each process does its own part: where one raises a `ValueError` or an `OSError`, all raise.
+    """Within it, each process does its own part: where one raises a `UserError` or an `OSError`, all raise.
 
     Without it the others would wait for that one. The part must not need the others, or all of them must need each
     other alike.
 
     Raises:
-      ValueError: another process failed; says which and why.
+      UserError: another process failed; says which and why.
     """
     if jax.process_count() == 1:
         yield
@@ -133,7 +133,7 @@ def together() -> Iterator[None]:
         raise failed
     for process, theirs in enumerate(messages):
         if theirs.any():
-            raise ValueError(f"process {process}: {bytes(theirs[theirs > 0]).decode(errors='replace')}")
+            raise UserError(f"process {process}: {bytes(theirs[theirs > 0]).decode(errors='replace')}")
 
 
 def from_first(value: Any) -> Any:

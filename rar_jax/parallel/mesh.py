@@ -8,6 +8,8 @@ import numpy as np
 from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from rar_jax.errors import UserError
+
 AXES = ("data", "fsdp", "tensor")
 
 
@@ -21,7 +23,7 @@ def make_mesh(shape: Sequence[int], devices: Sequence[jax.Device] | None = None)
         as the network between them is the slower one.
 
     Raises:
-      ValueError: the slices cannot lie so.
+      UserError: the slices cannot lie so.
     """
     devices = jax.devices() if devices is None else devices
     shape = (*shape, *(1,) * (len(AXES) - len(shape)))
@@ -36,7 +38,7 @@ def _grid(shape: tuple[int, ...], devices: Sequence[jax.Device]) -> np.ndarray:
     data = math.gcd(shape[0], slices)
     across = (data, slices // data, 1)
     if shape[1] % across[1]:
-        raise ValueError(
+        raise UserError(
             f"config.mesh.data={shape[0]} and config.mesh.fsdp={shape[1]} do not divide over the {slices} slices of "
             f"devices, within one of which the config.mesh.tensor={shape[2]} devices of that axis must be"
         )

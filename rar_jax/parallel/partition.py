@@ -26,7 +26,7 @@ PARAMETER_RULES = (
     (r"embeddings/embedding|(position|target_aware|step)_embedding", PartitionSpec(None, _WEIGHTS)),
 )
 
-# Axes of activations, by the names that `models.rar.split` gives them. Between the products every device has images of
+# Axes of activations, by the names of `models.rar.constrain`. Between the products every device has images of
 # its own, also along `tensor`, so that no work on them is done twice (as with sequence parallelism, but our sequences
 # are of odd length). Those along `tensor` gather them for the products with split heads or hidden units, and add the
 # results up.
@@ -37,7 +37,7 @@ ACTIVATION_RULES = (
     ("hidden", "tensor"),
     # Of a kernel that is on its way to a product (`models.rar.gather`).
     ("width", "fsdp"),
-    ("rows", _WEIGHTS),
+    ("inputs", _WEIGHTS),
 )
 
 

@@ -1,12 +1,14 @@
-"""How images are sampled."""
+"""How images are sampled: the section of a config, and the options of one call. No network is imported."""
 
 import dataclasses
+import math
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from rar_jax.models.rar import RAR
+from rar_jax.fields import check_fields, setting
+from rar_jax.models.sizes import ModelConfig
 from rar_jax.orders import SCAN_ORDERS, scan_order
 from rar_jax.sampling.choose import Choice
 from rar_jax.sampling.guidance import GUIDANCE_SCHEDULES, guidance_weights
@@ -16,55 +18,60 @@ SAMPLING_ORDERS = (*SCAN_ORDERS, RANDOM_ORDER)
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
-    """How images are sampled; checked when made.
+class SampleConfig:
+    """Sampling (`sampling.guidance`, `sampling.choose`)."""
 
-    Attributes:
-      scan_order: name of the order in which tokens are decoded, or random, which gives each image one of its own.
-      guidance: name of the schedule of the guidance weight (`sampling.guidance`); none runs without, at half the cost.
-      guidance_scale: at least 0; 1 is no guidance. guidance_power: of pow_cosine.
-      temperature: at least 0; 0 is greedy.
-      top_k: only the so many likeliest tokens can be drawn; 0 for all.
-      top_p: only the likeliest tokens that make up this probability can be drawn; 1 for all.
-    """
+    guidance: str = setting(
+        "pow_cosine", "Schedule of the guidance weight. none samples without, at half the cost.",
+        one_of=GUIDANCE_SCHEDULES,
+    )  # fmt: skip
+    guidance_scale: float = setting(
+        16.0, "Guidance weight at the end of the schedule. 1 is no guidance.", at_least=0, below=math.inf
+    )
+    guidance_power: float = setting(
+        2.75, "Power of pow_cosine. With a larger power guidance starts later.", above=0, below=math.inf
+    )
+    temperature: float = setting(
+        1.0, "The logits are divided by it. 0 takes the most likely token.", at_least=0, below=math.inf
+    )
+    top_k: int = setting(0, "Draw from the top_k most likely tokens only. 0 draws from all.", at_least=0)
+    top_p: float = setting(
+        1.0,
+        "Draw from the most likely tokens whose probabilities sum to top_p only. 1 draws from all.",
+        above=0,
+        at_most=1,
+    )
 
-    scan_order: str = "row_major"
-    guidance: str = "pow_cosine"
-    guidance_scale: float = 1.0
-    guidance_power: float = 1.0
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
+
+@dataclasses.dataclass(frozen=True)
+class Options(SampleConfig):
+    """The sampling section and a scan order; the values are checked when it is made."""
+
+    scan_order: str = setting(
+        "row_major",
+        "Order in which tokens are decoded. random gives each image an order of its own.",
+        one_of=SAMPLING_ORDERS,
+    )
 
     def __post_init__(self):
-        """Raises a `ValueError` that names the option that cannot be used."""
-        for name, holds, way_out in (
-            ("scan_order", self.scan_order in SAMPLING_ORDERS, f"one of {', '.join(SAMPLING_ORDERS)}"),
-            ("guidance", self.guidance in GUIDANCE_SCHEDULES, f"one of {', '.join(GUIDANCE_SCHEDULES)}"),
-            ("guidance_scale", 0 <= self.guidance_scale < np.inf, "at least 0; 1 is no guidance"),
-            ("guidance_power", 0 < self.guidance_power < np.inf, "above 0"),
-            ("temperature", 0 <= self.temperature < np.inf, "at least 0; 0 takes the most likely token"),
-            ("top_k", self.top_k >= 0, "at least 0; 0 draws from all tokens"),
-            ("top_p", 0 < self.top_p <= 1, "above 0 and up to 1; 1 draws from all tokens"),
-        ):
-            if not holds:
-                raise ValueError(f"{name}={getattr(self, name)} must be {way_out}")
+        """Raises a `UserError` that names the option whose value cannot be used."""
+        check_fields(self)
 
     @property
     def guided(self) -> bool:
-        """Whether each image is run with the null class too."""
+        """Whether each image is decoded with the null class too."""
         return guidance_weights(self.guidance, 1, self.guidance_scale, self.guidance_power) is not None
 
-    def positions(self, model: RAR) -> np.ndarray | None:
-        """The scan order as int32 [T], or None where each image has a random one.
+    def positions(self, model: ModelConfig) -> np.ndarray | None:
+        """Returns the scan order as int32 [T], or None if each image has a random one.
 
         Raises:
-          ValueError: the model's grid does not admit it.
+          UserError: the scan order is not defined for the model's grid.
         """
         return None if self.scan_order == RANDOM_ORDER else scan_order(self.scan_order, model.grid_side)
 
-    def arguments(self, model: RAR) -> dict[str, Any]:
-        """What `decode` is to be given."""
+    def arguments(self, model: ModelConfig) -> dict[str, Any]:
+        """Returns the arguments of `sampling.decode.decode` that the options decide."""
         positions = self.positions(model)
         weights = guidance_weights(self.guidance, model.num_tokens, self.guidance_scale, self.guidance_power)
         choice = Choice(

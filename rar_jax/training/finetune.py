@@ -7,7 +7,8 @@ import flax.traverse_util
 import jax
 import numpy as np
 
-from rar_jax.models.rar import RAR
+from rar_jax.errors import UserError
+from rar_jax.models.sizes import ModelConfig
 
 # What a change of each size re-initialises; the embedding table is taken part by part.
 _DEPENDS_ON = {
@@ -18,11 +19,11 @@ _SAME = ("width", "depth", "num_heads", "mlp_width")
 _TABLE = "embeddings/embedding"
 
 
-def check_sizes(ours: RAR, theirs: RAR) -> None:
-    """Raises a `ValueError` that names the sizes in which weights must agree and do not."""
+def check_sizes(ours: ModelConfig, theirs: ModelConfig) -> None:
+    """Raises a `UserError` that names the sizes in which weights must agree and do not."""
     different = [name for name in _SAME if getattr(ours, name) != getattr(theirs, name)]
     if different:
-        raise ValueError(
+        raise UserError(
             "config.init_from has "
             + ", ".join(f"config.model.{name}={getattr(theirs, name)}, not {getattr(ours, name)}" for name in different)
             + ": only classes, codebook and grid may differ"
@@ -30,7 +31,7 @@ def check_sizes(ours: RAR, theirs: RAR) -> None:
 
 
 def begin_from(
-    ours: RAR, params: Mapping[str, Any], theirs: RAR, weights: Mapping[str, Any]
+    ours: ModelConfig, params: Mapping[str, Any], theirs: ModelConfig, weights: Mapping[str, Any]
 ) -> tuple[dict[str, Any], list[str]]:
     """Parameters with all that fits taken from other weights.
 
@@ -63,7 +64,7 @@ def begin_from(
     return flax.traverse_util.unflatten_dict(taken, sep="/"), left
 
 
-def _parts(ours: RAR, theirs: RAR) -> list[tuple[str, slice, slice]]:
+def _parts(ours: ModelConfig, theirs: ModelConfig) -> list[tuple[str, slice, slice]]:
     """The parts of the embedding table, and their rows in both."""
 
     def rows(model):

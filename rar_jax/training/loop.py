@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 from clu import parameter_overview
 
-from rar_jax.ceilings import product_rate
-from rar_jax.costs import train_flops
 from rar_jax.data.loader import DeviceBatches, train_iterator
 from rar_jax.images.plots import plot_curves, plot_scan_orders
 from rar_jax.parallel.distributed import is_first, wait_for_all
 from rar_jax.parallel.mesh import host_rows, put_batch
+from rar_jax.performance.ceilings import product_rate
+from rar_jax.performance.costs import train_flops
 from rar_jax.progress import Progress
 from rar_jax.run_folder import write_config
 from rar_jax.training.metrics import MetricsLog, read_metrics
@@ -74,14 +74,14 @@ def train(run: Run, preemption: Preemption | None = None) -> bool:
     if step == 0:
         _log.info("Parameters:\n%s", parameter_overview.get_parameter_overview(state.params, include_stats=False))
         if is_first():
-            plot_scan_orders(folder / "figures" / "scan_orders.png", run.program.model.grid_side)
+            plot_scan_orders(folder / "figures" / "scan_orders.png", run.program.model.config.grid_side)
     _log.info(
         "%s: steps %d to %d (%d an epoch) on %d devices %s of %d processes",
         *(config.name, step, config.last_step, config.steps_per_epoch, run.mesh.size, dict(run.mesh.shape)),
         jax.process_count(),
     )
     progress = Progress("train", config.last_step, done=step)
-    flops = config.train.batch_size / run.mesh.size * train_flops(run.program.model)
+    flops = config.train.batch_size / run.mesh.size * train_flops(run.program.model.config)
     timer, trace = StepTimer(config.train.batch_size, flops, rate), Trace(folder, config.train.profile_step)
     skipped, step_fn, note, complete, preempted = SkippedUpdates(run), None, "", False, False
 

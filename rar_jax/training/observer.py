@@ -55,7 +55,7 @@ class Observer:
             if entry["step"] in self._looked | self._scored:
                 self.evaluations[entry["step"]] |= entry
         self._reported = {entry["step"] for entry in written if "report/svm_accuracy_samples" in entry}
-        self._grid_classes = spread_classes(run.program.model.num_classes)
+        self._grid_classes = spread_classes(run.program.model.config.num_classes)
         # Also the batch of the report, so that the decode loop is compiled once.
         self._grid_images = len(self._grid_classes) * run.config.eval.samples_per_class
         program = run.program
@@ -181,7 +181,7 @@ class Observer:
 
         Of several processes the first one scores, and tells the others.
         """
-        labels = np.arange(self._run.config.eval.score_images) % self._run.program.model.num_classes
+        labels = np.arange(self._run.config.eval.score_images) % self._run.program.model.config.num_classes
         scores = {}
         for guidance, options in (("guided", {}), ("unguided", {"guidance_scale": 1.0})):
             tokens = self._sample_tokens(params, labels, _SCORE_BATCH, **options)
@@ -206,7 +206,7 @@ class Observer:
         """Scores samples of the digits, as many of each class, and says how they compare; once a step."""
         if step in self._reported:
             return
-        labels = np.arange(self._run.config.eval.report_samples) % self._run.program.model.num_classes
+        labels = np.arange(self._run.config.eval.report_samples) % self._run.program.model.config.num_classes
         images = self._sample(params, labels)
         if images is None:
             return

@@ -1,4 +1,4 @@
-"""AdamW as the paper uses it (Table 6): warm-up and cosine, decay on the kernels of the blocks and of the head."""
+"""AdamW and its learning rate, as in the paper (Table 6)."""
 
 import re
 from collections.abc import Callable
@@ -8,48 +8,47 @@ import flax.traverse_util
 import jax
 import optax
 
-# The parameters that decay, by path. Biases, norms, embeddings, positional tables and the head's modulation do not.
+from rar_jax.config import OptimizerConfig
+
+# Paths of the parameters with weight decay. Biases, norms, embeddings, positional tables and the head's modulation have
+# none.
 DECAYED = re.compile(r"blocks/(attention/(qkv|proj)|mlp/(fc1|fc2)|modulation)/kernel|lm_head/kernel|cls_token")
 
 
 def decay_mask(params: dict[str, Any]) -> dict[str, Any]:
-    """A tree like params, True where weight decay applies."""
+    """Returns a tree like `params` that is True where weight decay applies."""
     flat = flax.traverse_util.flatten_dict(params, sep="/")
     return flax.traverse_util.unflatten_dict({path: bool(DECAYED.fullmatch(path)) for path in flat}, sep="/")
 
 
 def learning_rate_schedule(
-    peak: float, end: float, warmup_steps: int, total_steps: int
+    config: OptimizerConfig, warmup_steps: int, total_steps: int
 ) -> Callable[[jax.Array], jax.Array]:
-    """Linear from 0 to `peak` over the warm-up, then cosine to `end` at the last step.
+    """Returns the learning rate: linear from 0 to the peak over the warm-up, then cosine to the end rate.
 
     Args:
-      peak: the highest rate. end: the rate at `total_steps`.
-      warmup_steps: may be 0. total_steps: at least warmup_steps + 1.
+      config: the peak and the end rate.
+      warmup_steps: may be 0.
+      total_steps: the step at which the end rate is reached, at least warmup_steps + 1.
 
     Returns:
-      step (int32, from 0) -> rate; update n uses the rate at n, so that with a warm-up the first rate is 0.
+      step (int32, from 0) -> rate. Update n uses the rate at n, so that the first rate is 0 if there is a warm-up.
     """
     return optax.warmup_cosine_decay_schedule(
-        init_value=0.0 if warmup_steps else peak,
-        peak_value=peak,
+        init_value=0.0 if warmup_steps else config.learning_rate,
+        peak_value=config.learning_rate,
         warmup_steps=warmup_steps,
         decay_steps=total_steps,
-        end_value=end,
+        end_value=config.end_learning_rate,
     )
 
 
-def adamw(
-    learning_rate: Callable[[jax.Array], jax.Array],
-    *,
-    b1: float = 0.9,
-    b2: float = 0.96,
-    eps: float = 1e-8,
-    weight_decay: float = 0.03,
-    clip_norm: float = 1.0,
-) -> optax.GradientTransformation:
-    """Global-norm clipping, then AdamW with decoupled decay on `DECAYED` (PyTorch's AdamW: decay times the rate)."""
+def adamw(config: OptimizerConfig, learning_rate: Callable[[jax.Array], jax.Array]) -> optax.GradientTransformation:
+    """Clips by global norm, then applies AdamW, with decoupled decay on `DECAYED`.
+
+    As in PyTorch's AdamW, the decay is multiplied by the learning rate.
+    """
     return optax.chain(
-        optax.clip_by_global_norm(clip_norm),
-        optax.adamw(learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=decay_mask),
+        optax.clip_by_global_norm(config.clip_norm),
+        optax.adamw(learning_rate, config.b1, config.b2, config.eps, weight_decay=config.weight_decay, mask=decay_mask),
     )

@@ -5,10 +5,11 @@ import functools
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from rar_jax.config import Config, make_model
+from rar_jax.config import Config
 from rar_jax.models.rar import RAR
 from rar_jax.orders import scan_order
 from rar_jax.parallel.mesh import batch_sharding, replicated
@@ -53,26 +54,14 @@ class Program:
 
 def make_program(config: Config) -> Program:
     """The program of a config."""
-    model = make_model(config)
-    chosen = config.optimizer
-    learning_rate = learning_rate_schedule(
-        chosen.learning_rate,
-        chosen.end_learning_rate,
-        chosen.warmup_epochs * config.steps_per_epoch,
-        config.total_steps,
-    )
-    optimizer = adamw(
-        learning_rate,
-        b1=chosen.b1,
-        b2=chosen.b2,
-        eps=chosen.eps,
-        weight_decay=chosen.weight_decay,
-        clip_norm=chosen.clip_norm,
-    )
+    model = RAR(config.model, jnp.dtype(config.train.dtype), config.train.remat)
+    warmup_steps = config.optimizer.warmup_epochs * config.steps_per_epoch
+    learning_rate = learning_rate_schedule(config.optimizer, warmup_steps, config.total_steps)
+    optimizer = adamw(config.optimizer, learning_rate)
     anneal_start, anneal_end = config.anneal_steps
     recipe = Recipe(
         seed=config.seed,
-        scan_order=scan_order(config.permutation.scan_order, model.grid_side),
+        scan_order=scan_order(config.permutation.scan_order, model.config.grid_side),
         anneal_start=anneal_start,
         anneal_end=anneal_end,
         label_dropout=config.train.label_dropout,

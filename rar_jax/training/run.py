@@ -10,11 +10,12 @@ import jax
 from etils import epath
 from jax.sharding import Mesh
 
-from rar_jax.checkpoints.load import Weights, load
 from rar_jax.checkpoints.store import CheckpointStore
+from rar_jax.checkpoints.weights import Weights, load_weights
 from rar_jax.config import Config, check_same_run, mesh_shape
 from rar_jax.data.datasets import Datasets, open_datasets
 from rar_jax.data.tokenizers import Tokenizer, load_tokenizer
+from rar_jax.errors import UserError
 from rar_jax.evaluation.sample_scores import DigitsScorer, SampleScorer, open_scorer
 from rar_jax.parallel.distributed import from_first, is_first, together
 from rar_jax.parallel.mesh import fetch, make_mesh
@@ -55,7 +56,9 @@ class Run:
         if self.init_from is None:
             return state
         initial = jax.tree.map(fetch, state.params)
-        params, left = begin_from(self.program.model, initial, self.init_from.model, self.init_from.params)
+        params, left = begin_from(
+            self.program.model.config, initial, self.init_from.model.config, self.init_from.params
+        )
         _log.info("begins with %s; initialised anew: %s", self.config.init_from, ", ".join(left) or "nothing")
         state = state.replace(params=jax.device_put(params, self.shardings.params))
         if state.ema is not None:
@@ -73,7 +76,7 @@ def prepare(config: Config, folder: epath.PathLike, allow_config_change: Sequenc
       allow_config_change: fields that may differ from the run so far although they change what is trained.
 
     Raises:
-      ValueError: the config does not fit the devices, the data or the run so far, another process trains in the folder,
+      UserError: the config does not fit the devices, the data or the run so far, another process trains in the folder,
         or there are checkpoints and none can be read.
     """
     folder = epath.Path(folder)
@@ -94,13 +97,13 @@ def prepare(config: Config, folder: epath.PathLike, allow_config_change: Sequenc
     if config.init_from and not from_first(steps):
         with together():
             init_from = _load_init_from(config.init_from)
-            check_sizes(program.model, init_from.model)
+            check_sizes(program.model.config, init_from.model.config)
     with together():
         held = lock(folder) if is_first() else None
     holder = from_first(os.getpid())
     with together():
         if not is_locked_by(folder, holder):
-            raise ValueError(
+            raise UserError(
                 f"--workdir={folder} is another folder here than in the first process: all processes need one that "
                 "they share, on a network file system or gs://"
             )
@@ -131,14 +134,14 @@ def _load_init_from(path: str) -> Weights:
         host = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
     except RuntimeError:
         platforms = os.environ.get("JAX_PLATFORMS")
-        raise ValueError(
+        raise UserError(
             f"config.init_from={path} is read on the CPU, which JAX_PLATFORMS={platforms} leaves out: set it to "
             f"{platforms},cpu"
         ) from None
     try:
-        return load(path, "rar", sharding=host)
-    except ValueError as error:
-        raise ValueError(f"config.init_from={path}: {error}") from None
+        return load_weights(path, "rar", sharding=host)
+    except UserError as error:
+        raise UserError(f"config.init_from={path}: {error}") from None
 
 
 def _open_scorer(config: Config) -> SampleScorer | None:
@@ -153,5 +156,5 @@ def _open_scorer(config: Config) -> SampleScorer | None:
         if is_first():
             scorer.prepare()
         return scorer
-    except ValueError as error:
-        raise ValueError(f"config.eval.inception and config.eval.reference: {error}") from None
+    except UserError as error:
+        raise UserError(f"config.eval.inception and config.eval.reference: {error}") from None

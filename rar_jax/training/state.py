@@ -36,7 +36,7 @@ def init_state(model: RAR, optimizer: optax.GradientTransformation, seed: int, w
     """The state before the first step. Pure, so that it can be jitted with the shardings of the mesh."""
     # Only shapes matter here, so the shortest sequence does.
     tokens = jnp.zeros((1, 1), jnp.int32)
-    orders = jnp.zeros((1, model.num_tokens), jnp.int32)
+    orders = jnp.zeros((1, model.config.num_tokens), jnp.int32)
     params = model.init(jax.random.key(seed), tokens, tokens[0], orders)["params"]
     return TrainState(
         step=jnp.zeros((), jnp.int32),

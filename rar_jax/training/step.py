@@ -50,15 +50,16 @@ def draw_examples(model: RAR, recipe: Recipe, step: jax.Array, batch: Batch) -> 
     Every draw comes from (seed, step, the row's place in the global batch), whatever the mesh or the accumulation.
 
     Returns:
-      {"tokens": int32 [B, T] in the order visited, "label": int32 [B], "order": int32 [B, T]}, and a key for dropout.
+      {"visited": int32 [B, T], the tokens in the order visited, "label": int32 [B], "order": int32 [B, T]}, and a key
+      for dropout.
     """
     key = jax.random.fold_in(jax.random.key(recipe.seed), step)
     order_key, label_key, dropout_key = jax.random.split(key, 3)
     r = randomness(step, recipe.anneal_start, recipe.anneal_end)
     orders = sample_orders(order_key, batch["label"].shape[0], jnp.asarray(recipe.scan_order), r)
     examples = {
-        "tokens": jnp.take_along_axis(batch["tokens"], orders, axis=1),
-        "label": drop_labels(label_key, batch["label"], recipe.label_dropout, model.null_class),
+        "visited": jnp.take_along_axis(batch["tokens"], orders, axis=1),
+        "label": drop_labels(label_key, batch["label"], recipe.label_dropout, model.config.null_class),
         "order": orders,
     }
     return examples, dropout_key
@@ -81,13 +82,13 @@ def token_losses(
     """
     logits = model.apply(
         {"params": params},
-        examples["tokens"][:, :-1],
+        examples["visited"][:, :-1],
         examples["label"],
         examples["order"],
         dropout_key,
     )
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, examples["tokens"])
-    return losses, jnp.argmax(logits, axis=-1) == examples["tokens"]
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, examples["visited"])
+    return losses, jnp.argmax(logits, axis=-1) == examples["visited"]
 
 
 def _microbatches(examples: dict[str, jax.Array], count: int) -> dict[str, jax.Array]:
@@ -158,11 +159,11 @@ def eval_step(params: dict[str, Any], batch: Batch, *, model: RAR, recipe: Recip
     key = jax.random.key(recipe.seed)
     keys = row_keys(key, batch["row"])
     target = jnp.broadcast_to(jnp.asarray(recipe.scan_order), batch["tokens"].shape)
-    random = jax.vmap(jax.random.permutation, in_axes=(0, None))(keys, model.num_tokens)
+    random = jax.vmap(jax.random.permutation, in_axes=(0, None))(keys, model.config.num_tokens)
     sums = {"count": batch["weight"].sum()}
     for name, orders in (("target", target), ("random", random)):
-        tokens = jnp.take_along_axis(batch["tokens"], orders, axis=1)
-        losses, hits = token_losses(model, params, {"tokens": tokens, "label": batch["label"], "order": orders})
+        visited = jnp.take_along_axis(batch["tokens"], orders, axis=1)
+        losses, hits = token_losses(model, params, {"visited": visited, "label": batch["label"], "order": orders})
         sums[f"{name}_loss"] = losses.mean(axis=1) @ batch["weight"]
         sums[f"{name}_accuracy"] = hits.mean(axis=1) @ batch["weight"]
     return sums

@@ -9,8 +9,9 @@ import tensorstore
 from etils import epath
 
 from rar_jax.checkpoints.store import CheckpointStore, _absolute
-from rar_jax.config import CheckpointConfig
+from rar_jax.config import CheckpointConfig, OptimizerConfig
 from rar_jax.models.rar import RAR
+from rar_jax.models.sizes import ModelConfig
 from rar_jax.parallel.mesh import make_mesh, replicated
 from rar_jax.parallel.partition import shardings
 from rar_jax.training.optimizer import adamw
@@ -22,8 +23,20 @@ STEP = 3
 @pytest.fixture(scope="module")
 def shapes():
     """Of a train state with a moving average."""
-    model = RAR(grid_side=4, codebook_size=24, num_classes=5, width=128, depth=2, num_heads=2, mlp_width=256)
-    return jax.eval_shape(functools.partial(init_state, model, adamw(lambda step: 1e-3), 0, True))
+    model = RAR(
+        ModelConfig(
+            grid_side=4,
+            codebook_size=24,
+            num_classes=5,
+            width=128,
+            depth=2,
+            num_heads=2,
+            mlp_width=256,
+            dropout=0.0,
+            attention_dropout=0.0,
+        )
+    )
+    return jax.eval_shape(functools.partial(init_state, model, adamw(OptimizerConfig(), lambda step: 1e-3), 0, True))
 
 
 @pytest.fixture(scope="module")

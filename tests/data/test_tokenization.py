@@ -131,7 +131,7 @@ def test_a_name_that_is_not_text_and_a_picture_one_pixel_wide(scenes, tokenizer,
 
 def start(images, output, vqgan_file):
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
-    command = [sys.executable, "-m", "rar_jax.tokenize", f"--images={images}", f"--output={output}"]
+    command = [sys.executable, "-m", "rar_jax", "tokenize", f"--images={images}", f"--output={output}"]
     command += [f"--tokenizer={vqgan_file}", "--image_size=64", "--crops=ten", "--shard_size=8", "--workers=1"]
     return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
 

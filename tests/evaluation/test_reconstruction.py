@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import scipy.signal
 
-from rar_jax.checkpoints.load import load
+from rar_jax.checkpoints.weights import load_weights
 from rar_jax.data.tokenizers import VQGANTokenizer
 from rar_jax.evaluation.features import PixelExtractor
 from rar_jax.evaluation.image_sets import open_images
@@ -52,7 +52,7 @@ def test_codebook_scores():
 
 
 def test_reconstructions_are_scored(scenes, vqgan_file):
-    weights = load(vqgan_file, "vqgan")
+    weights = load_weights(vqgan_file, "vqgan")
     tokenizer = VQGANTokenizer(weights.model, weights.params, 16)
     images = open_images(scenes, 16)
     originals, again, scores = reconstruct(images, tokenizer, PixelExtractor(), count=20, show=3)

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,6 +7,7 @@ import pytest
 
 from rar_jax.checkpoints.pytorch import rar_to_pytorch
 from rar_jax.models.rar import RAR
+from rar_jax.models.sizes import ModelConfig
 from rar_jax.training.step import token_losses
 
 APPLY = jax.jit(RAR.apply, static_argnums=0)
@@ -13,22 +16,22 @@ APPLY = jax.jit(RAR.apply, static_argnums=0)
 def init(model):
     """The initial parameters, compiled as one: run op by op, initialisation takes seconds."""
     tokens = jnp.zeros((1, 1), jnp.int32)
-    orders = jnp.zeros((1, model.num_tokens), jnp.int32)
+    orders = jnp.zeros((1, model.config.num_tokens), jnp.int32)
     return jax.jit(model.init)(jax.random.key(0), tokens, tokens[0], orders)["params"]
 
 
 @pytest.fixture(scope="module")
 def examples(golden):
     orders = golden["orders"].astype(np.int32)
-    tokens = np.take_along_axis(golden["tokens"], golden["orders"], axis=1).astype(np.int32)
-    return {"tokens": tokens, "label": golden.labels, "order": orders}
+    visited = np.take_along_axis(golden["tokens"], golden["orders"], axis=1).astype(np.int32)
+    return {"visited": visited, "label": golden.labels, "order": orders}
 
 
 def test_golden_logits(golden, golden_model, examples):
-    logits = APPLY(golden_model, {"params": golden.params}, examples["tokens"], examples["label"], examples["order"])
+    logits = APPLY(golden_model, {"params": golden.params}, examples["visited"], examples["label"], examples["order"])
     assert logits.shape == (4, 17, 24)
     np.testing.assert_allclose(logits, golden["train_logits"], atol=2e-5, rtol=0)
-    np.testing.assert_array_equal(examples["tokens"], golden["train_labels"])
+    np.testing.assert_array_equal(examples["visited"], golden["train_labels"])
 
 
 def test_golden_loss_and_gradients(golden, golden_model, examples):
@@ -59,7 +62,17 @@ def test_golden_loss_and_gradients(golden, golden_model, examples):
 def test_published_sizes(name, width, depth, mlp_width, parameters, golden_json):
     """Counts of DESIGN.md, and every tensor of the published layouts by name and shape, without memory."""
     model = RAR(
-        grid_side=16, codebook_size=1024, num_classes=1000, width=width, depth=depth, num_heads=16, mlp_width=mlp_width
+        ModelConfig(
+            grid_side=16,
+            codebook_size=1024,
+            num_classes=1000,
+            width=width,
+            depth=depth,
+            num_heads=16,
+            mlp_width=mlp_width,
+            dropout=0.0,
+            attention_dropout=0.0,
+        )
     )
     tokens = jnp.zeros((1, 1), jnp.int32)
     shapes = jax.eval_shape(model.init, jax.random.key(0), tokens, tokens[0], jnp.zeros((1, 256), jnp.int32))["params"]
@@ -73,7 +86,19 @@ def test_published_sizes(name, width, depth, mlp_width, parameters, golden_json)
 @pytest.fixture(scope="module")
 def random_case():
     """A small model with every parameter random, so that no path is silenced by a zero."""
-    model = RAR(grid_side=4, codebook_size=11, num_classes=5, width=32, depth=2, num_heads=4, mlp_width=64)
+    model = RAR(
+        ModelConfig(
+            grid_side=4,
+            codebook_size=11,
+            num_classes=5,
+            width=32,
+            depth=2,
+            num_heads=4,
+            mlp_width=64,
+            dropout=0.0,
+            attention_dropout=0.0,
+        )
+    )
     rng = np.random.default_rng(1)
     return model, jax.tree.map(lambda x: 0.3 * rng.standard_normal(x.shape).astype(np.float32), init(model))
 
@@ -110,14 +135,25 @@ def test_target_awareness(random_case, seed):
         return APPLY(model, {"params": params}, tokens, np.array([1]), order[None])[0, -1]
 
     assert np.abs(last_logits(model, params, order) - last_logits(model, params, other)).max() > 1e-3
-    unaware = model.clone(target_aware=False)
+    unaware = model.clone(config=dataclasses.replace(model.config, target_aware=False))
     params = {name: value for name, value in params.items() if name != "target_aware_embedding"}
     np.testing.assert_array_equal(last_logits(unaware, params, order), last_logits(unaware, params, other))
 
 
 def test_without_target_awareness_there_is_no_table():
     model = RAR(
-        grid_side=2, codebook_size=3, num_classes=2, width=8, depth=1, num_heads=2, mlp_width=8, target_aware=False
+        ModelConfig(
+            grid_side=2,
+            codebook_size=3,
+            num_classes=2,
+            width=8,
+            depth=1,
+            num_heads=2,
+            mlp_width=8,
+            target_aware=False,
+            dropout=0.0,
+            attention_dropout=0.0,
+        )
     )
     params = init(model)
     assert "target_aware_embedding" not in params
@@ -125,7 +161,19 @@ def test_without_target_awareness_there_is_no_table():
 
 def test_initialisation(random_case):
     """normal(0.02) for kernels, embeddings and tables; zero for biases, the cls token and modulations."""
-    model = RAR(grid_side=8, codebook_size=500, num_classes=100, width=64, depth=3, num_heads=4, mlp_width=256)
+    model = RAR(
+        ModelConfig(
+            grid_side=8,
+            codebook_size=500,
+            num_classes=100,
+            width=64,
+            depth=3,
+            num_heads=4,
+            mlp_width=256,
+            dropout=0.0,
+            attention_dropout=0.0,
+        )
+    )
     params = init(model)
     for path, value in rar_to_pytorch(params).items():
         if "adaLN" in path or path.endswith("bias") or path == "cls_token":
@@ -143,7 +191,7 @@ def test_rematerialisation_changes_nothing(random_case):
     model, params = random_case
     rng = np.random.default_rng(0)
     examples = {
-        "tokens": rng.integers(11, size=(3, 16)),
+        "visited": rng.integers(11, size=(3, 16)),
         "label": np.arange(3),
         "order": np.stack([rng.permutation(16) for _ in range(3)]),
     }
@@ -172,8 +220,12 @@ def test_dropout_is_applied_where_it_should_be(random_case):
     """Each rate by itself changes the logits in training, and neither does outside it."""
     model, params = random_case
     inputs = np.arange(16)[None] % 11, np.array([0]), np.arange(16)[None]
-    plain = APPLY(model.clone(dropout=0.0, attention_dropout=0.0), {"params": params}, *inputs)
+    plain = APPLY(
+        model.clone(config=dataclasses.replace(model.config, dropout=0.0, attention_dropout=0.0)),
+        {"params": params},
+        *inputs,
+    )
     for rates in ({"dropout": 0.5, "attention_dropout": 0.0}, {"dropout": 0.0, "attention_dropout": 0.5}):
-        noisy = model.clone(**rates)
+        noisy = model.clone(config=dataclasses.replace(model.config, **rates))
         assert np.abs(APPLY(noisy, {"params": params}, *inputs, jax.random.key(0)) - plain).max() > 1e-3
         np.testing.assert_array_equal(APPLY(noisy, {"params": params}, *inputs), plain)

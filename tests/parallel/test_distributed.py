@@ -203,7 +203,7 @@ def test_two_processes_begin_with_other_weights_as_one_does(tmp_path, kind):
     assert one.wait() == [0], one.said()
     if kind == "file":
         file = tmp_path / "weights.safetensors"
-        command = [sys.executable, "-m", "rar_jax.convert", f"--input={weights}", f"--output={file}"]
+        command = [sys.executable, "-m", "rar_jax", "convert", f"--input={weights}", f"--output={file}"]
         subprocess.run(command, cwd=ROOT, check=True)
         begin[0] = f"--config.init_from={file}"
     for folder, count, more in (("one", 1, ()), ("two", 2, ["--config.mesh.fsdp=2"])):

@@ -5,7 +5,9 @@ import jax
 import pytest
 from jax.sharding import PartitionSpec
 
+from rar_jax.config import OptimizerConfig
 from rar_jax.models.rar import RAR
+from rar_jax.models.sizes import ModelConfig
 from rar_jax.parallel.mesh import make_mesh
 from rar_jax.parallel.partition import partition_spec, shardings
 from rar_jax.training.optimizer import adamw
@@ -31,8 +33,20 @@ def test_rules(path, spec):
 @pytest.mark.parametrize("shape", [(1, 8, 1), (1, 4, 2), (1, 1, 8)])
 def test_the_state_of_the_largest_model_is_spread_evenly(shape):
     """Over 8 devices, RAR-XXL's parameters and moments take an eighth of a device's memory, and hardly more."""
-    model = RAR(grid_side=16, codebook_size=1024, num_classes=1000, width=1408, depth=40, num_heads=16, mlp_width=6144)
-    state = jax.eval_shape(functools.partial(init_state, model, adamw(lambda step: 1e-3), 0, True))
+    model = RAR(
+        ModelConfig(
+            grid_side=16,
+            codebook_size=1024,
+            num_classes=1000,
+            width=1408,
+            depth=40,
+            num_heads=16,
+            mlp_width=6144,
+            dropout=0.0,
+            attention_dropout=0.0,
+        )
+    )
+    state = jax.eval_shape(functools.partial(init_state, model, adamw(OptimizerConfig(), lambda step: 1e-3), 0, True))
     layout = shardings(state, make_mesh(shape))
     whole = sum(x.size for x in jax.tree.leaves(state))
     shard = sum(

@@ -8,6 +8,7 @@ import scipy.stats
 
 import rar_jax.sampling.decode
 from rar_jax.models.rar import RAR
+from rar_jax.models.sizes import ModelConfig
 from rar_jax.orders import SCAN_ORDERS, scan_order
 from rar_jax.sampling.choose import Choice, choose_token
 from rar_jax.sampling.decode import decode, prepare, random_orders, run_loop, stages
@@ -25,15 +26,15 @@ def forced_logits(model, params, tokens, labels, orders, guided=False):
     return run_loop(model, params, labels, orders, lambda t, logits: (visited[:, t], logits), guided).swapaxes(0, 1)
 
 
-@pytest.mark.parametrize(("transposed", "num_stages"), [(True, 4), (False, 2), (True, 8), (False, 5)])
-def test_golden(golden, golden_model, transposed, num_stages, monkeypatch):
+@pytest.mark.parametrize(("few_sequences", "num_stages"), [(True, 4), (False, 2), (True, 8), (False, 5)])
+def test_golden(golden, golden_model, few_sequences, num_stages, monkeypatch):
     """Four conditional rows, then four of the null class: given as labels, and as guidance adds them."""
     monkeypatch.setattr(rar_jax.sampling.decode, "_num_stages", lambda model, rows: num_stages)
     forced_logits.clear_cache()
     labels = np.concatenate([golden["class_labels"], np.full(4, golden.config["classes"])]).astype(np.int32)
     tokens = np.tile(golden["tokens"], (2, 1)).astype(np.int32)
     orders = np.tile(np.arange(16, dtype=np.int32), (8, 1))
-    prepared = PREPARE(golden_model, golden.params, transposed)
+    prepared = PREPARE(golden_model, golden.params, few_sequences)
     logits = forced_logits(golden_model, prepared, tokens, labels, orders)
     np.testing.assert_allclose(logits, golden["decode/logits"], atol=2e-5, rtol=0)
     if num_stages == 4:
@@ -43,7 +44,19 @@ def test_golden(golden, golden_model, transposed, num_stages, monkeypatch):
 
 def test_stages_cover_every_token_once():
     """More of them where the cache is more of what a step reads; the published size at batch 1, 8 and 128."""
-    model = RAR(grid_side=16, codebook_size=1024, num_classes=1000, width=768, depth=24, num_heads=16, mlp_width=3072)
+    model = RAR(
+        ModelConfig(
+            grid_side=16,
+            codebook_size=1024,
+            num_classes=1000,
+            width=768,
+            depth=24,
+            num_heads=16,
+            mlp_width=3072,
+            dropout=0.0,
+            attention_dropout=0.0,
+        )
+    )
     assert stages(model, 16) == [(0, 64), (64, 128), (128, 192), (192, 256)]
     assert [len(stages(model, rows)) for rows in (2, 16, 256)] == [2, 4, 8]
     for rows in (2, 16, 256):
@@ -77,11 +90,11 @@ def test_batches_of_other_shapes_give_the_same_logits(golden, golden_model):
 def by_full_forwards(model, params, labels, orders, key, weights, choice):
     """The plain oracle: a whole forward pass for every token, conditional and null apart."""
     # Tokens not yet chosen are zeros, which causality hides; one shape is compiled once.
-    visited = np.zeros((len(labels), model.num_tokens), np.int32)
-    for t in range(model.num_tokens):
+    visited = np.zeros((len(labels), model.config.num_tokens), np.int32)
+    for t in range(model.config.num_tokens):
         logits = APPLY(model, {"params": params}, visited[:, :-1], labels, orders)[:, t]
         if weights is not None:
-            null = np.full_like(labels, model.num_classes)
+            null = np.full_like(labels, model.config.num_classes)
             unconditional = APPLY(model, {"params": params}, visited[:, :-1], null, orders)[:, t]
             logits = guide(logits, unconditional, weights[t])
         keys = jnp.stack([jax.random.fold_in(jax.random.fold_in(key, row), t) for row in range(len(labels))])
@@ -150,7 +163,19 @@ def test_unit_guidance_weights_change_nothing(golden, golden_model):
 
 def test_first_token_follows_the_model():
     """Draws of many rows against the softmax of the prefill's logits: the draws of rows are independent."""
-    model = RAR(grid_side=2, codebook_size=4, num_classes=2, width=16, depth=1, num_heads=2, mlp_width=16)
+    model = RAR(
+        ModelConfig(
+            grid_side=2,
+            codebook_size=4,
+            num_classes=2,
+            width=16,
+            depth=1,
+            num_heads=2,
+            mlp_width=16,
+            dropout=0.0,
+            attention_dropout=0.0,
+        )
+    )
     ones = jnp.zeros((1, 1), jnp.int32)
     params = jax.jit(model.init)(jax.random.key(0), ones, ones[0], jnp.arange(4)[None])["params"]
     params["lm_head"]["bias"] = jnp.array([0.0, 1.0, -1.0, 0.5])

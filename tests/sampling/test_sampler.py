@@ -36,7 +36,7 @@ def test_batches_and_devices_do_not_matter(golden, golden_model, sampler, option
 def test_devices_send_nothing_to_each_other(golden, golden_model):
     sampler = Sampler(golden_model, golden.params, make_mesh((4, 2)))
     rows = np.arange(8, dtype=np.int32)
-    rest = {"key": jax.random.key(0)} | OPTIONS.arguments(golden_model)
+    rest = {"key": jax.random.key(0)} | OPTIONS.arguments(golden_model.config)
     compiled = jit_decode(golden_model, sampler.mesh).lower(sampler.params, rows % 7, rows, rest).compile()
     assert not re.search("all-(gather|reduce|to-all)|collective-permute|reduce-scatter", compiled.as_text())
 
@@ -52,12 +52,12 @@ def test_orders_are_those_decoded(sampler):
 
 
 def test_a_scale_of_one_is_no_guidance_and_a_top_k_of_all_is_none(golden_model):
-    free = Options(guidance="none").arguments(golden_model)
+    free = Options(guidance="none").arguments(golden_model.config)
     assert free["weights"] is None and free["choice"].top_k is None and free["choice"].top_p is None
-    assert Options(guidance="constant", guidance_scale=1, top_k=24).arguments(golden_model)["weights"] is None
-    assert Options(top_k=24).arguments(golden_model)["choice"].top_k is None
-    assert Options(top_k=23).arguments(golden_model)["choice"].top_k == 23
-    assert Options(temperature=0).arguments(golden_model)["choice"].temperature is None
+    assert Options(guidance="constant", guidance_scale=1, top_k=24).arguments(golden_model.config)["weights"] is None
+    assert Options(top_k=24).arguments(golden_model.config)["choice"].top_k is None
+    assert Options(top_k=23).arguments(golden_model.config)["choice"].top_k == 23
+    assert Options(temperature=0).arguments(golden_model.config)["choice"].temperature is None
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from rar_jax.training.run import prepare
 def initial(golden_model):
     def make(model, seed=1):
         tokens = np.zeros((1, 1), np.int32)
-        orders = np.zeros((1, model.num_tokens), np.int32)
+        orders = np.zeros((1, model.config.num_tokens), np.int32)
         init = jax.jit(model.init)
         return jax.device_get(init(jax.random.key(seed), tokens, tokens[0], orders)["params"])
 
@@ -21,16 +21,16 @@ def initial(golden_model):
 
 
 def test_the_same_sizes_take_everything(golden, golden_model, initial):
-    params, left = begin_from(golden_model, initial(golden_model), golden_model, golden.params)
+    params, left = begin_from(golden_model.config, initial(golden_model), golden_model.config, golden.params)
     assert left == []
     jax.tree.map(np.testing.assert_array_equal, params, golden.params)
 
 
 def test_other_classes_keep_codes_and_the_null_class(golden, golden_model, initial):
-    classes, codes = golden_model.num_classes, golden_model.codebook_size + 1
-    model = golden_model.clone(num_classes=classes + 3)
+    classes, codes = golden_model.config.num_classes, golden_model.config.codebook_size + 1
+    model = golden_model.clone(config=dataclasses.replace(golden_model.config, num_classes=classes + 3))
     before = initial(model)
-    params, left = begin_from(model, before, golden_model, golden.params)
+    params, left = begin_from(model.config, before, golden_model.config, golden.params)
     assert left == ["embeddings/embedding (classes)"]
     table, theirs = params["embeddings"]["embedding"], golden.params["embeddings"]["embedding"]
     np.testing.assert_array_equal(table[:codes], theirs[:codes])
@@ -47,9 +47,9 @@ def test_other_classes_keep_codes_and_the_null_class(golden, golden_model, initi
     ],
 )
 def test_another_codebook_or_grid(golden, golden_model, initial, change, expected):
-    model = golden_model.clone(**change)
+    model = golden_model.clone(config=dataclasses.replace(golden_model.config, **change))
     before = initial(model)
-    params, left = begin_from(model, before, golden_model, golden.params)
+    params, left = begin_from(model.config, before, golden_model.config, golden.params)
     assert set(left) == expected
     assert jax.tree.map(np.shape, params) == jax.tree.map(np.shape, before)
     np.testing.assert_array_equal(
@@ -59,15 +59,18 @@ def test_another_codebook_or_grid(golden, golden_model, initial, change, expecte
 
 def test_another_size_is_refused(golden_model):
     with pytest.raises(ValueError, match=r"config\.model\.depth=3, not 5: only classes, codebook and grid may differ"):
-        check_sizes(golden_model.clone(depth=5), golden_model)
+        check_sizes(dataclasses.replace(golden_model.config, depth=5), golden_model.config)
 
 
 def test_a_run_begins_with_a_published_file(golden, golden_model, small_config, tmp_path, caplog):
     save_file(golden.tensors("params/"), tmp_path / "rar.safetensors")
-    sizes = {name: getattr(golden_model, name) for name in ("width", "depth", "num_heads", "mlp_width", "grid_side")}
+    sizes = {
+        name: getattr(golden_model.config, name) for name in ("width", "depth", "num_heads", "mlp_width", "grid_side")
+    }
     config = small_config(
-        model=sizes | {"codebook_size": golden_model.codebook_size, "num_classes": golden_model.num_classes + 2},
-        data={"name": "synthetic", "tokenizer": "none", "num_images": 64, "image_size": golden_model.grid_side},
+        model=sizes
+        | {"codebook_size": golden_model.config.codebook_size, "num_classes": golden_model.config.num_classes + 2},
+        data={"name": "synthetic", "tokenizer": "none", "num_images": 64, "image_size": golden_model.config.grid_side},
         train={"stop_step": 1, "ema_decay": 0.5},
     )
     config = dataclasses.replace(config, init_from=str(tmp_path / "rar.safetensors"))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from rar_jax.checkpoints.pytorch import RAR_TENSORS, rar_to_pytorch
+from rar_jax.config import OptimizerConfig
 from rar_jax.training.optimizer import adamw, decay_mask, learning_rate_schedule
 from rar_jax.training.step import token_losses
 
@@ -13,17 +14,19 @@ from rar_jax.training.step import token_losses
 def test_golden_updates(golden, golden_model):
     """Four updates on one batch: losses, gradient norms, rates, and the parameters after."""
     hyper = json.loads(str(golden["adamw/hparams"]))
-    schedule = learning_rate_schedule(hyper["lr"], hyper["end_lr"], hyper["warmup"], hyper["total"])
-    optimizer = adamw(
-        schedule,
+    config = OptimizerConfig(
+        learning_rate=hyper["lr"],
+        end_learning_rate=hyper["end_lr"],
         b1=hyper["b1"],
         b2=hyper["b2"],
         eps=hyper["eps"],
         weight_decay=hyper["weight_decay"],
         clip_norm=hyper["clip"],
     )
+    schedule = learning_rate_schedule(config, hyper["warmup"], hyper["total"])
+    optimizer = adamw(config, schedule)
     examples = {
-        "tokens": golden["train_labels"].astype(np.int32),
+        "visited": golden["train_labels"].astype(np.int32),
         "label": golden.labels,
         "order": golden["orders"].astype(np.int32),
     }
@@ -63,7 +66,7 @@ def test_decayed_parameters(golden):
 
 @pytest.mark.parametrize("warmup", [0, 10])
 def test_schedule(warmup):
-    rate = learning_rate_schedule(4e-4, 1e-5, warmup, 100)
+    rate = learning_rate_schedule(OptimizerConfig(), warmup, 100)
     assert float(rate(0)) == pytest.approx(0.0 if warmup else 4e-4)
     assert float(rate(warmup)) == pytest.approx(4e-4)
     assert float(rate(warmup // 2)) == pytest.approx(2e-4 if warmup else 4e-4)

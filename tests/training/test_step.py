@@ -1,4 +1,5 @@
 import collections
+import dataclasses
 import functools
 import math
 
@@ -7,29 +8,33 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rar_jax.costs import block_kernels
+from rar_jax.config import OptimizerConfig
 from rar_jax.models.rar import RAR
+from rar_jax.models.sizes import ModelConfig
 from rar_jax.orders import scan_order
-from rar_jax.parallel.collectives import collectives
 from rar_jax.parallel.mesh import make_mesh, put_batch
+from rar_jax.performance.collectives import collectives
+from rar_jax.performance.costs import block_kernels
 from rar_jax.training.optimizer import adamw
 from rar_jax.training.program import Program
 from rar_jax.training.state import init_state
 from rar_jax.training.step import Recipe, draw_examples, drop_labels, eval_step, token_losses
 
 MODEL = RAR(
-    grid_side=4,
-    codebook_size=11,
-    num_classes=5,
-    width=32,
-    depth=2,
-    num_heads=4,
-    mlp_width=64,
-    dropout=0.1,
-    attention_dropout=0.1,
+    ModelConfig(
+        grid_side=4,
+        codebook_size=11,
+        num_classes=5,
+        width=32,
+        depth=2,
+        num_heads=4,
+        mlp_width=64,
+        dropout=0.1,
+        attention_dropout=0.1,
+    )
 )
 RECIPE = Recipe(seed=3, scan_order=scan_order("row_major", 4), anneal_start=2, anneal_end=4)
-OPTIMIZER = adamw(lambda step: 1e-2)
+OPTIMIZER = adamw(OptimizerConfig(), lambda step: 1e-2)
 BATCH = 16
 
 
@@ -99,7 +104,7 @@ def test_orders_follow_the_annealing(one_device):
 
 
 def test_accumulation_gives_the_same_update():
-    model = MODEL.clone(dropout=0.0, attention_dropout=0.0)
+    model = MODEL.clone(config=dataclasses.replace(MODEL.config, dropout=0.0, attention_dropout=0.0))
     whole = run((2, 1), steps=3, model=model)
     parts = run((2, 1), steps=3, model=model, recipe=Recipe(**vars(RECIPE) | {"accumulation": 4}))
     np.testing.assert_array_equal(whole[2], parts[2])
@@ -145,7 +150,7 @@ def test_eval_step_counts_each_image_once_in_both_orders(one_device):
         assert float(padded[name] + rest[name]) == pytest.approx(float(total), rel=1e-5)
     order = np.tile(RECIPE.scan_order, (BATCH, 1))
     losses, hits = jax.jit(token_losses, static_argnums=0)(
-        MODEL, params, {"tokens": batch["tokens"], "label": batch["label"], "order": order}
+        MODEL, params, {"visited": batch["tokens"], "label": batch["label"], "order": order}
     )
     assert float(whole["target_loss"]) == pytest.approx(float(losses.mean() * BATCH), rel=1e-5)
     assert float(whole["target_accuracy"]) == pytest.approx(float(hits.mean() * BATCH), rel=1e-5)
@@ -155,7 +160,9 @@ def test_eval_step_counts_each_image_once_in_both_orders(one_device):
 @pytest.mark.parametrize("shape", [(1, 2, 4), (1, 8, 1)])
 def test_devices_share_the_work_and_do_none_of_it_twice(shape):
     """By XLA's count of the products: along fsdp the images are split, along tensor the heads and hidden units too."""
-    model = MODEL.clone(width=64, mlp_width=256, dropout=0.0, attention_dropout=0.0)
+    model = MODEL.clone(
+        config=dataclasses.replace(MODEL.config, width=64, mlp_width=256, dropout=0.0, attention_dropout=0.0)
+    )
     devices = math.prod(shape)
     one, several = (compiled(model, mesh).cost_analysis()["flops"] for mesh in ((1, 1, 1), shape))
     assert several < one / devices * 1.2
@@ -164,10 +171,10 @@ def test_devices_share_the_work_and_do_none_of_it_twice(shape):
 def test_kernels_are_gathered_once_a_pass_and_gradients_added_up_in_parts():
     """What is sent in the loops over blocks, on 2 copies of parameters that are split in 4: (N - 1) / N of a gather."""
     model = MODEL.clone(remat="block")
-    kernels = 4 * model.depth * (block_kernels(model) + 6 * model.width**2)
+    kernels = 4 * model.config.depth * (block_kernels(model.config) + 6 * model.config.width**2)
     sent = collections.Counter()
     for each in collectives(compiled(model, (2, 4, 1)).as_text(), 8):
-        if each.count == model.depth:
+        if each.count == model.config.depth:
             sent[each.kind, each.devices] += each.count * each.sent / kernels
     # In the forward pass and in the one that the backward pass computes anew.
     assert sent["all-gather", 4] == pytest.approx(2 * 3 / 4)

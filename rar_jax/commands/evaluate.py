@@ -1,4 +1,4 @@
-"""Scores images: python -m rar_jax.evaluate --samples=S.npz --reference=REFERENCE.npz --inception=WEIGHTS ...
+"""Scores images: python -m rar_jax evaluate --samples=S.npz --reference=REFERENCE.npz --inception=WEIGHTS ...
 
 --reconstruction scores a tokenizer instead, --tune looks for the best sampling options of a model, and --curves draws
 losses and scores of several runs.
@@ -12,10 +12,11 @@ import numpy as np
 from absl import flags
 from etils import epath
 
-from rar_jax import cli
-from rar_jax.checkpoints.load import fingerprint, split_step
-from rar_jax.compilation_cache import keep_compiled_programs
+from rar_jax.checkpoints.weights import fingerprint, split_step
+from rar_jax.commands import cli
+from rar_jax.commands.compilation_cache import keep_compiled_programs
 from rar_jax.data.tokenizers import decoded, open_tokenizer
+from rar_jax.errors import UserError
 from rar_jax.evaluation.features import Extractor, open_extractor
 from rar_jax.evaluation.image_sets import ImageSet, open_images, take
 from rar_jax.evaluation.neighbours import nearest
@@ -37,10 +38,10 @@ from rar_jax.evaluation.scoring import (
 )
 from rar_jax.evaluation.tuning import Setting, check_numbers, grid, search
 from rar_jax.generate import load
+from rar_jax.generation.job import job_images
 from rar_jax.images.files import interleave_rows
 from rar_jax.images.plots import plot_heat_maps, plot_runs
 from rar_jax.run_folder import check_folder, run_names
-from rar_jax.sample_job import job_images
 from rar_jax.sampling.options import Options
 from rar_jax.sampling.sampler import MAX_SEED, sample_tokens
 from rar_jax.training.metrics import read_metrics
@@ -147,7 +148,7 @@ def _neighbours(samples: Summary, reference: Reference) -> Picture:
 def _score() -> None:
     images = open_images(job_images(_SAMPLES.value), _IMAGE_SIZE.value)
     if len(images) < 2:
-        raise ValueError(f"{images.name} has a single image, which has no covariance: give at least 2")
+        raise UserError(f"{images.name} has a single image, which has no covariance: give at least 2")
     reference = Reference(job_images(_REFERENCE.value), _KIND.value, _IMAGE_SIZE.value) if _REFERENCE.value else None
     extractor = open_extractor(_FEATURES.value, _INCEPTION.value)
     out = _out(_SAMPLES.value)
@@ -189,11 +190,11 @@ def _extractor_inputs(extractor: Extractor) -> dict[str, str]:
 def _reconstruction() -> None:
     size = _IMAGE_SIZE.value or _DEFAULT_SIZE
     if size < WINDOW:
-        raise ValueError(f"--image_size={size} must be at least {WINDOW}, the window of SSIM")
+        raise UserError(f"--image_size={size} must be at least {WINDOW}, the window of SSIM")
     images = open_images(job_images(_IMAGES.value), size)
     count = min(_NUM.value or len(images), len(images))
     if count < 2:
-        raise ValueError("a single image has no covariance: give at least 2")
+        raise UserError("a single image has no covariance: give at least 2")
     tokenizer = open_tokenizer(_TOKENIZER.value, size)
     extractor = open_extractor(_FEATURES.value, _INCEPTION.value)
     extractor.num_features(images.size)
@@ -235,7 +236,7 @@ def _tune() -> None:
         temperatures or [options.temperature],
     )
     scorer = ReferenceScorer(extractor, reference, generator.config.data.image_size)
-    labels = np.arange(_NUM.value or _DEFAULT_TUNING_IMAGES) % generator.sampler.model.num_classes
+    labels = np.arange(_NUM.value or _DEFAULT_TUNING_IMAGES) % generator.sampler.model.config.num_classes
     fixed = {name: value for name, value in dataclasses.asdict(options).items() if name not in Setting._fields}
     plan = {
         "model": f"{generator.config.name}-{fingerprint(generator.sampler.params)}",
@@ -277,7 +278,7 @@ def _numbers(flag: flags.FlagHolder) -> list[float]:
     try:
         numbers = [float(number) for number in flag.value]
     except ValueError:
-        raise ValueError(f"--{flag.name}={','.join(flag.value)} must be numbers, such as 1,1.5") from None
+        raise UserError(f"--{flag.name}={','.join(flag.value)} must be numbers, such as 1,1.5") from None
     check_numbers(flag.name, numbers)
     return numbers
 
@@ -287,7 +288,7 @@ def _tried(flag: flags.FlagHolder, numbers: list[float], default: float, counts:
     if counts:
         return numbers or [default * factor for factor in (0.5, 0.75, 1, 1.25, 1.5)]
     if numbers:
-        raise ValueError(
+        raise UserError(
             f"--{flag.name}={','.join(flag.value)} changes nothing with the run's guidance={options.guidance}: "
             "leave it out"
         )
@@ -337,19 +338,19 @@ def main(argv):
         modes = [name for name, (flag, _) in _MODES.items() if flag.value]
         if len(modes) != 1:
             names = ", ".join(f"--{name}" for name in _MODES)
-            raise ValueError(f"name one of {names}; given: {', '.join(modes) or 'none'}")
+            raise UserError(f"name one of {names}; given: {', '.join(modes) or 'none'}")
         cli.check_options(modes, _OPTIONS)
         if modes == ["samples"] and not (_REFERENCE.value or _SAVE.value):
-            raise ValueError("name what to score against with --reference, or where to save statistics")
+            raise UserError("name what to score against with --reference, or where to save statistics")
         if modes == ["reconstruction"] and not (_IMAGES.value and _TOKENIZER.value):
-            raise ValueError("--reconstruction needs --images=FOLDER and --tokenizer=WEIGHTS")
+            raise UserError("--reconstruction needs --images=FOLDER and --tokenizer=WEIGHTS")
         if modes == ["tune"] and not (_CHECKPOINT.value and _REFERENCE.value):
-            raise ValueError("--tune needs --checkpoint=RUN and --reference")
+            raise UserError("--tune needs --checkpoint=RUN and --reference")
         check_folder("out", _out(_SAMPLES.value or _IMAGES.value or _CHECKPOINT.value or _CURVES.value[0]))
         if _SAVE.value:
             check_folder("save_statistics", epath.Path(_SAVE.value).parent)
             if not _SAVE.value.endswith(".npz"):
-                raise ValueError(f"--save_statistics={_SAVE.value} must be an .npz file")
+                raise UserError(f"--save_statistics={_SAVE.value} must be an .npz file")
         _MODES[modes[0]][1]()
 
 

@@ -1,4 +1,4 @@
-"""The training step of a config on made-up tokens: python -m rar_jax.benchmark train --config=configs/rar_b.py ..."""
+"""The training step of a config on made-up tokens: python -m rar_jax benchmark train --config=configs/rar_b.py ..."""
 
 import statistics
 import time
@@ -10,11 +10,12 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from rar_jax import ceilings, cli
-from rar_jax.benchmarks.report import peak_memory, show
+from rar_jax.commands import cli
 from rar_jax.config import Config, mesh_shape, without_data
-from rar_jax.costs import train_flops
 from rar_jax.parallel.mesh import make_mesh, put_batch
+from rar_jax.performance import ceilings
+from rar_jax.performance.benchmarks.report import peak_memory, show
+from rar_jax.performance.costs import train_flops
 from rar_jax.training.program import make_program
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment, a file in configs/; its data is not read.")
@@ -56,7 +57,7 @@ def _measure(config: Config) -> dict[str, Any]:
     # A machine's rate wanders, so that it is taken on both sides.
     rates.append(ceilings.product_rate(dtype))
     rate, seconds = statistics.mean(rates), statistics.median(times)
-    flops = train_flops(program.model) * config.train.batch_size / mesh.size
+    flops = train_flops(program.model.config) * config.train.batch_size / mesh.size
     return {
         "batch": config.train.batch_size,
         "dtype": config.train.dtype,

@@ -1,4 +1,4 @@
-"""Compiles for TPUs that are not here: python -m rar_jax.aot --config=configs/rar_xxl.py --topology=v5e:8x8.
+"""Compiles for TPUs that are not here: python -m rar_jax aot --config=configs/rar_xxl.py --topology=v5e:8x8.
 
 The package libtpu holds the TPU's compiler, which runs on any x86 Linux machine: memory and collectives are what it
 says of the real program. FLOPs are the formula's (`costs`); the times are a roofline by the chips' data sheets.
@@ -28,19 +28,14 @@ from jax.experimental import topologies
 from jax.sharding import Sharding
 from ml_collections import config_flags
 
-from rar_jax import cli
-from rar_jax.benchmarks.report import show
+from rar_jax.commands import cli
 from rar_jax.config import Config, mesh_shape, sample_options, without_data
-from rar_jax.costs import (
-    CHIPS,
-    Chip,
-    decode_modulation_flops,
-    decode_steps,
-    recomputed_flops,
-    train_flops,
-)
-from rar_jax.parallel.collectives import collectives
+from rar_jax.errors import UserError
 from rar_jax.parallel.mesh import batch_sharding, make_mesh, replicated
+from rar_jax.performance.benchmarks.report import show
+from rar_jax.performance.chips import CHIPS, Chip
+from rar_jax.performance.collectives import collectives
+from rar_jax.performance.costs import decode_modulation_flops, decode_steps, recomputed_flops, train_flops
 from rar_jax.sampling.decode import prepare
 from rar_jax.sampling.sampler import jit_decode
 from rar_jax.training.program import make_program
@@ -65,14 +60,14 @@ def open_topology(name: str) -> tuple[list[jax.Device], Chip]:
     """The devices of a slice, to compile for, and what one of them is, a chip.
 
     Raises:
-      ValueError: there is no such slice, or no compiler for it here.
+      UserError: there is no such slice, or no compiler for it here.
     """
     generation = name.partition(":")[0]
     kinds = [kind for kind, chip in CHIPS.items() if "tpu" in chip.source]
     if generation not in kinds:
-        raise ValueError(f"--topology={name} must begin with one of {', '.join(kinds)}, as v5e:8x8 does")
+        raise UserError(f"--topology={name} must begin with one of {', '.join(kinds)}, as v5e:8x8 does")
     if importlib.util.find_spec("libtpu") is None:
-        raise ValueError(
+        raise UserError(
             f"--topology={name} needs the TPU's compiler, the package libtpu: launch/install.sh tpu installs it, also "
             "where there is no TPU"
         )
@@ -84,7 +79,7 @@ def open_topology(name: str) -> tuple[list[jax.Device], Chip]:
             **({"chip_config_name": "megacore"} if generation == "v4" else {}),
         ).devices
     except jax.errors.JaxRuntimeError as error:
-        raise ValueError(f"--topology={name}: {str(error).splitlines()[0]}") from None
+        raise UserError(f"--topology={name}: {str(error).splitlines()[0]}") from None
     return list(devices), CHIPS[generation]
 
 
@@ -111,7 +106,7 @@ def compile_step(config: Config, devices: list[jax.Device]) -> jax.stages.Compil
     """The training step of a config on so many devices.
 
     Raises:
-      ValueError: the config does not fit the devices. DoesNotFitError: nor does the program a device's memory.
+      UserError: the config does not fit the devices. DoesNotFitError: nor does the program a device's memory.
     """
     mesh = make_mesh(mesh_shape(config, len(devices)), devices)
     program = make_program(config)
@@ -133,9 +128,9 @@ def compile_decode(config: Config, batch_size: int, devices: list[jax.Device]) -
     mesh = make_mesh((len(devices), 1), devices)
     program = make_program(config)
     model = program.model
-    params = jax.eval_shape(functools.partial(prepare, model, transposed=False), jax.eval_shape(program.init).params)
+    params = jax.eval_shape(functools.partial(prepare, model, few_sequences=False), jax.eval_shape(program.init).params)
     rows = _abstract(jax.ShapeDtypeStruct((batch_size,), jnp.int32), batch_sharding(mesh))
-    rest = {"key": jax.random.key(0)} | sample_options(config).arguments(model)
+    rest = {"key": jax.random.key(0)} | sample_options(config).arguments(model.config)
     rest = _abstract(jax.eval_shape(lambda: rest), replicated(mesh))
     return _compile(jit_decode(model, mesh).lower(_abstract(params, replicated(mesh)), rows, rows, rest))
 
@@ -170,11 +165,14 @@ def _work(config: Config, num_devices: int) -> dict[str, float]:
     model = make_program(config).model
     if _WHAT.value == "train":
         images = config.train.batch_size / num_devices
-        return {"model FLOP": images * train_flops(model), "recomputed FLOP": images * recomputed_flops(model)}
+        return {
+            "model FLOP": images * train_flops(model.config),
+            "recomputed FLOP": images * recomputed_flops(model.config, model.remat),
+        }
     images = _BATCH.value // num_devices
     guided = sample_options(config).guided
-    steps = list(decode_steps(model, (2 if guided else 1) * images, np.dtype(model.dtype).itemsize))
-    flops = sum(step.flops for step in steps) + decode_modulation_flops(model, images + guided)
+    steps = list(decode_steps(model.config, (2 if guided else 1) * images, np.dtype(model.dtype).itemsize))
+    flops = sum(step.flops for step in steps) + decode_modulation_flops(model.config, images + guided)
     return {"model FLOP": flops, "bytes read": sum(step.bytes for step in steps)}
 
 
@@ -218,11 +216,11 @@ def main(argv):
     with cli.user_errors():
         config = without_data(_CONFIG.value)
         if _TOPOLOGY.value is None:
-            raise ValueError("name a slice, such as --topology=v5e:8x8")
+            raise UserError("name a slice, such as --topology=v5e:8x8")
         devices, chip = open_topology(_TOPOLOGY.value)
         mesh_shape(config, len(devices))
         if _WHAT.value == "sample" and _BATCH.value % len(devices):
-            raise ValueError(f"--batch_size={_BATCH.value} must be divisible by the {len(devices)} chips")
+            raise UserError(f"--batch_size={_BATCH.value} must be divisible by the {len(devices)} chips")
     what = f"{config.name}, {_WHAT.value}, on {_TOPOLOGY.value}"
     try:
         with cli.user_errors():

@@ -1,4 +1,4 @@
-"""Inception features, statistics, precision and recall, reading: python -m rar_jax.benchmark evaluate."""
+"""Inception features, statistics, precision and recall, reading: python -m rar_jax benchmark evaluate."""
 
 import io
 import math
@@ -17,14 +17,14 @@ from absl import flags
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from rar_jax import cli
-from rar_jax.benchmarks.report import show
-from rar_jax.ceilings import product_rate
+from rar_jax.commands import cli
 from rar_jax.evaluation.features import Extractor, InceptionExtractor, extract_all, open_extractor
 from rar_jax.evaluation.image_sets import FolderImages, NpzImages
 from rar_jax.evaluation.neighbours import precision_recall
 from rar_jax.evaluation.statistics import Moments, frechet
 from rar_jax.models.inception import ConvNormRelu, InceptionV3
+from rar_jax.performance.benchmarks.report import show
+from rar_jax.performance.ceilings import product_rate
 from rar_jax.progress import Progress
 
 _INCEPTION = flags.DEFINE_string("inception", None, "Weights of the network; by default made-up ones.")

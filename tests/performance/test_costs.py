@@ -1,7 +1,8 @@
 import pytest
 
-from rar_jax.costs import (
-    CHIPS,
+from rar_jax.models.sizes import ModelConfig
+from rar_jax.performance.chips import CHIPS
+from rar_jax.performance.costs import (
     Work,
     decode_floor,
     decode_modulation_flops,
@@ -11,13 +12,30 @@ from rar_jax.costs import (
     recomputed_flops,
     train_flops,
 )
-from rar_jax.models.rar import RAR
 
 # T = 4, V = 5, D = 4, MLP 6, two blocks: small enough to count by hand.
-SMALL = RAR(grid_side=2, codebook_size=5, num_classes=3, width=4, depth=2, num_heads=2, mlp_width=6)
-RAR_B = RAR(
-    grid_side=16, codebook_size=1024, num_classes=1000, width=768, depth=24, num_heads=16, mlp_width=3072
-)  # fmt: skip
+SMALL = ModelConfig(
+    grid_side=2,
+    codebook_size=5,
+    num_classes=3,
+    width=4,
+    depth=2,
+    num_heads=2,
+    mlp_width=6,
+    dropout=0.0,
+    attention_dropout=0.0,
+)
+RAR_B = ModelConfig(
+    grid_side=16,
+    codebook_size=1024,
+    num_classes=1000,
+    width=768,
+    depth=24,
+    num_heads=16,
+    mlp_width=3072,
+    dropout=0.0,
+    attention_dropout=0.0,
+)
 
 
 def test_forward_by_hand():
@@ -33,7 +51,7 @@ def test_forward_by_hand():
 
 
 def test_decode_by_hand():
-    steps = list(decode_steps(SMALL, rows=2, itemsize=4))
+    steps = list(decode_steps(SMALL, sequences=2, itemsize=4))
     assert len(steps) == 4
     kernels, head = 2 * 112, 4 * 5
     # The prefill's two places see one and two; the last step's sees five.
@@ -46,7 +64,7 @@ def test_decode_by_hand():
 
 def test_a_decode_sums_to_a_forward_pass():
     """One image without guidance: every product of a forward pass, once."""
-    steps = list(decode_steps(RAR_B, rows=1, itemsize=4))
+    steps = list(decode_steps(RAR_B, sequences=1, itemsize=4))
     total = sum(work.flops for work in steps) + decode_modulation_flops(RAR_B, 1)
     assert total == pytest.approx(forward_flops(RAR_B), rel=1e-12)
 
@@ -63,9 +81,9 @@ def test_the_floor_is_the_slower_of_bytes_and_flops():
 
 def test_recomputation_is_part_of_a_forward_pass():
     """Block by block it is all of one but the head; otherwise the attention scores alone, half of attention's FLOPs."""
-    assert recomputed_flops(SMALL) == 4 * 15 * 2 * 2
+    assert recomputed_flops(SMALL, "none") == 4 * 15 * 2 * 2
     places_products = 2 * 5 * (112 + 6 * 16) * 2
-    assert recomputed_flops(SMALL.clone(remat="block")) == places_products + 2 * (4 + 4) * 15 * 2
+    assert recomputed_flops(SMALL, "block") == places_products + 2 * (4 + 4) * 15 * 2
     assert train_flops(SMALL) == 3 * forward_flops(SMALL)
 
 

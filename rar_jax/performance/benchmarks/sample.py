@@ -1,4 +1,4 @@
-"""The decode loop of a config, random weights: python -m rar_jax.benchmark sample --config=configs/rar_b.py ..."""
+"""The decode loop of a config, random weights: python -m rar_jax benchmark sample --config=configs/rar_b.py ..."""
 
 import statistics
 import time
@@ -12,13 +12,15 @@ from absl import flags
 from jax.sharding import Mesh
 from ml_collections import config_flags
 
-from rar_jax import ceilings, cli
-from rar_jax.benchmarks.report import peak_memory, show
-from rar_jax.config import DTYPES, Config, make_model, sample_options, without_data
-from rar_jax.costs import decode_floor
+from rar_jax.commands import cli
+from rar_jax.config import DTYPES, Config, sample_options, without_data
+from rar_jax.errors import UserError
 from rar_jax.models.rar import RAR
 from rar_jax.models.vqgan import MASKGIT_F16, VQGAN
 from rar_jax.parallel.mesh import batch_sharding, make_mesh, replicated
+from rar_jax.performance import ceilings
+from rar_jax.performance.benchmarks.report import peak_memory, show
+from rar_jax.performance.costs import decode_floor
 from rar_jax.sampling.decode import stages
 from rar_jax.sampling.options import Options
 from rar_jax.sampling.sampler import Sampler
@@ -36,13 +38,13 @@ _DETOKENIZED_A_DEVICE = 16
 
 def _init(model: RAR) -> dict[str, Any]:
     zero = jnp.zeros((1, 1), jnp.int32)
-    return model.init(jax.random.key(0), zero, zero[0], jnp.arange(model.num_tokens)[None])["params"]
+    return model.init(jax.random.key(0), zero, zero[0], jnp.arange(model.config.num_tokens)[None])["params"]
 
 
 def _make_detokenizer(model: RAR, mesh: Mesh) -> Callable[[jax.Array], np.ndarray] | None:
     """Codes [B, T] -> images uint8 [B, H, W, 3] on the host, or None where the codes are not the f16 tokenizer's."""
     vqgan = VQGAN(**MASKGIT_F16)
-    if not _DETOKENIZE.value or model.codebook_size != vqgan.codebook_size:
+    if not _DETOKENIZE.value or model.config.codebook_size != vqgan.codebook_size:
         return None
     side = vqgan.downsampling
     init = jax.jit(lambda: vqgan.init(jax.random.key(0), jnp.zeros((1, side, side, 3)))["params"])
@@ -50,7 +52,7 @@ def _make_detokenizer(model: RAR, mesh: Mesh) -> Callable[[jax.Array], np.ndarra
 
     @jax.jit
     def decode(params, codes):
-        codes = codes.reshape(-1, model.grid_side, model.grid_side)
+        codes = codes.reshape(-1, model.config.grid_side, model.config.grid_side)
         return vqgan.apply({"params": params}, codes, method="decode_pixels")
 
     def detokenize(tokens):
@@ -71,7 +73,7 @@ def _measure(sampler: Sampler, options: Options, batch: int, detokenize: Callabl
         rates.append(ceilings.product_rate(model.dtype))
 
     measure_ceilings()
-    labels = np.arange(batch, dtype=np.int32) % model.num_classes
+    labels = np.arange(batch, dtype=np.int32) % model.config.num_classes
     rows = np.arange(batch, dtype=np.int32)
 
     def decode():
@@ -89,7 +91,7 @@ def _measure(sampler: Sampler, options: Options, batch: int, detokenize: Callabl
     measure_ceilings()
     rate, bandwidth = statistics.mean(rates), statistics.mean(bandwidths)
     guided = options.guided
-    steps, modulations = decode_floor(model, batch // devices, guided, model.dtype.itemsize, rate, bandwidth)
+    steps, modulations = decode_floor(model.config, batch // devices, guided, model.dtype.itemsize, rate, bandwidth)
     results = {
         "batch": batch,
         "guidance": guided,
@@ -98,7 +100,7 @@ def _measure(sampler: Sampler, options: Options, batch: int, detokenize: Callabl
         "compile, s": first - seconds,
         "decode, s, median": seconds,
         "decode, s, slowest": max(times),
-        "step, ms": 1e3 * seconds / model.num_tokens,
+        "step, ms": 1e3 * seconds / model.config.num_tokens,
         "images/s": batch / seconds,
         "memory bandwidth, bytes/s, a device": bandwidth,
         "product rate, FLOP/s, a device": rate,
@@ -118,16 +120,17 @@ def _batch_sizes(devices: int) -> list[int]:
     try:
         sizes = [int(size) for size in _BATCHES.value]
     except ValueError:
-        raise ValueError(f"{given} must be numbers, such as 1,8") from None
+        raise UserError(f"{given} must be numbers, such as 1,8") from None
     for size in sizes:
         if size < 1 or size % devices:
-            raise ValueError(f"{given}: {size} must be a multiple of the {devices} devices here")
+            raise UserError(f"{given}: {size} must be a multiple of the {devices} devices here")
     return sizes
 
 
 def _prepare(config: Config) -> Sampler:
-    dtype = _DTYPE.value or ("float32" if jax.default_backend() == "cpu" else None)
-    model, mesh = make_model(config, dtype), make_mesh((jax.local_device_count(), 1), jax.local_devices())
+    dtype = _DTYPE.value or ("float32" if jax.default_backend() == "cpu" else config.train.dtype)
+    model = RAR(config.model, jnp.dtype(dtype))
+    mesh = make_mesh((jax.local_device_count(), 1), jax.local_devices())
     params = jax.jit(_init, static_argnums=0, out_shardings=replicated(mesh))(model)
     return Sampler(model, params, mesh)
 

@@ -15,12 +15,12 @@ from conftest import ROOT
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from rar_jax.checkpoints.load import fingerprint, load
+from rar_jax.checkpoints.weights import fingerprint, load_weights
 from rar_jax.data.digits import DigitsTokenizer, digits_split
 from rar_jax.data.pictures import center_square, read_picture
 from rar_jax.evaluation.digits import digits_report
 from rar_jax.evaluation.statistics import frechet_distance
-from rar_jax.generate import load as load_generator
+from rar_jax.generate import load
 from rar_jax.images.files import image_grid, write_png
 from rar_jax.parallel.mesh import make_mesh
 from rar_jax.sampling.options import Options
@@ -66,7 +66,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, tmp_path):
 
 def begin(program):
     """Starts a Python program and waits for its first line."""
-    command = [sys.executable, "-c", f"import threading, time\nfrom rar_jax import cli\n{program}"]
+    command = [sys.executable, "-c", f"import threading, time\nfrom rar_jax.commands import cli\n{program}"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "begun\n"
     return process
@@ -121,7 +121,7 @@ def test_train_then_sample(tmp_path):
     # A step's folder is of its run: what is drawn goes beside the run's own pictures, not into the checkpoint.
     step = tmp_path / "checkpoints" / "2"
     options = ["--classes=7,2", "--num=5", "--npz", "--seed=3", "--animate=gif"]
-    sampled = run("rar_jax.sample", f"--checkpoint={step}", *options)
+    sampled = run("rar_jax", "sample", f"--checkpoint={step}", *options)
     assert sampled.returncode == 0, sampled.stderr
     with np.load(tmp_path / "samples" / "samples.npz") as file:
         images = file["arr_0"]
@@ -133,7 +133,7 @@ def test_train_then_sample(tmp_path):
     shown = np.concatenate([images[0::2], images[1::2], blank])
     np.testing.assert_array_equal(grid, image_grid(shown, 3, ["7", "2"]))
     assert Image.open(tmp_path / "samples" / "animation.gif").n_frames > 2 and not (step / "samples").exists()
-    wrong = run("rar_jax.sample", f"--checkpoint={tmp_path}", "--classes=10")
+    wrong = run("rar_jax", "sample", f"--checkpoint={tmp_path}", "--classes=10")
     assert wrong.returncode == 2
     assert wrong.stderr.strip() == "error: class 10 is not in 0..9, the classes of this model"
 
@@ -162,10 +162,12 @@ def test_a_save_that_fails_is_a_line_and_not_the_tracebacks_of_its_threads(tmp_p
 def test_images_to_records_to_a_run_and_back_to_pictures(scenes, vqgan_file, tmp_path):
     """From class folders of JPEGs to a trained model, as a user goes."""
     tokens, tokenizer = tmp_path / "tokens", [f"--tokenizer={vqgan_file}", "--image_size=16"]
-    made = run("rar_jax.tokenize", f"--images={scenes}", f"--output={tokens}", "--crops=ten", "--workers=1", *tokenizer)
+    made = run(
+        "rar_jax", "tokenize", f"--images={scenes}", f"--output={tokens}", "--crops=ten", "--workers=1", *tokenizer
+    )
     assert made.returncode == 0, made.stderr
     assert made.stdout.strip() == f"{tokens}: 96 images of 2 classes, 10 crops an image, 64 codes of 24"
-    drawn = run("rar_jax.tokenize", f"--decode={tokens}", f"--output={tmp_path / 'decoded.png'}", *tokenizer)
+    drawn = run("rar_jax", "tokenize", f"--decode={tokens}", f"--output={tmp_path / 'decoded.png'}", *tokenizer)
     assert drawn.returncode == 0, drawn.stderr
     assert [line.split(", ") for line in drawn.stdout.splitlines()[1:]] == [["  china"] + ["china"] * 7] * 2 + [
         ["  flower"] + ["flower"] * 7
@@ -188,7 +190,7 @@ def test_images_to_records_to_a_run_and_back_to_pictures(scenes, vqgan_file, tmp
 def test_reconstructions_are_drawn_below_their_images(scenes, vqgan_file, tmp_path):
     picture = tmp_path / "grid.png"
     options = [f"--images={scenes}", f"--tokenizer={vqgan_file}", "--image_size=64", "--num=10", "--workers=1"]
-    drawn = run("rar_jax.tokenize", "--reconstruct", f"--output={picture}", *options)
+    drawn = run("rar_jax", "tokenize", "--reconstruct", f"--output={picture}", *options)
     assert drawn.returncode == 0, drawn.stderr
     assert drawn.stdout.startswith(f"{picture}: 10 images, below each its reconstruction (PSNR ")
     cells = np.asarray(Image.open(picture))
@@ -236,7 +238,7 @@ def test_reconstructions_are_drawn_below_their_images(scenes, vqgan_file, tmp_pa
     ],
 )
 def test_mistakes_with_tokenize(arguments, message):
-    result = run("rar_jax.tokenize", *arguments)
+    result = run("rar_jax", "tokenize", *arguments)
     assert result.returncode == 2, result.stderr
     (line,) = result.stderr.strip().splitlines()
     assert line.startswith("error: ") and message in line
@@ -252,14 +254,14 @@ def test_published_weights_in_and_out(golden, vqgan_file, tmp_path):
         (published, heads + 1, f"--num_heads={heads + 1}, but the tensors of {published} have {heads} heads: leave"),
         (vqgan_file, heads, f"--num_heads={heads} is of a RAR, and {vqgan_file} holds vqgan weights: leave it out"),
     ):
-        refused = run("rar_jax.convert", f"--input={file}", f"--output={tmp_path / 'rar'}", f"--num_heads={flag}")
+        refused = run("rar_jax", "convert", f"--input={file}", f"--output={tmp_path / 'rar'}", f"--num_heads={flag}")
         assert refused.returncode == 2 and message in refused.stderr and not (tmp_path / "rar").exists()
     given = f"--num_heads={heads}"
-    converted = run("rar_jax.convert", f"--input={published}", f"--output={tmp_path / 'rar'}", given)
+    converted = run("rar_jax", "convert", f"--input={published}", f"--output={tmp_path / 'rar'}", given)
     assert converted.returncode == 0, converted.stderr
-    tokenizer = run("rar_jax.convert", f"--input={vqgan_file}", f"--output={tmp_path / 'vqgan'}")
+    tokenizer = run("rar_jax", "convert", f"--input={vqgan_file}", f"--output={tmp_path / 'vqgan'}")
     assert tokenizer.returncode == 0 and tokenizer.stdout.strip().endswith("vqgan weights")
-    back = run("rar_jax.convert", f"--input={tmp_path / 'rar'}", f"--output={tmp_path / 'back.safetensors'}")
+    back = run("rar_jax", "convert", f"--input={tmp_path / 'rar'}", f"--output={tmp_path / 'back.safetensors'}")
     assert back.returncode == 0, back.stderr
     tensors = load_file(tmp_path / "back.safetensors")
     for name, tensor in golden.tensors("params/").items():
@@ -267,21 +269,21 @@ def test_published_weights_in_and_out(golden, vqgan_file, tmp_path):
     sources = {"of_file": (published, vqgan_file), "of_folder": (tmp_path / "rar", tmp_path / "vqgan")}
     for name, (checkpoint, weights) in sources.items():
         options = ["--num=4", "--classes=1,2", f"--out={tmp_path / name}", "--npz"]
-        sampled = run("rar_jax.sample", f"--checkpoint={checkpoint}", f"--tokenizer={weights}", *options)
+        sampled = run("rar_jax", "sample", f"--checkpoint={checkpoint}", f"--tokenizer={weights}", *options)
         assert sampled.returncode == 0, sampled.stderr
     of_file, of_folder = (np.load(tmp_path / name / "samples.npz")["arr_0"] for name in ("of_file", "of_folder"))
     assert of_file.shape == (4, 8, 8, 3)
     np.testing.assert_array_equal(of_file, of_folder)
-    again = run("rar_jax.convert", f"--input={published}", f"--output={tmp_path / 'rar'}")
+    again = run("rar_jax", "convert", f"--input={published}", f"--output={tmp_path / 'rar'}")
     assert again.returncode == 2 and "is there already" in again.stderr
-    other = run("rar_jax.sample", f"--checkpoint={vqgan_file}", f"--tokenizer={vqgan_file}")
+    other = run("rar_jax", "sample", f"--checkpoint={vqgan_file}", f"--tokenizer={vqgan_file}")
     assert other.returncode == 2 and "rar weights are needed" in other.stderr
 
 
 def test_inception_weights_in_and_out(inception_tensors, tmp_path):
     save_file(inception_tensors, tmp_path / "published.safetensors")
     back = tmp_path / "back.safetensors"
-    converted = run("rar_jax.convert", f"--input={tmp_path / 'published.safetensors'}", f"--output={back}")
+    converted = run("rar_jax", "convert", f"--input={tmp_path / 'published.safetensors'}", f"--output={back}")
     assert converted.returncode == 0 and converted.stdout.strip().endswith("inception weights")
     tensors = load_file(back)
     assert tensors.keys() == inception_tensors.keys()
@@ -291,12 +293,12 @@ def test_inception_weights_in_and_out(inception_tensors, tmp_path):
 @pytest.mark.long
 def test_benchmark_data(tmp_path):
     small = ["--records=60000", "--lines=1000", f"--json={tmp_path / 'data.json'}"]
-    measured = run("rar_jax.benchmark", "data", *small)
+    measured = run("rar_jax", "benchmark", "data", *small)
     assert measured.returncode == 0, measured.stderr
     results = json.loads((tmp_path / "data.json").read_text())
     assert results["loader, 60,000 records"]["records/s, median"] > 0
     assert results["JSONL import, 1,000 lines"]["lines"] == 1000
-    assert run("rar_jax.benchmark", "dta").returncode == 2
+    assert run("rar_jax", "benchmark", "dta").returncode == 2
 
 
 @pytest.mark.parametrize(
@@ -308,14 +310,14 @@ def test_benchmark_data(tmp_path):
     ],
 )
 def test_mistakes_with_benchmark_sample(arguments, message):
-    result = run("rar_jax.benchmark", "sample", *arguments)
+    result = run("rar_jax", "benchmark", "sample", *arguments)
     assert result.returncode == 2 and message in result.stderr
 
 
 @pytest.mark.long
 def test_benchmark_sample(tmp_path):
     options = ["--batch_size=2,3", "--repeats=1", f"--json={tmp_path / 'sample.json'}"]
-    measured = run("rar_jax.benchmark", "sample", "--config=configs/digits.py", *options)
+    measured = run("rar_jax", "benchmark", "sample", "--config=configs/digits.py", *options)
     assert measured.returncode == 0, measured.stderr
     results = json.loads((tmp_path / "sample.json").read_text())
     for batch in (2, 3):
@@ -356,7 +358,7 @@ def digit_files(tmp_path_factory):
 def test_images_are_scored(digit_files, tmp_path):
     train, heldout = digit_files / "train.npz", digit_files / "heldout"
     options = ["--features=pixels", "--reference_kind=training", f"--out={tmp_path}"]
-    scored = run("rar_jax.evaluate", f"--samples={heldout}", f"--reference={train}", *options)
+    scored = run("rar_jax", "evaluate", f"--samples={heldout}", f"--reference={train}", *options)
     assert scored.returncode == 0, scored.stderr
     report = json.loads((tmp_path / "report.json").read_text())
     expected = digits_report(*digits_split("heldout"))["frechet_train"]
@@ -371,19 +373,19 @@ def test_images_are_scored(digit_files, tmp_path):
     page = Image.open(tmp_path / "report.png")
     assert page.width > 1000 and np.asarray(page).std() > 30
     # A report of the same is replaced; one of something else is not, and that is said before the work.
-    same = run("rar_jax.evaluate", f"--samples={heldout}", f"--reference={train}", *options)
+    same = run("rar_jax", "evaluate", f"--samples={heldout}", f"--reference={train}", *options)
     assert same.returncode == 0, same.stderr
-    other = run("rar_jax.evaluate", f"--samples={train}", f"--reference={heldout}", *options)
+    other = run("rar_jax", "evaluate", f"--samples={train}", f"--reference={heldout}", *options)
     assert other.returncode == 2 and f"--out={tmp_path} was begun with samples=" in other.stderr
     assert "features of" not in other.stderr
     assert json.loads((tmp_path / "report.json").read_text()) == report
     # Statistics saved and used give the same distance.
     saved = run(
-        "rar_jax.evaluate", f"--samples={train}", "--features=pixels", f"--save_statistics={tmp_path / 's.npz'}"
+        "rar_jax", "evaluate", f"--samples={train}", "--features=pixels", f"--save_statistics={tmp_path / 's.npz'}"
     )
     assert saved.returncode == 0, saved.stderr
     options[-1] = f"--out={tmp_path / 'stored'}"
-    again = run("rar_jax.evaluate", f"--samples={heldout}", f"--reference={tmp_path / 's.npz'}", *options)
+    again = run("rar_jax", "evaluate", f"--samples={heldout}", f"--reference={tmp_path / 's.npz'}", *options)
     assert again.returncode == 0, again.stderr
     stored = json.loads((tmp_path / "stored" / "report.json").read_text())
     assert stored["scores"] == {"frechet_pixels": pytest.approx(report["scores"]["frechet_pixels"], rel=1e-9)}
@@ -392,7 +394,7 @@ def test_images_are_scored(digit_files, tmp_path):
 
 def test_a_tokenizer_is_scored(scenes, vqgan_file, tmp_path):
     options = ["--reconstruction", f"--images={scenes}", f"--tokenizer={vqgan_file}", "--image_size=16", "--num=20"]
-    scored = run("rar_jax.evaluate", *options, "--features=pixels", f"--out={tmp_path}")
+    scored = run("rar_jax", "evaluate", *options, "--features=pixels", f"--out={tmp_path}")
     assert scored.returncode == 0, scored.stderr
     report = json.loads((tmp_path / "report.json").read_text())
     names = ["frechet_pixels", "psnr", "ssim", "codebook_use", "codebook_perplexity"]
@@ -404,27 +406,27 @@ def test_a_model_is_tuned_and_runs_are_compared(digit_files, small_config, tmp_p
     loop.train(prepare(small_config(train={"stop_step": 2, "log_every": 1}, checkpoint={"every": 2}), folder))
     options = ["--tune", f"--checkpoint={folder}", f"--reference={digit_files / 'train.npz'}", "--features=pixels"]
     options += ["--num=20", "--guidance_scales=1,2", "--guidance_powers=1", f"--out={tmp_path / 'tuned'}"]
-    tuned = run("rar_jax.evaluate", *options)
+    tuned = run("rar_jax", "evaluate", *options)
     assert tuned.returncode == 0, tuned.stderr
     lines = [json.loads(line) for line in (tmp_path / "tuned" / "tuning.jsonl").read_text().splitlines()]
     assert len(lines) == 3
     # Whatever the scores stand on.
     assert lines[0] == {
-        "model": f"digits-{fingerprint(load_generator(folder).sampler.params)}", "step": 2, "tokenizer": "digits",
+        "model": f"digits-{fingerprint(load(folder).sampler.params)}", "step": 2, "tokenizer": "digits",
         "images": 20, "seed": 0, "scan_order": "row_major", "guidance": "pow_cosine", "top_k": 0, "top_p": 1.0,
         "reference": str(digit_files / "train.npz"), "features": "pixels",
     }  # fmt: skip
-    images = load_generator(folder).generate(np.arange(20) % 10, guidance_scale=2.0, guidance_power=1.0)
+    images = load(folder).generate(np.arange(20) % 10, guidance_scale=2.0, guidance_power=1.0)
     expected = frechet_distance(*(DigitsTokenizer().encode(part) for part in (images, digits_split("train")[0])))
     assert lines[2]["guidance_scale"] == 2 and lines[2]["frechet_pixels"] == pytest.approx(expected, rel=1e-6)
     best = min(lines[1:], key=lambda line: line["frechet_pixels"])
     flags = f"--guidance_scale={best['guidance_scale']:g} --guidance_power=1 --temperature=1"
     assert tuned.stdout.splitlines()[1].endswith(flags)
     assert (tmp_path / "tuned" / "tuning.png").exists()
-    sampled = run("rar_jax.sample", f"--checkpoint={folder}", "--num=2", f"--out={tmp_path / 's'}", *flags.split())
+    sampled = run("rar_jax", "sample", f"--checkpoint={folder}", "--num=2", f"--out={tmp_path / 's'}", *flags.split())
     assert sampled.returncode == 0, sampled.stderr
     shutil.copytree(folder, tmp_path / "other")
-    drawn = run("rar_jax.evaluate", f"--curves={folder},{tmp_path / 'other'}")
+    drawn = run("rar_jax", "evaluate", f"--curves={folder},{tmp_path / 'other'}")
     assert drawn.returncode == 0, drawn.stderr
     assert drawn.stdout.splitlines()[0] == f"{folder}: the same config"
     assert (tmp_path / "evaluation" / "curves" / "curves.png").exists()
@@ -457,7 +459,7 @@ def test_a_model_is_tuned_and_runs_are_compared(digit_files, small_config, tmp_p
     ],
 )
 def test_mistakes_with_evaluate(arguments, message):
-    result = run("rar_jax.evaluate", *arguments)
+    result = run("rar_jax", "evaluate", *arguments)
     assert result.returncode == 2, result.stderr
     (line,) = result.stderr.strip().splitlines()
     assert line.startswith("error: ") and message in line
@@ -466,7 +468,7 @@ def test_mistakes_with_evaluate(arguments, message):
 @pytest.mark.long
 def test_benchmark_evaluate(tmp_path):
     small = ["--batches=2", "--samples=300", "--references=200", f"--json={tmp_path / 'evaluate.json'}"]
-    measured = run("rar_jax.benchmark", "evaluate", *small)
+    measured = run("rar_jax", "benchmark", "evaluate", *small)
     assert measured.returncode == 0, measured.stderr
     results = json.loads((tmp_path / "evaluate.json").read_text())
     assert results["Inception features, 256 x 256"]["GFLOP an image"] == pytest.approx(11.4, abs=0.1)
@@ -475,7 +477,7 @@ def test_benchmark_evaluate(tmp_path):
 
 def check_greedy_decodes_agree(folder):
     """The likeliest digits of a trained model are the same at batch 1, 3 and 8, and on one device and eight."""
-    weights, labels = load(folder, "rar"), np.arange(8)
+    weights, labels = load_weights(folder, "rar"), np.arange(8)
     # On the host, from where each mesh takes them.
     params = jax.tree.map(np.asarray, weights.params)
     options = Options(guidance_scale=2.0, guidance_power=2.0, temperature=0)

@@ -2,7 +2,7 @@ import numpy as np
 
 from rar_jax.data.digits import DigitsTokenizer
 from rar_jax.data.tokenizers import open_tokenizer
-from rar_jax.images.animation import appearing
+from rar_jax.generation.animation import appearing
 
 
 def test_digits_appear_in_their_order():

@@ -17,6 +17,7 @@ import absl.logging
 from absl import app, flags
 
 from rar_jax.config import field_paths, unknown_field
+from rar_jax.errors import UserError
 
 FAILURE = 1
 USER_MISTAKE = 2
@@ -73,20 +74,20 @@ def check_options(done: Sequence[str], options: Iterable[tuple[flags.FlagHolder,
       options: each with the flags that it goes with.
 
     Raises:
-      ValueError: naming the first of them that was given.
+      UserError: naming the first of them that was given.
     """
     for option, of in options:
         if option.present and set(done).isdisjoint(of):
             goes_with = " or ".join(f"--{name}" for name in of)
-            raise ValueError(f"--{option.name} goes with {goes_with}, not with --{done[0]}: leave it out")
+            raise UserError(f"--{option.name} goes with {goes_with}, not with --{done[0]}: leave it out")
 
 
 @contextlib.contextmanager
 def user_errors() -> Iterator[None]:
-    """Within it, a `ValueError` or an unusable path is a user's mistake: it ends the program with one line."""
+    """Within it, a `UserError` or an unusable path is a user's mistake: it ends the program with one line."""
     try:
         yield
-    except (ValueError, *_UNUSABLE_PATHS) as error:
+    except (UserError, *_UNUSABLE_PATHS) as error:
         fail(error)
 
 
@@ -94,14 +95,14 @@ def share_of_work(index: int | None, count: int | None, default: tuple[int, int]
     """Which of how many processes this is, by --process_index and --process_count.
 
     Raises:
-      ValueError: one is given without the other, or they do not fit.
+      UserError: one is given without the other, or they do not fit.
     """
     if (index is None) != (count is None):
-        raise ValueError("--process_index and --process_count go together")
+        raise UserError("--process_index and --process_count go together")
     if index is None:
         return default
     if index >= count:
-        raise ValueError(f"--process_index={index} must be below --process_count={count}")
+        raise UserError(f"--process_index={index} must be below --process_count={count}")
     return index, count
 
 

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from rar_jax.parallel.collectives import collectives
 from rar_jax.parallel.mesh import make_mesh
+from rar_jax.performance.collectives import collectives
 
 TPU = """
 HloModule jit_step, is_scheduled=true

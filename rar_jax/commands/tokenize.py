@@ -1,4 +1,4 @@
-"""Makes token records: python -m rar_jax.tokenize --images=DIR --output=TOKENS --tokenizer=WEIGHTS ...
+"""Makes token records: python -m rar_jax tokenize --images=DIR --output=TOKENS --tokenizer=WEIGHTS ...
 
 --images, --tfds or --jsonl says where from. --reconstruct draws images beside their reconstructions instead, and
 --decode what is in a folder of token records.
@@ -8,7 +8,7 @@ import numpy as np
 from absl import flags
 from etils import epath
 
-from rar_jax import cli
+from rar_jax.commands import cli
 from rar_jax.data.jsonl import import_jsonl
 from rar_jax.data.pictures import CROPS
 from rar_jax.data.records import UNKNOWN_TOKENIZER, Description, TokenRecords
@@ -16,6 +16,7 @@ from rar_jax.data.shards import REJECTED
 from rar_jax.data.sources import ClassFolders, ImageFolder, Source, TfdsImages
 from rar_jax.data.tokenization import Rejected, decoded_squares, tokenize_images
 from rar_jax.data.tokenizers import Tokenizer, open_tokenizer
+from rar_jax.errors import UserError
 from rar_jax.evaluation.reconstruction import psnr
 from rar_jax.images.files import image_grid, interleave_rows, write_png
 from rar_jax.run_folder import check_folder
@@ -85,10 +86,10 @@ def _class_list() -> list[str] | None:
         return None
     path = epath.Path(_CLASS_LIST.value)
     if not path.is_file():
-        raise ValueError(f"--class_list={path}: there is no such file")
+        raise UserError(f"--class_list={path}: there is no such file")
     names = [line.strip() for line in path.read_text().splitlines() if line.strip()]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"--class_list={path} has {', '.join(twice)} more than once")
+        raise UserError(f"--class_list={path} has {', '.join(twice)} more than once")
     return names
 
 
@@ -119,7 +120,7 @@ def _reconstruct() -> None:
         else:
             images.append(result[0])
     if not images:
-        raise ValueError(f"none of these images of {source.name} can be read")
+        raise UserError(f"none of these images of {source.name} can be read")
     images = np.stack(images)
     again = tokenizer.decode(tokenizer.encode(images))
     _draw(
@@ -132,10 +133,10 @@ def _decode() -> None:
     records, tokenizer = TokenRecords(_DECODE.value), _tokenizer()
     described = records.description
     if described.tokenizer not in (UNKNOWN_TOKENIZER, tokenizer.fingerprint):
-        raise ValueError(f"{_DECODE.value} was made with {described.tokenizer}, not {tokenizer.fingerprint}")
+        raise UserError(f"{_DECODE.value} was made with {described.tokenizer}, not {tokenizer.fingerprint}")
     for field in ("grid_side", "codebook_size"):
         if getattr(described, field) != getattr(tokenizer, field):
-            raise ValueError(
+            raise UserError(
                 f"{_DECODE.value} has {field}={getattr(described, field)}, and --tokenizer={_TOKENIZER.value} at "
                 f"--image_size={_IMAGE_SIZE.value} has {getattr(tokenizer, field)}"
             )
@@ -162,7 +163,7 @@ def _make_records() -> Description | None:
             shard_size=_SHARD_SIZE.value or 100_000,
         )
     if _FLIP.value and _CROPS.value == "ten":
-        raise ValueError("--flip: --crops=ten has the mirrors already")
+        raise UserError("--flip: --crops=ten has the mirrors already")
     index, count = cli.share_of_work(_PROCESS_INDEX.value, _PROCESS_COUNT.value)
     return tokenize_images(
         _source(),
@@ -184,15 +185,15 @@ def main(argv):
     with cli.user_errors():
         given = [flag.name for flag in (_IMAGES, _TFDS, _JSONL, _DECODE) if flag.value]
         if len(given) != 1:
-            raise ValueError(f"name one of --images, --tfds, --jsonl and --decode; given: {', '.join(given) or 'none'}")
+            raise UserError(f"name one of --images, --tfds, --jsonl and --decode; given: {', '.join(given) or 'none'}")
         if not _OUTPUT.value:
-            raise ValueError("name what to write with --output")
+            raise UserError("name what to write with --output")
         if not _TOKENIZER.value and not _JSONL.value:
-            raise ValueError("name the weights that make the tokens with --tokenizer=WEIGHTS")
+            raise UserError("name the weights that make the tokens with --tokenizer=WEIGHTS")
         cli.check_options([given[0], *(["reconstruct"] if _RECONSTRUCT.value else [])], _OPTIONS)
         drawing = bool(_RECONSTRUCT.value or _DECODE.value)
         if drawing and not _OUTPUT.value.endswith(".png"):
-            raise ValueError(f"--output={_OUTPUT.value} must be a .png file: --reconstruct and --decode draw a picture")
+            raise UserError(f"--output={_OUTPUT.value} must be a .png file: --reconstruct and --decode draw a picture")
         check_folder("output", epath.Path(_OUTPUT.value).parent if drawing else _OUTPUT.value)
         if _DECODE.value:
             return _decode()

@@ -1,4 +1,4 @@
-"""Converts weights: python -m rar_jax.convert --input=rar_b.bin --output=CKPT, or a folder back to .safetensors.
+"""Converts weights: python -m rar_jax convert --input=rar_b.bin --output=CKPT, or a folder back to .safetensors.
 
 The kind of a published file (RAR, MaskGIT-VQGAN or FID Inception) and its sizes are read off its tensors.
 """
@@ -6,10 +6,11 @@ The kind of a published file (RAR, MaskGIT-VQGAN or FID Inception) and its sizes
 from absl import flags
 from etils import epath
 
-from rar_jax import cli
-from rar_jax.checkpoints.load import Weights, load, save
 from rar_jax.checkpoints.pytorch import inception_to_pytorch, rar_to_pytorch, vqgan_to_pytorch
 from rar_jax.checkpoints.tensor_files import write_safetensors
+from rar_jax.checkpoints.weights import Weights, load_weights, save_weights
+from rar_jax.commands import cli
+from rar_jax.errors import UserError
 
 _INPUT = flags.DEFINE_string("input", None, "A published .bin, .pth or .safetensors file, a run's or converted folder.")
 _OUTPUT = flags.DEFINE_string("output", None, "A folder to write (Orbax), or a .safetensors file (published names).")
@@ -20,18 +21,18 @@ _TO_PYTORCH = {"rar": rar_to_pytorch, "vqgan": vqgan_to_pytorch, "inception": in
 
 
 def _check_num_heads(weights: Weights) -> None:
-    """Raises a `ValueError` if --num_heads is given and not what the weights have."""
+    """Raises a `UserError` if --num_heads is given and not what the weights have."""
     given = _NUM_HEADS.value
     if given is None:
         return
     if weights.kind != "rar":
-        raise ValueError(
+        raise UserError(
             f"--num_heads={given} is of a RAR, and {_INPUT.value} holds {weights.kind} weights: leave it out"
         )
-    if given != weights.model.num_heads:
-        raise ValueError(
-            f"--num_heads={given}, but the tensors of {_INPUT.value} have {weights.model.num_heads} heads: leave the "
-            "flag out, or check that this is the file that is meant"
+    if given != weights.model.config.num_heads:
+        raise UserError(
+            f"--num_heads={given}, but the tensors of {_INPUT.value} have {weights.model.config.num_heads} heads: "
+            "leave the flag out, or check that this is the right file"
         )
 
 
@@ -39,17 +40,17 @@ def main(argv):
     del argv
     with cli.user_errors():
         if not _INPUT.value or not _OUTPUT.value:
-            raise ValueError("name what to read with --input and what to write with --output")
+            raise UserError("name what to read with --input and what to write with --output")
         output = epath.Path(_OUTPUT.value)
         if output.exists():
-            raise ValueError(f"--output={output} is there already: remove it or choose another name")
-        weights = load(_INPUT.value, step=_STEP.value)
+            raise UserError(f"--output={output} is there already: remove it or choose another name")
+        weights = load_weights(_INPUT.value, step=_STEP.value)
         _check_num_heads(weights)
         if output.suffix == ".safetensors":
             output.parent.mkdir(parents=True, exist_ok=True)
             write_safetensors(output, _TO_PYTORCH[weights.kind](weights.params))
         else:
-            save(output, weights)
+            save_weights(output, weights)
     print(f"{output}: {weights.kind} weights")
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
@@ -20,9 +21,11 @@ from rar_jax.checkpoints.pytorch import (
 )
 from rar_jax.checkpoints.store import FOLDER, CheckpointStore, restored_dtype, save_params
 from rar_jax.checkpoints.tensor_files import read_tensors
-from rar_jax.config import RAR_SIZES, Config, DataConfig, ModelConfig, SampleConfig, make_model
+from rar_jax.config import RAR_SIZES, Config, DataConfig, ModelConfig, SampleConfig
+from rar_jax.errors import UserError
 from rar_jax.files import write_atomically
 from rar_jax.models.inception import InceptionV3
+from rar_jax.models.rar import RAR
 from rar_jax.models.vqgan import VQGAN
 from rar_jax.run_folder import CONFIG_FILE, read_config, read_kind, write_config
 
@@ -52,7 +55,7 @@ class Weights:
     config: Config | None = None
 
 
-def load(
+def load_weights(
     path: epath.PathLike,
     kind: str | None = None,
     step: int | None = None,
@@ -63,7 +66,7 @@ def load(
 
     Args:
       path: a run's folder (its newest checkpoint that is whole, if `step` is not given), one of its steps' folders, a
-        folder that `python -m rar_jax.convert` wrote, or a .bin, .pth or .safetensors file.
+        folder that `python -m rar_jax convert` wrote, or a .bin, .pth or .safetensors file.
       kind: rar, vqgan or inception; by default any will do.
       step: of the checkpoint.
       sharding: how each array is to lie; by default on the first device.
@@ -71,22 +74,22 @@ def load(
         what its run computed in, which for published weights is the paper's bfloat16.
 
     Raises:
-      ValueError: there is nothing of that name and kind, or it cannot be read.
+      UserError: there is nothing of that name and kind, or it cannot be read.
     """
     path = epath.Path(path)
     if not path.exists():
-        raise ValueError(f"no weights in {str(path)!r}: there is no such file or folder")
+        raise UserError(f"no weights in {str(path)!r}: there is no such file or folder")
     sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     if path.is_file():
         if step is not None:
-            raise ValueError(f"{path} is a file of weights and has no step {step}")
+            raise UserError(f"{path} is a file of weights and has no step {step}")
         weights = _from_file(path, sharding, dtype)
     else:
         path, of_name = split_step(path)
         step = step if of_name is None else of_name
         weights = _from_folder(path, step, sharding, dtype)
     if kind not in (None, weights.kind):
-        raise ValueError(f"{path} holds {weights.kind} weights; {kind} weights are needed")
+        raise UserError(f"{path} holds {weights.kind} weights; {kind} weights are needed")
     return weights
 
 
@@ -102,7 +105,7 @@ def _from_file(path: epath.Path, sharding: jax.sharding.Sharding, dtype: str | N
     tensors = read_tensors(path)
     kind = kind_of(tensors)
     if kind is None:
-        raise ValueError(
+        raise UserError(
             f"{path} has the tensors of neither a RAR, a MaskGIT-VQGAN nor the FID Inception network; its first: "
             f"{list(tensors)[:5]}"
         )
@@ -114,10 +117,10 @@ def _from_file(path: epath.Path, sharding: jax.sharding.Sharding, dtype: str | N
         else:
             config = _published_config(rar_sizes(tensors))
             dtype = dtype or config.train.dtype
-            model, params = make_model(config, dtype), rar_from_pytorch(tensors)
+            model, params = RAR(config.model, jnp.dtype(dtype)), rar_from_pytorch(tensors)
         return Weights(kind, model, _put(params, sharding, dtype), config=config)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def _put(params: dict[str, Any], sharding: jax.sharding.Sharding, dtype: str) -> dict[str, Any]:
@@ -154,14 +157,14 @@ def _from_folder(folder: epath.Path, step: int | None, sharding: jax.sharding.Sh
     elif step in store.steps:
         params = store.restore_sampling_params(step, sharding, dtype)
     else:
-        raise ValueError(f"no checkpoint of step {step} in {str(folder)!r}: there are {store.steps}")
+        raise UserError(f"no checkpoint of step {step} in {str(folder)!r}: there are {store.steps}")
     store.close()
     if kind in _NETWORKS:
         sizes = json.loads((folder / CONFIG_FILE).read_text())["model"]
         # JSON has no tuples.
         sizes = {field: tuple(size) if isinstance(size, list) else size for field, size in sizes.items()}
         return Weights(kind, _NETWORKS[kind](**sizes), params, step)
-    return Weights(kind, make_model(config, dtype), params, step, config)
+    return Weights(kind, RAR(config.model, jnp.dtype(dtype)), params, step, config)
 
 
 def fingerprint(params: Mapping[str, Any]) -> str:
@@ -173,15 +176,15 @@ def fingerprint(params: Mapping[str, Any]) -> str:
     return digest.hexdigest()[:12]
 
 
-def save(folder: epath.PathLike, weights: Weights) -> None:
-    """Writes weights as a folder that `load` reads.
+def save_weights(folder: epath.PathLike, weights: Weights) -> None:
+    """Writes weights as a folder that `load_weights` reads.
 
     Raises:
-      ValueError: the folder holds something.
+      UserError: the folder holds something.
     """
     folder = epath.Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"--output={folder} is there already: choose another folder")
+        raise UserError(f"--output={folder} is there already: choose another folder")
     save_params(folder, weights.step, weights.params)
     # Last: without it there is nothing to load.
     if weights.kind in _NETWORKS:

@@ -7,7 +7,7 @@ utilisations are quoted. Dimension letters as in `models.rar`.
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from rar_jax.models.rar import PREFIX, RAR
+from rar_jax.models.sizes import PREFIX, ModelConfig
 
 
 class Work(NamedTuple):
@@ -21,17 +21,17 @@ class Work(NamedTuple):
         return max(self.flops / flop_rate, self.bytes / bandwidth)
 
 
-def block_kernels(model: RAR) -> int:
+def block_kernels(model: ModelConfig) -> int:
     """Weights that each token is multiplied by in a block, its modulation apart: qkv, projection, MLP."""
     return 4 * model.width**2 + 2 * model.width * model.mlp_width
 
 
-def modulation_flops(model: RAR) -> int:
+def modulation_flops(model: ModelConfig) -> int:
     """Of one place of one sequence: the six modulations of every block and the head's two."""
     return 2 * (6 * model.depth + 2) * model.width**2
 
 
-def forward_flops(model: RAR) -> float:
+def forward_flops(model: ModelConfig) -> float:
     """Of one image in training: T+1 places, of which each sees itself and those before it, and T predictions."""
     places = model.num_tokens + 1
     attention = 4 * model.width * places * (places + 1) / 2
@@ -42,7 +42,7 @@ def forward_flops(model: RAR) -> float:
     return model.depth * (products + attention) + head + modulations
 
 
-def train_flops(model: RAR) -> float:
+def train_flops(model: ModelConfig) -> float:
     """Of one image in a training step: the forward pass, and twice that backward. Recomputation does not count.
 
     Model FLOP utilisation (Chowdhery et al., 2022, "PaLM", appendix B) is this x images a second and device / the rate
@@ -51,14 +51,14 @@ def train_flops(model: RAR) -> float:
     return 3 * forward_flops(model)
 
 
-def decode_steps(model: RAR, rows: int, itemsize: int) -> Iterator[Work]:
+def decode_steps(model: ModelConfig, sequences: int, itemsize: int) -> Iterator[Work]:
     """The steps of a decode loop with a KV cache: the prefill of the first two places, then one a token.
 
     A step reads every kernel, and the keys and values of the places up to its own, once.
 
     Args:
       model: the network.
-      rows: sequences decoded at once, twice the images with guidance.
+      sequences: decoded at once, twice the images with guidance.
       itemsize: bytes of a weight and of a cached number.
     """
     for predicted in range(1, model.num_tokens + 1):
@@ -67,18 +67,18 @@ def decode_steps(model: RAR, rows: int, itemsize: int) -> Iterator[Work]:
         products = 2 * len(new) * model.depth * block_kernels(model) + 2 * model.width * model.codebook_size
         attention = sum(4 * model.depth * model.width * places for places in new)
         kernels = model.depth * block_kernels(model) + model.width * model.codebook_size
-        cache = 2 * rows * model.depth * model.width * seen
-        yield Work(rows * (products + attention), itemsize * (kernels + cache))
+        cache = 2 * sequences * model.depth * model.width * seen
+        yield Work(sequences * (products + attention), itemsize * (kernels + cache))
 
 
-def decode_modulation_flops(model: RAR, classes: int) -> int:
+def decode_modulation_flops(model: ModelConfig, classes: int) -> int:
     """Of a decode: the modulations of every place, once a class (of the batch, and the null class with guidance)."""
     # The head's are not needed at the first place.
     return classes * ((model.num_tokens + 1) * modulation_flops(model) - 4 * model.width**2)
 
 
 def decode_floor(
-    model: RAR, batch: int, guided: bool, itemsize: int, flop_rate: float, bandwidth: float
+    model: ModelConfig, batch: int, guided: bool, itemsize: int, flop_rate: float, bandwidth: float
 ) -> tuple[float, float]:
     """The least time a decode of a batch can take, s: its steps, each by the roofline, and its modulations.
 
@@ -89,44 +89,17 @@ def decode_floor(
       itemsize: bytes of a number in the compute dtype.
       flop_rate: of products, FLOP/s. bandwidth: of memory, bytes/s.
     """
-    rows, classes = (2 * batch, batch + 1) if guided else (batch, batch)
-    steps = sum(work.seconds(flop_rate, bandwidth) for work in decode_steps(model, rows, itemsize))
+    sequences, classes = (2 * batch, batch + 1) if guided else (batch, batch)
+    steps = sum(work.seconds(flop_rate, bandwidth) for work in decode_steps(model, sequences, itemsize))
     return steps, decode_modulation_flops(model, classes) / flop_rate
 
 
-def recomputed_flops(model: RAR) -> float:
+def recomputed_flops(model: ModelConfig, remat: str) -> float:
     """Of one image in a training step: what the backward pass computes again under the model's `remat`."""
     places = model.num_tokens + 1
     # Query by key, which no policy keeps; "dots" does not keep the mixed values either.
     scores = model.depth * 2 * model.width * places * (places + 1) / 2
-    if model.remat != "block":
-        return (2 if model.remat == "dots" else 1) * scores
+    if remat != "block":
+        return (2 if remat == "dots" else 1) * scores
     head = 2 * model.num_tokens * model.width * (model.codebook_size + 2 * model.width)
     return forward_flops(model) - head
-
-
-class Chip(NamedTuple):
-    """What a data sheet says of an accelerator.
-
-    Attributes:
-      flop_rate: of dense bfloat16 products, FLOP/s. bandwidth: of its memory, bytes/s. memory: bytes.
-      link_rate: to its neighbours over all links, one way, bytes/s: half of a rate that is given for both ways.
-      source: of the figures.
-    """
-
-    flop_rate: float
-    bandwidth: float
-    memory: float
-    link_rate: float
-    source: str
-
-
-CHIPS = {
-    "v4": Chip(275e12, 1200e9, 32 * 2**30, 300e9, "https://cloud.google.com/tpu/docs/v4"),
-    "v5e": Chip(197e12, 819e9, 16 * 2**30, 200e9, "https://cloud.google.com/tpu/docs/v5e"),
-    "v5p": Chip(459e12, 2765e9, 95 * 2**30, 600e9, "https://cloud.google.com/tpu/docs/v5p"),
-    "v6e": Chip(918e12, 1600e9, 32 * 2**30, 400e9, "https://cloud.google.com/tpu/docs/v6e"),
-    "A100": Chip(312e12, 2039e9, 80e9, 300e9, "NVIDIA A100 80GB SXM data sheet"),
-    "H100": Chip(989e12, 3350e9, 80e9, 450e9, "NVIDIA H100 SXM data sheet"),
-    "H200": Chip(989e12, 4800e9, 141e9, 450e9, "NVIDIA H200 SXM data sheet"),
-}

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from absl import flags
 
-from rar_jax import evaluate
+from rar_jax.commands import evaluate
 from rar_jax.data.digits import digits_split
 from rar_jax.evaluation import scoring
 from rar_jax.evaluation.features import PixelExtractor

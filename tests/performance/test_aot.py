@@ -7,11 +7,11 @@ from conftest import ROOT
 
 pytest.importorskip("libtpu")
 
-from rar_jax import aot
 from rar_jax.config import without_data
-from rar_jax.costs import train_flops
-from rar_jax.parallel.collectives import collectives
 from rar_jax.parallel.mesh import make_mesh
+from rar_jax.performance import aot
+from rar_jax.performance.collectives import collectives
+from rar_jax.performance.costs import train_flops
 from rar_jax.training.program import make_program
 
 

@@ -16,10 +16,11 @@ from conftest import ROOT
 from PIL import Image
 from safetensors.numpy import save_file
 
-from rar_jax.checkpoints.load import fingerprint
+from rar_jax.checkpoints.weights import fingerprint
 from rar_jax.evaluation.image_sets import open_images
+from rar_jax.generation.job import JobFolder, job_images, run_job
 from rar_jax.images.files import write_png
-from rar_jax.sample_job import JobFolder, job_images, run_job
+from rar_jax.models.sizes import ModelConfig
 from rar_jax.sampling.options import Options
 
 SHAPE = (4, 6, 3)
@@ -240,9 +241,9 @@ class Fakes:
         self.events = []
         self.writable = threading.Event()
         self.writable.set()
-        model = types.SimpleNamespace(num_classes=6, grid_side=4)
+        model = types.SimpleNamespace(config=ModelConfig(num_classes=6, grid_side=4))
         self.sampler = types.SimpleNamespace(
-            params={}, model=model, mesh=types.SimpleNamespace(size=1), decode_rows=self.decode_rows,
+            params={}, model=model, mesh=types.SimpleNamespace(size=1), decode_numbers=self.decode_numbers,
             batch_size=lambda wanted, images: wanted,
         )  # fmt: skip
         self.tokenizer = types.SimpleNamespace(
@@ -250,7 +251,7 @@ class Fakes:
         )
         self.config, self.step = types.SimpleNamespace(name="fake"), 7
 
-    def decode_rows(self, labels, rows, batch_size, seed, options):
+    def decode_numbers(self, labels, rows, batch_size, seed, options):
         batch = rows[0] // batch_size
         self.events.append(("sample", batch))
         fakes = self
@@ -320,7 +321,7 @@ def test_the_plan_is_all_that_decides_the_images(tmp_path):
 
 def command(*options, before="pass"):
     """Runs sampling, after some lines of Python."""
-    run = f"import runpy; {before}; runpy.run_module('rar_jax.sample', run_name='__main__', alter_sys=True)"
+    run = f"import runpy; {before}; runpy.run_module('rar_jax.commands.sample', run_name='__main__', alter_sys=True)"
     environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
     return subprocess.Popen(
         [sys.executable, "-c", run, *options],

@@ -1,4 +1,4 @@
-"""Loader, JSONL import, image decoding: python -m rar_jax.benchmark data."""
+"""Loader, JSONL import, image decoding: python -m rar_jax benchmark data."""
 
 import concurrent.futures
 import contextlib
@@ -20,14 +20,14 @@ from absl import flags
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from rar_jax import cli
-from rar_jax.benchmarks.report import show
+from rar_jax.commands import cli
 from rar_jax.data.jsonl import import_jsonl
 from rar_jax.data.loader import train_iterator
 from rar_jax.data.pictures import center_square, read_picture, square_side
 from rar_jax.data.records import TokenRecords, write_records
 from rar_jax.data.tokenizers import Tokenizer, VQGANTokenizer, open_tokenizer
 from rar_jax.models.vqgan import MASKGIT_F16, VQGAN
+from rar_jax.performance.benchmarks.report import show
 from rar_jax.progress import Progress
 from rar_jax.run_folder import check_folder
 

@@ -26,9 +26,10 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
-from rar_jax.checkpoints.load import fingerprint
+from rar_jax.checkpoints.weights import fingerprint
+from rar_jax.errors import UserError
 from rar_jax.files import create_atomically, hold_to_plan, replacing
-from rar_jax.generate import Generator
+from rar_jax.generation.generator import Generator
 from rar_jax.images.files import write_png
 from rar_jax.images.npz import ImageArchive
 from rar_jax.progress import Progress
@@ -70,7 +71,7 @@ class JobFolder:
           process_index, process_count: p and P.
 
         Raises:
-          ValueError: the folder was begun with another plan or holds images of no known one, another process of this
+          UserError: the folder was begun with another plan or holds images of no known one, another process of this
             number is at work there, or it cannot hold an .npz.
         """
         self.folder = epath.Path(folder)
@@ -103,7 +104,7 @@ class JobFolder:
         if not file.exists():
             for name in (*FILES.values(), f"{FILES['npz']}.partial"):
                 if (self.folder / name).exists():
-                    raise ValueError(f"--out={self.folder} holds {name} of another job: choose another folder")
+                    raise UserError(f"--out={self.folder} holds {name} of another job: choose another folder")
             self.folder.mkdir(parents=True, exist_ok=True)
             # Another process may begin another job at this moment: one of the two is refused.
             create_atomically(file, json.dumps(plan, indent=2) + "\n")
@@ -219,9 +220,9 @@ class JobFolder:
 
 
 def check_outputs(folder: epath.PathLike, outputs: Sequence[str]) -> None:
-    """Raises ValueError if a job in a folder cannot write some of `FILES`."""
+    """Raises UserError if a job in a folder cannot write some of `FILES`."""
     if "npz" in outputs and "://" in str(folder):
-        raise ValueError(f"--out={folder}: an .npz grows on a file system of this machine only; write PNGs there")
+        raise UserError(f"--out={folder}: an .npz grows on a file system of this machine only; write PNGs there")
 
 
 def job_images(path: epath.PathLike) -> epath.Path:
@@ -230,7 +231,7 @@ def job_images(path: epath.PathLike) -> epath.Path:
     Other paths are what they are.
 
     Raises:
-      ValueError: the job is not complete.
+      UserError: the job is not complete.
     """
     folder = epath.Path(path)
     if not (folder / _PLAN).exists():
@@ -239,7 +240,7 @@ def job_images(path: epath.PathLike) -> epath.Path:
         return folder / FILES["npz"]
     if (folder / FILES["png"]).exists() and not (folder / _BATCHES).exists():
         return folder / FILES["png"]
-    raise ValueError(f"{folder} is of a job that is not complete: start it again, it goes on")
+    raise UserError(f"{folder} is of a job that is not complete: start it again, it goes on")
 
 
 def _names(folder: epath.Path) -> set[str]:
@@ -278,19 +279,19 @@ def run_job(
       The images to show, uint8 [len(shown), H, W, 3], of process 0; None of the others.
 
     Raises:
-      ValueError: an argument cannot be used, or the folder is of another job.
+      UserError: an argument cannot be used, or the folder is of another job.
       OSError: the disk is full, or does not work. What was written stays, and the same call goes on behind it.
     """
     sampler, tokenizer = generator.sampler, generator.tokenizer
     # Before the folder is begun.
-    options.positions(sampler.model)
+    options.positions(sampler.model.config)
     batch_size = sampler.batch_size(batch_size, len(labels))
     classes = list(dict.fromkeys(labels.tolist()))
     plan = {
         "model": f"{generator.config.name}-{fingerprint(sampler.params)}",
         "step": generator.step,
         "tokenizer": tokenizer.fingerprint,
-        "classes": "all" if classes == [*range(sampler.model.num_classes)] else ",".join(map(str, classes)),
+        "classes": "all" if classes == [*range(sampler.model.config.num_classes)] else ",".join(map(str, classes)),
         "num": len(labels),
         "labels": hashlib.sha256(np.asarray(labels, "<i4").tobytes()).hexdigest()[:12],
         "seed": seed,
@@ -332,7 +333,7 @@ def _sample(
         for batch in [*todo, None]:
             tokens = None
             if batch is not None:
-                tokens = generator.sampler.decode_rows(labels, job.numbers(batch), batch_size, seed, options)
+                tokens = generator.sampler.decode_numbers(labels, job.numbers(batch), batch_size, seed, options)
             # The devices have the next batch; now they are asked for the images of the one before.
             if sampling is not None:
                 before, codes = sampling

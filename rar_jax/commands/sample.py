@@ -1,4 +1,4 @@
-"""Samples: python -m rar_jax.sample --checkpoint=RUN [--classes=otter,207] [--num=64] [--npz] ...
+"""Samples: python -m rar_jax sample --checkpoint=RUN [--classes=otter,207] [--num=64] [--npz] ...
 
 Without --npz and --png it draws a grid; with them it is a job, which the same command goes on with after a kill.
 """
@@ -11,16 +11,17 @@ import numpy as np
 from absl import flags
 from etils import epath
 
-from rar_jax import cli
-from rar_jax.checkpoints.load import split_step
-from rar_jax.compilation_cache import keep_compiled_programs
+from rar_jax.checkpoints.weights import split_step
+from rar_jax.commands import cli
+from rar_jax.commands.compilation_cache import keep_compiled_programs
 from rar_jax.data.class_names import class_label
+from rar_jax.errors import UserError
 from rar_jax.generate import Generator, load
-from rar_jax.images.animation import appearing
+from rar_jax.generation.animation import appearing
+from rar_jax.generation.job import FILES, check_outputs, run_job
 from rar_jax.images.files import image_grid, write_animation, write_png
 from rar_jax.progress import Progress
 from rar_jax.run_folder import check_folder
-from rar_jax.sample_job import FILES, check_outputs, run_job
 from rar_jax.sampling.guidance import GUIDANCE_SCHEDULES
 from rar_jax.sampling.options import SAMPLING_ORDERS, Options
 from rar_jax.sampling.sampler import MAX_SEED, sample_tokens, spread_classes
@@ -67,7 +68,7 @@ def _requested_labels(generator: Generator) -> np.ndarray:
     """
     classes = _CLASSES.value
     if not classes:
-        number = generator.sampler.model.num_classes
+        number = generator.sampler.model.config.num_classes
         classes = spread_classes(number) if _NUM.value is None else range(number)
     classes = generator.labels(classes)
     num = _NUM.value or _DEFAULT_PER_CLASS * len(classes)
@@ -134,7 +135,7 @@ def _animate(generator: Generator, labels: np.ndarray, options: Options, path: e
     picture = _Picture(labels, generator.class_names, _ANIMATION)
     sampler, rows = generator.sampler, picture.numbers
     batch_size = sampler.batch_size(max(_BATCH.value, len(rows)), len(labels))
-    tokens = sampler.decode_rows(labels, rows, batch_size, _SEED.value, options)
+    tokens = sampler.decode_numbers(labels, rows, batch_size, _SEED.value, options)
     frames = appearing(generator.tokenizer, np.asarray(tokens)[: len(rows)], sampler.orders(rows, _SEED.value, options))
     write_animation(path, [picture.draw(images) for images in frames])
     print(f"{path}: {len(rows)} of them, token by token in the order {options.scan_order}")
@@ -148,13 +149,13 @@ def main(argv):
     with cli.user_errors():
         check_folder("out", out)
         if not _CHECKPOINT.value:
-            raise ValueError("name a run's folder with --checkpoint=RUN")
+            raise UserError("name a run's folder with --checkpoint=RUN")
         default = jax.process_index(), jax.process_count()
         index, count = cli.share_of_work(_PROCESS_INDEX.value, _PROCESS_COUNT.value, default)
         outputs = _outputs()
         check_outputs(out, outputs)
         if count > 1 and not outputs:
-            raise ValueError(f"--process_count={count} is of a job: add --npz or --png")
+            raise UserError(f"--process_count={count} is of a job: add --npz or --png")
         generator = load(_CHECKPOINT.value, _STEP.value, _TOKENIZER.value)
         labels = _requested_labels(generator)
         options = generator.options(**{flag.name: flag.value for flag in _OPTIONS if flag.value is not None})

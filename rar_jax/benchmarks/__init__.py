@@ -1,1 +1,0 @@
-"""What `python -m rar_jax.benchmark NAME` measures, a file each."""

@@ -1,0 +1,1 @@
+"""Generators, jobs of many images, and animations."""

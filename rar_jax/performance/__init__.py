@@ -1,0 +1,1 @@
+"""What training and sampling cost: formulas, measured ceilings, and what compiled programs need."""

@@ -1,0 +1,1 @@
+"""What `python -m rar_jax benchmark NAME` measures, a file each."""
