@@ -161,21 +161,22 @@ class Config:
 
     @property
     def steps_per_epoch(self) -> int:
+        """Steps of an epoch: floor(images / batch size)."""
         return self.data.num_images // self.train.batch_size
 
     @property
     def total_steps(self) -> int:
-        """The steps that the schedules span."""
+        """Steps that the schedules span."""
         return self.train.epochs * self.steps_per_epoch
 
     @property
     def last_step(self) -> int:
-        """The step at which the run ends."""
+        """Step at which the run ends."""
         return min(self.train.stop_step or self.total_steps, self.total_steps)
 
     @property
     def anneal_steps(self) -> tuple[int, int]:
-        """The steps between which r falls from 1 to 0."""
+        """Steps between which r falls from 1 to 0."""
         window = self.permutation
         return window.anneal_start_epoch * self.steps_per_epoch, window.anneal_end_epoch * self.steps_per_epoch
 
@@ -190,22 +191,22 @@ RAR_SIZES = {
 
 
 def imagenet(size: str = "rar_b") -> ml_collections.ConfigDict:
-    """The recipe of the paper for ImageNet at 256 x 256 (Table 6), with a model of `RAR_SIZES`."""
+    """Returns the paper's recipe for ImageNet at 256 x 256 (Table 6), with a model of `RAR_SIZES`."""
     model, sample = RAR_SIZES[size]
     return to_config_dict(Config(name=size, model=model, sample=sample))
 
 
 def to_config_dict(config: Config) -> ml_collections.ConfigDict:
-    """The mutable form, for config files and overrides. Unknown fields cannot be added to it."""
+    """Returns the mutable form, for config files and overrides. Unknown fields cannot be added to it."""
     return ml_collections.ConfigDict(dataclasses.asdict(config)).lock()
 
 
 def from_config_dict(fields: ml_collections.ConfigDict | dict[str, Any]) -> Config:
-    """The frozen form, checked.
+    """Returns the frozen form, checked.
 
     Raises:
-      UserError: a field is unknown, missing, of the wrong type, out of range or at odds with another; the message
-        names it, its value and the way out.
+      UserError: a field is unknown, missing, of the wrong type or out of range, or it contradicts another field. The
+        message names the field, its value and what to do.
     """
     if isinstance(fields, ml_collections.ConfigDict):
         fields = fields.to_dict()
@@ -215,10 +216,10 @@ def from_config_dict(fields: ml_collections.ConfigDict | dict[str, Any]) -> Conf
 
 
 def without_data(fields: ml_collections.ConfigDict | None) -> Config:
-    """The config of a benchmark: no data is read and no pictures are made.
+    """Returns the config of a benchmark, which reads no data and draws no images.
 
     Raises:
-      UserError: as `from_config_dict`, or there is no config.
+      UserError: there is no config, or see `from_config_dict`.
     """
     if fields is None:
         raise UserError("name an experiment with --config=configs/NAME.py")
@@ -230,7 +231,7 @@ def without_data(fields: ml_collections.ConfigDict | None) -> Config:
 
 
 def sample_options(config: Config) -> Options:
-    """How the images of a config are sampled, in the scan order that it trains for.
+    """Returns how the images of a run are sampled: its sampling section, in its target scan order.
 
     Raises:
       UserError: an option is out of range.
@@ -239,7 +240,7 @@ def sample_options(config: Config) -> Options:
 
 
 def field_paths(cls: type = Config, prefix: str = "") -> Iterator[str]:
-    """The dotted name of every field, sections included."""
+    """Yields the dotted name of every field and section."""
     for field in dataclasses.fields(cls):
         yield prefix + field.name
         if dataclasses.is_dataclass(field.type):
@@ -247,7 +248,7 @@ def field_paths(cls: type = Config, prefix: str = "") -> Iterator[str]:
 
 
 def unknown_field(path: str) -> str:
-    """What to say of a field that does not exist: the nearest names."""
+    """Returns the message for a field that does not exist, with the nearest names."""
     leaf = path.rsplit(".", 1)[-1]
     paths = list(field_paths())
     near = difflib.get_close_matches(path, paths, n=3)
@@ -256,6 +257,7 @@ def unknown_field(path: str) -> str:
 
 
 def _build(cls: type, values: Any, prefix: str) -> Any:
+    """Makes a section from a dictionary of exactly its fields, each of its type."""
     if not isinstance(values, dict):
         raise UserError(f"config.{prefix.rstrip('.')}={values!r} must be a section of fields")
     names = {field.name for field in dataclasses.fields(cls)}
@@ -279,7 +281,7 @@ def _build(cls: type, values: Any, prefix: str) -> Any:
 
 
 def check(config: Config) -> None:
-    """Checks everything that can be known without data or devices.
+    """Checks everything that does not depend on data or devices.
 
     Raises:
       UserError: see `from_config_dict`.
@@ -291,7 +293,7 @@ def check(config: Config) -> None:
 
 
 def _rules(config: Config) -> Iterator[tuple[bool, str]]:
-    """The rules between fields: whether each holds, and what to say if it does not."""
+    """Yields the rules between fields: whether each holds, and the message if it does not."""
     model, train, data, window, evaluation = config.model, config.train, config.data, config.permutation, config.eval
     yield (
         model.width % model.num_heads == 0,
@@ -346,7 +348,7 @@ def _rules(config: Config) -> Iterator[tuple[bool, str]]:
 
 
 def _score_rules(config: Config) -> Iterator[tuple[bool, str]]:
-    """The rules of scores of samples."""
+    """Yields the rules about scores of samples."""
     evaluation, data = config.eval, config.data
     yield (
         bool(evaluation.score_every) or not (evaluation.inception or evaluation.reference),
@@ -385,7 +387,7 @@ def measured_names(config: Config) -> list[str]:
     return names
 
 
-# What a run that goes on may change: these decide neither its losses nor its samples' weights.
+# Fields that may change when a run resumes, because they affect neither its losses nor its weights.
 _FREE_TO_CHANGE = re.compile(
     r"name|init_from|(mesh|sample|eval|checkpoint)\..*|train\.(stop_step|log_every|max_skipped|profile_step|remat|deterministic)"
     r"|data\.(path|eval_path|tokenizer)"
@@ -398,25 +400,24 @@ def _require(holds: bool, message: str) -> None:
 
 
 def flat_fields(config: Config) -> dict[str, Any]:
-    """Every field by its dotted name."""
+    """Returns every field by its dotted name."""
     return flax.traverse_util.flatten_dict(dataclasses.asdict(config), sep=".")
 
 
 def check_same_run(config: Config, saved: Config, allowed: Sequence[str] = ()) -> list[str]:
-    """Compares a config with the one that a run's folder was begun with.
+    """Compares the config of a resumed run with the one stored in its folder.
 
     Args:
-      config: of the run now.
-      saved: of the run so far.
+      config: the config of the resumed run.
+      saved: the stored config.
       allowed: fields that may differ although they change what is trained.
 
     Returns:
-      The differences that there may be, each with both values.
+      The differences that are allowed, each with both values.
 
     Raises:
-      UserError: a field that would change what is trained differs; every such field is named with both values.
+      UserError: a field that changes what is trained differs. Every such field is named with both values.
     """
-
     ours, theirs = flat_fields(config), flat_fields(saved)
     different = [path for path in ours if ours[path] != theirs[path]]
     refused = [path for path in different if not _FREE_TO_CHANGE.fullmatch(path) and path not in allowed]
@@ -425,29 +426,31 @@ def check_same_run(config: Config, saved: Config, allowed: Sequence[str] = ()) -
         not refused,
         "this folder's run has "
         + ", ".join(said[path] for path in refused)
-        + ": train in another --workdir, go on with the run's own values, or, if it is meant, add "
+        + ": train in another --workdir, use the stored values, or override this check with "
         + " ".join(f"--allow_config_change={path}" for path in refused),
     )
     return list(said.values())
 
 
 def mesh_shape(config: Config, num_devices: int) -> tuple[int, int, int]:
-    """The sizes of the mesh's axes (data, fsdp, tensor) on so many devices.
+    """Returns the sizes of the mesh's axes (data, fsdp, tensor) on a number of devices.
 
     Raises:
-      UserError: the axes do not multiply to the devices, or the batch, a width or the heads do not divide over them.
+      UserError: the product of the sizes is not the number of devices, or the batch, a width or the number of heads is
+        not divisible by the axes that shard it.
     """
     sizes = dataclasses.asdict(config.mesh)
     given = ", ".join(f"config.mesh.{axis}={size}" for axis, size in sizes.items())
     rest = [axis for axis, size in sizes.items() if size == -1]
     _require(
-        all(size == -1 or size >= 1 for size in sizes.values()), f"{given}: an axis is -1 (the rest) or at least 1"
+        all(size == -1 or size >= 1 for size in sizes.values()),
+        f"{given}: each must be at least 1, or -1 for the remaining devices",
     )
-    _require(len(rest) <= 1, f"{given}: only one axis can be -1 (the rest)")
+    _require(len(rest) <= 1, f"{given}: only one axis can be -1")
     known = math.prod(size for size in sizes.values() if size != -1)
     _require(
         num_devices % known == 0 and (bool(rest) or known == num_devices),
-        f"{given} do not multiply to the {num_devices} devices here",
+        f"{given}: the product must be the number of devices, {num_devices}",
     )
     data, fsdp, tensor = (num_devices // known if size == -1 else size for size in sizes.values())
     microbatch = config.train.batch_size // config.train.accumulation

@@ -206,13 +206,13 @@ def test_mesh_shape(data, fsdp, tensor, expected):
 @pytest.mark.parametrize(
     ("mesh", "train", "message"),
     [
-        ({"data": 3}, {}, "do not multiply to the 8 devices"),
-        ({"data": 4, "fsdp": 1}, {}, "do not multiply to the 8 devices"),
+        ({"data": 3}, {}, "the product must be the number of devices, 8"),
+        ({"data": 4, "fsdp": 1}, {}, "the product must be the number of devices, 8"),
         ({"data": -1, "fsdp": -1}, {}, "only one axis can be -1"),
         ({"data": 0}, {}, "at least 1"),
         ({"data": 1, "fsdp": 8}, {}, r"mlp_width=36 must be divisible by the fsdp axis of 8"),
         ({"data": 2, "tensor": 4}, {}, r"num_heads=2 must be divisible by the tensor axis of 4"),
-        ({"data": -1, "fsdp": 2, "tensor": 3}, {}, "do not multiply to the 8 devices"),
+        ({"data": -1, "fsdp": 2, "tensor": 3}, {}, "the product must be the number of devices, 8"),
         ({}, {"batch_size": 12}, r"is 12 images a microbatch, which must be divisible by the 8 devices"),
         ({}, {"batch_size": 16, "accumulation": 4}, r"is 4 images a microbatch"),
     ],
