@@ -267,20 +267,21 @@ class RAR(nn.Module):
         return x + jnp.pad(added, ((0, 0), (0, x.shape[1] - targets.shape[1]), (0, 0)))
 
     def embed_prefix(self, labels: jax.Array, targets: jax.Array) -> jax.Array:
-        """Embeds the cls and the class token.
+        """Embeds the cls token, and the class token once for each position that is to be predicted from it.
 
         Args:
           labels: int32 [B], 0..C.
-          targets: int32 [B, 1], the grid position that the class token's output predicts.
+          targets: int32 [B, M], the grid position that each class token's output predicts.
 
         Returns:
-          [B, 2, D].
+          [B, 1 + M, D].
         """
         positions = self.position_embedding[:PREFIX].astype(self.dtype)
         cls = self.cls_token.astype(self.dtype) + positions[0]
         cls = jnp.broadcast_to(cls, (labels.shape[0], 1, self.config.width))
-        class_token = (self.embed_class(labels) + positions[1])[:, None]
-        return jnp.concatenate([cls, self._add_targets(class_token, targets)], axis=1)
+        class_tokens = (self.embed_class(labels) + positions[1])[:, None]
+        class_tokens = jnp.broadcast_to(class_tokens, (*targets.shape, self.config.width))
+        return jnp.concatenate([cls, self._add_targets(class_tokens, targets)], axis=1)
 
     def embed_tokens(self, visited: jax.Array, positions: jax.Array, targets: jax.Array) -> jax.Array:
         """Embeds image tokens, each with its own position and the position that its output predicts.

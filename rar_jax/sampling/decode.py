@@ -1,78 +1,36 @@
-"""The decode loop: one token a step, in any scan order, with a static KV cache.
+"""The decode loop: one token a pass or a group of tokens, in any order, with a static KV cache.
 
-Dimension letters as in `models.rar`. R is the number of sequences: B, or 2B with guidance (conditional ones first).
-
-A step reads every weight once, which bounds its time if there are few sequences. So the modulations, which hold a third
-of the weights and depend on the class and the step alone, are computed outside the loop, one stage of steps at a time.
-The cache grows from stage to stage: with four stages, attention reads five eighths of its full length on average.
+A pass reads every weight once, which bounds its time if there are few sequences. So the modulations, which hold a third
+of the weights and depend on the class and the place alone, are computed outside the loop, one segment of passes at a
+time. The cache grows from segment to segment: with four stages, attention reads five eighths of its full length on
+average.
 """
 
-import functools
-import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import flax.linen as nn
-import flax.struct
-import flax.traverse_util
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from rar_jax.models.rar import RAR, Block, Linear, attention_weights, weighted_values
+from rar_jax.models.rar import RAR
 from rar_jax.models.sizes import PREFIX
 from rar_jax.orders import row_keys
 from rar_jax.performance.costs import block_kernels
+from rar_jax.sampling.cached import Cache, CachedNetwork, DecodeParams
 from rar_jax.sampling.choose import Choice, choose_token
+from rar_jax.sampling.groups import Segment, segments
 from rar_jax.sampling.guidance import guide
 
 # A stage with fewer tokens saves less time than it takes to compile.
 _STAGE_TOKENS = 32
 
-# The kernels that each step reads, and their name if they are laid out for few sequences.
-_STEP_KERNELS = ("attention/qkv/kernel", "attention/proj/kernel", "mlp/fc1/kernel", "mlp/fc2/kernel")
-_TRANSPOSED = "transposed_kernel"
-
-
-@flax.struct.dataclass
-class DecodeParams:
-    """Parameters laid out for decoding.
-
-    Attributes:
-      outer: the parameters outside the blocks, as in training.
-      blocks: one tree for each block, because slicing stacked arrays inside the loop would copy every weight each step.
-    """
-
-    outer: dict[str, Any]
-    blocks: tuple[dict[str, Any], ...]
-
-
-class Cache(NamedTuple):
-    """Keys and values of one block: [R, H, S, K] each, in the compute dtype, for the S places up to the stage's last.
-
-    Heads precede places, so that XLA's products read the cache in place instead of copying it.
-    """
-
-    k: jax.Array
-    v: jax.Array
-
-
-class Modulation(NamedTuple):
-    """What conditions the blocks and the head at S places, one row for each label and one for the null class.
-
-    Attributes:
-      condition: SiLU(c), [B + 1, S, D] with guidance, else [B, S, D].
-      blocks: each block's shifts, scales and gates, [B + 1, S, 6D] or [B, S, 6D].
-    """
-
-    condition: jax.Array
-    blocks: list[jax.Array]
-
 
 class State(NamedTuple):
-    """What the loop carries from step to step.
+    """What the loop carries from pass to pass.
 
     Attributes:
-      tokens: int32 [B], the tokens drawn last.
+      tokens: int32 [B, W], the group drawn last, padded.
       caches: one for each block.
     """
 
@@ -80,144 +38,10 @@ class State(NamedTuple):
     caches: list[Cache]
 
 
-def prepare(model: RAR, params: dict[str, Any], few_sequences: bool) -> DecodeParams:
-    """Unstacks the blocks and casts the parameters to the compute dtype, once, outside the loop.
-
-    Args:
-      model: the network.
-      params: its parameters, as trained.
-      few_sequences: transpose the kernels that each step reads, for a CPU (`_multiply_transposed`).
-    """
-    params = jax.tree.map(lambda x: x.astype(model.dtype), params)
-    outer = {name: value for name, value in params.items() if name != "blocks"}
-    stacked = flax.traverse_util.flatten_dict(params["blocks"], sep="/")
-    if few_sequences:
-        for name in _STEP_KERNELS:
-            stacked[name.replace("kernel", _TRANSPOSED)] = stacked.pop(name).swapaxes(1, 2)
-    layers = ({name: value[i] for name, value in stacked.items()} for i in range(model.config.depth))
-    return DecodeParams(outer, tuple(flax.traverse_util.unflatten_dict(layer, sep="/") for layer in layers))
-
-
-def _multiply_transposed(method: Callable, args: tuple, kwargs: dict[str, Any], context: Any) -> Any:
-    """Computes a `Linear` whose kernel `prepare` transposed to [O, I] as (kernel x^T)^T. A Flax method interceptor.
-
-    XLA's CPU code then reads the weights at 24 GB/s with two sequences, instead of 17 GB/s for x @ kernel with a kernel
-    [I, O] (with 16 sequences: 17 instead of 13). The barriers keep XLA from turning one product into the other.
-    """
-    linear = context.module
-    if not isinstance(linear, Linear) or not linear.has_variable("params", _TRANSPOSED):
-        return method(*args, **kwargs)
-    (x,) = args
-    kernel, bias = (linear.get_variable("params", name) for name in (_TRANSPOSED, "bias"))
-    columns = jax.lax.optimization_barrier(x.reshape(-1, x.shape[-1]).T)
-    product = jax.lax.optimization_barrier(kernel @ columns).T
-    return product.reshape(*x.shape[:-1], *linear.features) + bias.reshape(linear.features)
-
-
-def _for_each_sequence(x: jax.Array, sequences: int) -> jax.Array:
-    """[B + 1, ...] -> [2B, ...], the last row repeated for each image; without guidance [B, ...] as it is."""
-    if x.shape[0] == sequences:
-        return x
-    batch = sequences // 2
-    return jnp.concatenate([x[:batch], jnp.broadcast_to(x[batch:], (batch, *x.shape[1:]))])
-
-
-# Jitted, so that a stage traces and lowers one block for all.
-@functools.partial(jax.jit, static_argnums=0)
-def _apply_block(
-    block: Block, params: dict[str, Any], x: jax.Array, modulation: jax.Array, cache: Cache, place: jax.Array
-) -> tuple[jax.Array, Cache]:
-    """Applies a block to N new places of each sequence, and writes their keys and values into the cache.
-
-    Args:
-      block: the module. params: its parameters.
-      x: [R, N, D].
-      modulation: as in `Modulation`.
-      cache: of all places up to the stage's last.
-      place: int32 [], the first new place.
-    """
-    mask = jnp.arange(cache.k.shape[2])[None, :] <= place + jnp.arange(x.shape[1])[:, None]
-
-    def attend(q, k, v):
-        k = jax.lax.dynamic_update_slice_in_dim(cache.k, k.swapaxes(1, 2), place, axis=2)
-        v = jax.lax.dynamic_update_slice_in_dim(cache.v, v.swapaxes(1, 2), place, axis=2)
-        attended = weighted_values(attention_weights(q, k.swapaxes(1, 2), mask), v.swapaxes(1, 2))
-        return attended, Cache(k, v)
-
-    with nn.intercept_methods(_multiply_transposed):
-        return block.apply({"params": params}, x, _for_each_sequence(modulation, x.shape[0]), attend)
-
-
-class Decoder:
-    """The network and the images that it decodes. Nothing in it changes during the loop."""
-
-    def __init__(self, model: RAR, params: DecodeParams, labels: jax.Array, orders: jax.Array, guided: bool):
-        """Args:
-        model: the network.
-        params: from `prepare`.
-        labels: int32 [B], 0..C.
-        orders: int32 [B, T].
-        guided: decode each image with the null class too, as sequences B .. 2B - 1.
-        """
-        self._model, self._params = model, params
-        self._orders = orders
-        self._copies = 2 if guided else 1
-        self.sequences = self._copies * labels.shape[0]
-        null = jnp.full((self._copies - 1,), model.config.null_class, labels.dtype)
-        self._labels = jnp.concatenate([labels, null])
-
-    def _apply(self, method: Callable, *args: Any) -> jax.Array:
-        return self._model.apply({"params": self._params.outer}, *args, method=method)
-
-    def modulate(self, places: jax.Array) -> Modulation:
-        """Computes the modulation at places int32 [S] of the sequence."""
-        condition = self._apply(RAR.condition, self._labels, places)
-        block = self._model.block()
-        return Modulation(
-            condition, [block.apply({"params": p}, condition, method=Block.modulate) for p in self._params.blocks]
-        )
-
-    def empty_caches(self, length: int) -> list[Cache]:
-        """Makes a cache of `length` places for each block."""
-        config = self._model.config
-        shape = (self.sequences, config.num_heads, length, config.width // config.num_heads)
-        zeros = jnp.zeros(shape, self._model.dtype)
-        return [Cache(zeros, zeros) for _ in self._params.blocks]
-
-    def prefill(self) -> tuple[jax.Array, list[Cache]]:
-        """Reads the cls and the class token: logits float32 [R, V] of the first token, and the caches."""
-        targets = jnp.tile(self._orders[:, :1], (self._copies, 1))
-        x = self._apply(RAR.embed_prefix, _for_each_sequence(self._labels, self.sequences), targets)
-        return self._forward(x, self.empty_caches(PREFIX), self.modulate(jnp.arange(PREFIX)), 0)
-
-    def step(self, state: State, t: jax.Array, modulation: Modulation) -> tuple[jax.Array, list[Cache]]:
-        """Reads the tokens drawn last: logits float32 [R, V] of the t-th token, and the caches.
-
-        Args:
-          state: after token t - 1, t from 1.
-          t: int32 [].
-          modulation: at the one place PREFIX + t - 1.
-        """
-        position, target = (jax.lax.dynamic_slice_in_dim(self._orders, i, 1, axis=1) for i in (t - 1, t))
-        x = self._apply(RAR.embed_tokens, state.tokens[:, None], position, target)
-        return self._forward(jnp.tile(x, (self._copies, 1, 1)), state.caches, modulation, PREFIX + t - 1)
-
-    def _forward(
-        self, x: jax.Array, caches: list[Cache], modulation: Modulation, place: jax.Array | int
-    ) -> tuple[jax.Array, list[Cache]]:
-        """Applies the network to x [R, N, D] at `place` and after: logits [R, V] of the last place, and the caches."""
-        block, written = self._model.block(), []
-        for params, block_modulation, cache in zip(self._params.blocks, modulation.blocks, caches, strict=True):
-            x, cache = _apply_block(block, params, x, block_modulation, cache, jnp.int32(place))
-            written.append(cache)
-        condition = _for_each_sequence(modulation.condition[:, -1:], self.sequences)
-        return self._apply(RAR.head, x[:, -1:], condition)[:, 0], written
-
-
 def _num_stages(model: RAR, sequences: int) -> int:
-    """Returns the number of stages, from the cache's share of the bytes that a step reads.
+    """Returns the number of cache lengths, from the cache's share of the bytes that a pass reads.
 
-    The loop is compiled once for each stage. Four stages save 3/8 of the reads of a full cache, and eight save 7/16.
+    The loop is compiled once for each. Four stages save 3/8 of the reads of a full cache, and eight save 7/16.
     """
     cache = 2 * sequences * model.config.num_tokens * model.config.width
     kernels = block_kernels(model.config)
@@ -225,15 +49,18 @@ def _num_stages(model: RAR, sequences: int) -> int:
     return min(wanted, max(1, model.config.num_tokens // _STAGE_TOKENS))
 
 
-def stages(model: RAR, sequences: int) -> list[tuple[int, int]]:
-    """Returns the tokens that each stage predicts, as (begin, end): nearly equal parts of 0..T."""
+def decode_segments(model: RAR, sequences: int, sizes: tuple[int, ...]) -> list[Segment]:
+    """Returns the segments of a decode: stages of nearly equal numbers of tokens, divided where widths change."""
     count = _num_stages(model, sequences)
-    bounds = [model.config.num_tokens * i // count for i in range(count + 1)]
-    return list(itertools.pairwise(bounds))
+    return segments(sizes, [model.config.num_tokens * i // count for i in range(1, count + 1)])
 
 
 def _grow(cache: Cache, length: int) -> Cache:
-    return Cache(*(jnp.pad(x, ((0, 0), (0, 0), (0, length - x.shape[2]), (0, 0))) for x in cache))
+    """Makes a cache `length` places long. What is cut off are branches, which nothing reads again."""
+    length_now = cache.k.shape[2]
+    return Cache(
+        *(jnp.pad(x[:, :, :length], ((0, 0), (0, 0), (0, max(0, length - length_now)), (0, 0))) for x in cache)
+    )
 
 
 def run_loop(
@@ -243,35 +70,64 @@ def run_loop(
     orders: jax.Array,
     choose: Callable[[jax.Array, jax.Array], tuple[jax.Array, Any]],
     guided: bool,
+    sizes: tuple[int, ...] | None = None,
 ) -> Any:
     """Decodes all tokens of B images, each in its own order.
 
     Args:
-      model, params, labels, orders, guided: see `Decoder`.
-      choose: (t, logits float32 [R, V] of the t-th token) -> (the t-th tokens int32 [B], a value to keep).
+      model, params, labels, orders, guided: see `CachedNetwork`.
+      choose: (t int32 [G], logits float32 [R, G, V] of the tokens of these numbers) -> (the tokens int32 [B, G], values
+        [..., G, ...] to keep, with G as their second axis). Numbers of T or more are padding.
+      sizes: of the groups; one token each by default.
 
     Returns:
-      The values that `choose` kept, stacked on a leading axis T.
+      The values that `choose` kept, with T in place of G.
     """
-    decoder = Decoder(model, params, labels, orders, guided)
-    logits, caches = decoder.prefill()
-    tokens, value = choose(0, logits)
-    state, kept = State(tokens, caches), [jax.tree.map(lambda x: x[None], value)]
+    sizes = sizes or (1,) * model.config.num_tokens
+    network = CachedNetwork(model, params, labels, orders, guided)
+    logits, caches = network.prefill(sizes[0])
+    tokens, value = choose(jnp.arange(sizes[0]), logits)
+    state, kept = State(tokens, caches), [value]
+    for segment in decode_segments(model, network.sequences, sizes):
+        state, values = _run_segment(network, segment, state, choose)
+        kept.append(values)
+    real = _kept_tokens(sizes, model, network.sequences)
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1)[:, real], *kept)
+
+
+def _run_segment(
+    network: CachedNetwork, segment: Segment, state: State, choose: Callable[[jax.Array, jax.Array], tuple]
+) -> tuple[State, Any]:
+    """Runs the passes of a segment: the state after them, and the values that `choose` kept, [..., passes * W, ...]."""
+    width, passes = segment.width, len(segment.counts)
+    tokens = jnp.pad(state.tokens, ((0, 0), (0, width - state.tokens.shape[1])))
+    state = State(tokens, [_grow(cache, segment.length) for cache in state.caches])
+    full = bool((segment.sizes == width).all())
+    places = PREFIX + segment.counts[:, None] + np.arange(width)
+    modulation = network.modulate(jnp.asarray(places.ravel()))
+    by_pass = jax.tree.map(lambda m: m.reshape(m.shape[0], passes, width, m.shape[2]).swapaxes(0, 1), modulation)
 
     def step(state, inputs):
-        t, modulation = inputs
-        logits, caches = decoder.step(state, t, jax.tree.map(lambda m: m[:, None], modulation))
-        tokens, value = choose(t, logits)
+        count, size, modulation = inputs
+        size = width if full else size
+        logits, caches = network.read_group(state.tokens, count, size, state.caches, modulation)
+        tokens, value = choose(count + size + jnp.arange(width), logits)
         return State(tokens, caches), value
 
-    for begin, end in stages(model, decoder.sequences):
-        # The prefill predicted the first token.
-        steps = jnp.arange(max(begin, 1), end)
-        by_step = jax.tree.map(lambda m: m.swapaxes(0, 1), decoder.modulate(PREFIX + steps - 1))
-        state = state._replace(caches=[_grow(cache, PREFIX + end - 1) for cache in state.caches])
-        state, values = jax.lax.scan(step, state, (steps, by_step))
-        kept.append(values)
-    return jax.tree.map(lambda *parts: jnp.concatenate(parts), *kept)
+    counts, sizes = (jnp.asarray(each, jnp.int32) for each in (segment.counts, segment.sizes))
+    state, values = jax.lax.scan(step, state, (counts, sizes, by_pass))
+    # [passes, rows, W, ...] -> [rows, passes * W, ...].
+    return state, jax.tree.map(lambda v: v.swapaxes(0, 1).reshape(v.shape[1], passes * width, *v.shape[3:]), values)
+
+
+def _kept_tokens(sizes: tuple[int, ...], model: RAR, sequences: int) -> np.ndarray:
+    """Returns which of the drawn tokens, padding included, are tokens: int [T]."""
+    real = [np.ones(sizes[0], bool)]
+    for segment in decode_segments(model, sequences, sizes):
+        drawn = segment.counts + segment.sizes
+        drawn_sizes = np.asarray(sizes)[np.searchsorted(np.cumsum(sizes), drawn, side="right")]
+        real += [np.arange(segment.width) < size for size in drawn_sizes]
+    return np.flatnonzero(np.concatenate(real))
 
 
 # Folded into an image's key for its random order. The image's tokens fold in 0..T-1.
@@ -284,6 +140,12 @@ def random_orders(model: RAR, key: jax.Array, numbers: jax.Array) -> jax.Array:
     return jax.vmap(jax.random.permutation, in_axes=(0, None))(keys, model.config.num_tokens).astype(jnp.int32)
 
 
+def token_keys(keys: jax.Array, t: jax.Array) -> jax.Array:
+    """Returns the keys [B, G] of tokens t int32 [G], from the keys [B] of their images."""
+    fold_in = jax.vmap(jax.vmap(jax.random.fold_in, in_axes=(None, 0)), in_axes=(0, None))
+    return fold_in(keys, t)
+
+
 def decode(
     model: RAR,
     params: DecodeParams,
@@ -293,12 +155,13 @@ def decode(
     order: jax.Array | None,
     weights: jax.Array | None,
     choice: Choice,
+    sizes: tuple[int, ...] | None = None,
 ) -> jax.Array:
-    """Samples the tokens of a batch of images. Pure; to be jitted with `model` static.
+    """Samples the tokens of a batch of images. Pure; to be jitted with `model` and `sizes` static.
 
     Args:
       model: the network.
-      params: from `prepare`.
+      params: from `sampling.cached.prepare`.
       labels: int32 [B], classes 0..C-1 (or C for unconditional images).
       key: a typed PRNG key [], the same for the whole job.
       numbers: int32 [B], each image's number in the job. Its draws depend on (key, number, t) alone, so that an image
@@ -306,6 +169,7 @@ def decode(
       order: int32 [T], the scan order; None gives each image a random order.
       weights: float32 [T], the guidance weight of each token; None decodes without guidance, at half the cost.
       choice: how tokens are drawn.
+      sizes: sizes of the groups of tokens that are drawn from one pass (`sampling.groups`); one token each by default.
 
     Returns:
       int32 [B, T], in row-major grid order whatever the scan order.
@@ -315,13 +179,14 @@ def decode(
 
     def choose(t, logits):
         if weights is not None:
-            logits = guide(logits[:batch], logits[batch:], weights[t])
-        tokens = choose_token(jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, t), logits, choice)
+            logits = guide(logits[:batch], logits[batch:], weights[t][:, None])
+        codes = choose_token(token_keys(keys, t).reshape(-1), logits.reshape(-1, logits.shape[-1]), choice)
+        tokens = codes.reshape(batch, -1)
         return tokens, tokens
 
     if order is None:
         orders = random_orders(model, key, numbers)
     else:
         orders = jnp.broadcast_to(order, (batch, model.config.num_tokens))
-    visited = run_loop(model, params, labels, orders, choose, weights is not None).T
+    visited = run_loop(model, params, labels, orders, choose, weights is not None, sizes)
     return jax.vmap(lambda tokens, order: jnp.zeros_like(tokens).at[order].set(tokens))(visited, orders)

@@ -12,7 +12,8 @@ from jax.sharding import Mesh, PartitionSpec
 from rar_jax.errors import UserError
 from rar_jax.models.rar import RAR
 from rar_jax.parallel.mesh import AXES, fetch, host_rows, put_batch, replicated
-from rar_jax.sampling.decode import decode, prepare, random_orders
+from rar_jax.sampling.cached import prepare
+from rar_jax.sampling.decode import decode, random_orders
 from rar_jax.sampling.options import Options
 
 # A PRNG key holds 32 bits of a seed.
@@ -42,8 +43,8 @@ def jit_decode(model: RAR, mesh: Mesh) -> Callable[..., jax.Array]:
 
 @functools.cache
 def _jit_prepare(model: RAR, mesh: Mesh):
-    few_sequences = mesh.devices.flat[0].platform == "cpu"
-    return jax.jit(functools.partial(prepare, model, few_sequences=few_sequences), out_shardings=replicated(mesh))
+    few_rows = mesh.devices.flat[0].platform == "cpu"
+    return jax.jit(functools.partial(prepare, model, few_rows=few_rows), out_shardings=replicated(mesh))
 
 
 class Sampler:

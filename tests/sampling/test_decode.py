@@ -11,19 +11,21 @@ from rar_jax.models.rar import RAR
 from rar_jax.models.sizes import ModelConfig
 from rar_jax.orders import SCAN_ORDERS, scan_order
 from rar_jax.sampling.choose import Choice, choose_token
-from rar_jax.sampling.decode import decode, prepare, random_orders, run_loop, stages
+from rar_jax.sampling.cached import prepare
+from rar_jax.sampling.decode import decode, decode_segments, random_orders, run_loop
+from rar_jax.sampling.groups import group_sizes
 from rar_jax.sampling.guidance import GUIDANCE_SCHEDULES, guidance_weights, guide
 
 APPLY = jax.jit(RAR.apply, static_argnums=0)
 PREPARE = jax.jit(prepare, static_argnums=(0, 2))
-DECODE = jax.jit(decode, static_argnames="model")
+DECODE = jax.jit(decode, static_argnames=("model", "sizes"))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 5))
-def forced_logits(model, params, tokens, labels, orders, guided=False):
+@functools.partial(jax.jit, static_argnums=(0, 5, 6))
+def forced_logits(model, params, tokens, labels, orders, guided=False, sizes=None):
     """Logits [R, T, V] of a cached decode that is given its tokens [B, T] (grid order), each row in its own order."""
     visited = jnp.take_along_axis(tokens, orders, axis=1)
-    return run_loop(model, params, labels, orders, lambda t, logits: (visited[:, t], logits), guided).swapaxes(0, 1)
+    return run_loop(model, params, labels, orders, lambda t, logits: (visited[:, t], logits), guided, sizes)
 
 
 @pytest.mark.parametrize(("few_sequences", "num_stages"), [(True, 4), (False, 2), (True, 8), (False, 5)])
@@ -57,10 +59,16 @@ def test_stages_cover_every_token_once():
             attention_dropout=0.0,
         )
     )
-    assert stages(model, 16) == [(0, 64), (64, 128), (128, 192), (192, 256)]
-    assert [len(stages(model, rows)) for rows in (2, 16, 256)] == [2, 4, 8]
-    for rows in (2, 16, 256):
-        assert [t for begin, end in stages(model, rows) for t in range(begin, end)] == list(range(256))
+    lengths = {
+        sequences: [segment.length for segment in decode_segments(model, sequences, (1,) * 256)]
+        for sequences in (2, 16, 256)
+    }
+    assert lengths[16] == [65, 129, 193, 257]
+    assert [len(each) for each in lengths.values()] == [2, 4, 8]
+    for sequences in lengths:
+        counts = np.concatenate([segment.counts for segment in decode_segments(model, sequences, (1,) * 256)])
+        # The prefill predicts the first token, and the last one is not read.
+        np.testing.assert_array_equal(counts, np.arange(255))
 
 
 def test_cached_decode_is_the_full_forward_in_any_order(golden, golden_model):
@@ -72,6 +80,28 @@ def test_cached_decode_is_the_full_forward_in_any_order(golden, golden_model):
     visited = np.take_along_axis(tokens, orders, axis=1)
     full = APPLY(golden_model, {"params": golden.params}, visited[:, :-1], labels, orders)
     np.testing.assert_allclose(cached, full, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "sizes", [(4,) * 4, (16,), (1, 2, 3, 4, 6), (3, 2, 3, 3, 2, 3), group_sizes("cosine", 16, 7)], ids=str
+)
+@pytest.mark.parametrize("guided", [False, True])
+def test_a_branch_is_the_full_forward_of_the_swapped_order(golden, golden_model, sizes, guided):
+    """After k tokens, branch j predicts what a full forward pass predicts next if pi_(k+j) is the next position."""
+    rng = np.random.default_rng(2)
+    tokens = rng.integers(24, size=(3, 16)).astype(np.int32)
+    labels = rng.integers(8, size=3).astype(np.int32)
+    orders = np.stack([rng.permutation(16) for _ in range(3)]).astype(np.int32)
+    prepared = PREPARE(golden_model, golden.params, True)
+    branches = forced_logits(golden_model, prepared, tokens, labels, orders, guided, sizes)
+    labels = np.concatenate([labels, np.full(3, golden_model.config.null_class)]) if guided else labels
+    starts = np.repeat(np.cumsum(sizes) - sizes, sizes)
+    for t, k in enumerate(starts):
+        swapped = np.tile(orders, (len(labels) // 3, 1))
+        swapped[:, [k, t]] = swapped[:, [t, k]]
+        visited = np.take_along_axis(np.tile(tokens, (len(labels) // 3, 1)), swapped, axis=1)
+        full = APPLY(golden_model, {"params": golden.params}, visited[:, :-1], labels, swapped)[:, k]
+        np.testing.assert_allclose(branches[:, t], full, atol=2e-5, rtol=0, err_msg=f"{t=} {k=}")
 
 
 def test_batches_of_other_shapes_give_the_same_logits(golden, golden_model):
