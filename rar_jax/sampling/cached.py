@@ -1,12 +1,12 @@
-"""The network with a static KV cache: it reads a group of tokens, and predicts several positions from the last one.
+"""The network with a static KV cache. It reads a group of tokens, and predicts several positions from the last one.
 
 Dimension letters as in `models.rar`. R is the number of sequences: B, or 2B with guidance (conditional ones first). W is
-the width of a group, G the number of positions that are predicted at once.
+the width of a group, and the number of positions that a pass predicts.
 
-A pass has W + G - 1 rows. The first W are the tokens of the group in the order visited, each with the position of the
-next one as its target; their keys and values stay in the cache. The others are branches: copies of the group's last
-token with other targets. A branch sees the tokens before it and itself. The cache places of branches lie behind those of
-the group, and later passes overwrite them.
+A pass has 2W - 1 rows. The first W are the tokens of the group in the order visited, each with the position of the next
+one as its target. Their keys and values stay in the cache. The other rows are branches: copies of the group's last token
+with other targets. A branch sees the tokens before it and itself. The cache places of branches lie behind those of the
+group, and later passes overwrite them.
 """
 
 import functools
@@ -177,6 +177,7 @@ class CachedNetwork:
         """
         self._model, self._params = model, params
         self._copies = 2 if guided else 1
+        self.codebook_size = model.config.codebook_size
         self.batch, self.sequences = labels.shape[0], self._copies * labels.shape[0]
         null = jnp.full((self._copies - 1,), model.config.null_class, labels.dtype)
         self._labels = jnp.concatenate([labels, null])
@@ -187,7 +188,7 @@ class CachedNetwork:
         return self._model.apply({"params": self._params.outer}, *args, method=method)
 
     def positions(self, start: jax.Array | int, width: int) -> jax.Array:
-        """The grid positions of `width` tokens of each order, from number `start` ([] or [B], from -1): int32 [B, W]."""
+        """Grid positions of `width` tokens of each order, from number `start` ([] or [B], from -1): int32 [B, W]."""
         return window(self._orders, start + 1, width)
 
     def modulate(self, places: jax.Array) -> Modulation:
@@ -213,7 +214,7 @@ class CachedNetwork:
         return [Cache(zeros, zeros) for _ in self._params.blocks]
 
     def prefill(self, width: int) -> tuple[jax.Array, list[Cache]]:
-        """Reads the cls and the class token: logits float32 [R, G, V] of the first G = `width` tokens, and the caches."""
+        """Reads the cls and the class token: logits float32 [R, width, V] of the first tokens, and the caches."""
         targets = jnp.tile(self.positions(0, width), (self._copies, 1))
         x = self._apply(RAR.embed_prefix, for_each_sequence(self._labels, self.sequences), targets)
         modulation = self.modulate(jnp.minimum(jnp.arange(1 + width), 1))
@@ -229,7 +230,7 @@ class CachedNetwork:
         caches: list[Cache],
         modulation: Modulation,
     ) -> tuple[jax.Array, list[Cache]]:
-        """Reads a group, and predicts the next G = W tokens from its last one.
+        """Reads a group, and predicts the next W tokens from its last one.
 
         Args:
           tokens: int32 [B, W], the group, padded.
@@ -239,7 +240,7 @@ class CachedNetwork:
           modulation: at the W places from count + PREFIX.
 
         Returns:
-          logits float32 [R, G, V], and the caches.
+          logits float32 [R, W, V], and the caches.
         """
         width = tokens.shape[1]
         x = self.embed_group(tokens, count, size)
@@ -253,8 +254,65 @@ class CachedNetwork:
         tokens = _with_branches(tokens, size)
         positions = _with_branches(self.positions(count, width), size)
         targets = [self.positions(count + 1, width), self.positions(count + size + 1, width - 1)]
-        x = self._apply(RAR.embed_tokens, tokens, positions, jnp.concatenate(targets, axis=1))
-        return jnp.tile(x, (self._copies, 1, 1))
+        targets = jnp.tile(jnp.concatenate(targets, axis=1), (self._copies, 1))
+        tokens, positions = (jnp.tile(each, (self._copies, 1)) for each in (tokens, positions))
+        x = self._apply(RAR.embed_tokens, tokens, positions, targets)
+        if jnp.ndim(count) == 0:
+            return x
+        # The class token is number -1: the group of an image of which no token is known.
+        class_tokens = self._apply(RAR.embed_prefix, for_each_sequence(self._labels, self.sequences), targets)[:, 1:]
+        return jnp.where(jnp.tile(count, self._copies)[:, None, None] < 0, class_tokens, x)
+
+    def read_all(self, visited: jax.Array, length: int) -> tuple[jax.Array, list[Cache]]:
+        """Reads whole images in one causal pass.
+
+        Args:
+          visited: int32 [B, T], the tokens in the order visited.
+          length: places of the caches, at least T + 2.
+
+        Returns:
+          logits float32 [R, T, V] of all tokens, and the caches.
+        """
+        num_tokens = visited.shape[1]
+        tile = (self._copies, 1)
+        prefix = self._apply(
+            RAR.embed_prefix, for_each_sequence(self._labels, self.sequences), jnp.tile(self.positions(0, 1), tile)
+        )
+        positions, targets = (jnp.tile(self.positions(start, num_tokens), tile) for start in (0, 1))
+        x = jnp.concatenate(
+            [prefix, self._apply(RAR.embed_tokens, jnp.tile(visited, tile), positions, targets)], axis=1
+        )
+        places = jnp.arange(x.shape[1])
+        modulation = self.modulate(places)
+        x, caches = self._run_blocks(x, self.empty_caches(length), modulation, Places(jnp.int32(0), places))
+        return self._logits(x[:, 1:-1], modulation.condition[:, 1:-1]), caches
+
+    def read_groups(
+        self, tokens: jax.Array, count: jax.Array, size: jax.Array, caches: list[Cache]
+    ) -> tuple[jax.Array, list[Cache]]:
+        """Reads a group of each image, which may be at different places.
+
+        Args:
+          tokens: int32 [B, W], the groups, padded.
+          count: int32 [B], the tokens visited before each group. At -1 the group is the class token.
+          size: int32 [B], from 1 to W, the tokens of each group.
+          caches: with the places up to T + 2W.
+
+        Returns:
+          logits float32 [R, 2W - 1, V] of all rows, and the caches. Row i < W predicts the token after the i-th of the
+          group. Row W + j predicts the token j + 2 places after the group's last one.
+        """
+        width = tokens.shape[1]
+        places = count[:, None] + PREFIX + jnp.arange(width)
+        sizes = jnp.tile(size, self._copies)
+        modulation = jax.tree.map(lambda m: _with_branches(m, sizes), self.modulate(places))
+        x, caches = self._run_blocks(
+            self.embed_group(tokens, count, size),
+            caches,
+            modulation,
+            group_places(jnp.tile(count, self._copies), sizes, width),
+        )
+        return self._logits(x, modulation.condition), caches
 
     def _run_blocks(
         self, x: jax.Array, caches: list[Cache], modulation: Modulation, places: Places

@@ -53,3 +53,10 @@ def choose_token(keys: jax.Array, logits: jax.Array, choice: Choice) -> jax.Arra
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
     logits = _truncate(logits / choice.temperature, choice)
     return jax.vmap(jax.random.categorical)(keys, logits).astype(jnp.int32)
+
+
+def token_probabilities(logits: jax.Array, choice: Choice) -> jax.Array:
+    """Returns the distribution that `choose_token` draws from: logits float32 [B, V] -> float32 [B, V]."""
+    if choice.temperature is None:
+        return jax.nn.one_hot(jnp.argmax(logits, axis=-1), logits.shape[-1])
+    return jax.nn.softmax(_truncate(logits / choice.temperature, choice))

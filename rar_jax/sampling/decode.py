@@ -16,11 +16,13 @@ import numpy as np
 from rar_jax.models.rar import RAR
 from rar_jax.models.sizes import PREFIX
 from rar_jax.orders import row_keys
+from rar_jax.orders.drawn import known_first, random_orders, spread_orders
 from rar_jax.performance.costs import block_kernels
 from rar_jax.sampling.cached import Cache, CachedNetwork, DecodeParams
 from rar_jax.sampling.choose import Choice, choose_token
-from rar_jax.sampling.groups import Segment, segments
+from rar_jax.sampling.groups import Plan, Segment, segments
 from rar_jax.sampling.guidance import guide
+from rar_jax.sampling.own_pace import Pace, decode_at_own_pace
 
 # A stage with fewer tokens saves less time than it takes to compile.
 _STAGE_TOKENS = 32
@@ -130,20 +132,30 @@ def _kept_tokens(sizes: tuple[int, ...], model: RAR, sequences: int) -> np.ndarr
     return np.flatnonzero(np.concatenate(real))
 
 
-# Folded into an image's key for its random order. The image's tokens fold in 0..T-1.
-_ORDER_STREAM = 2**31 - 1
-
-
-def random_orders(model: RAR, key: jax.Array, numbers: jax.Array) -> jax.Array:
-    """Draws a uniformly random order for each image, int32 [B, T], from (key, number) alone; see `decode`."""
-    keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(row_keys(key, numbers), _ORDER_STREAM)
-    return jax.vmap(jax.random.permutation, in_axes=(0, None))(keys, model.config.num_tokens).astype(jnp.int32)
-
-
 def token_keys(keys: jax.Array, t: jax.Array) -> jax.Array:
-    """Returns the keys [B, G] of tokens t int32 [G], from the keys [B] of their images."""
-    fold_in = jax.vmap(jax.vmap(jax.random.fold_in, in_axes=(None, 0)), in_axes=(0, None))
-    return fold_in(keys, t)
+    """Returns the keys [B, G] of tokens number t int32 [G], from the keys [B] of their images."""
+    return jax.vmap(jax.vmap(jax.random.fold_in, in_axes=(None, 0)), in_axes=(0, None))(keys, t)
+
+
+def image_orders(
+    model: RAR, key: jax.Array, numbers: jax.Array, order: jax.Array | None, plan: Plan, known: jax.Array | None = None
+) -> jax.Array:
+    """Returns the order of each image, int32 [B, T].
+
+    Args:
+      model: the network.
+      key, numbers, order, plan: see `decode`.
+      known: bool [B, T], positions that are not drawn; None if all are. They come first, in row-major order.
+    """
+    config, shape = model.config, (numbers.shape[0], model.config.num_tokens)
+    given = jnp.zeros(shape, bool) if known is None else known
+    if plan.drawn_order is None:
+        orders = jnp.broadcast_to(order, shape)
+    elif plan.drawn_order == "random":
+        orders = random_orders(key, numbers, config.num_tokens)
+    else:
+        orders = spread_orders(key, numbers, config.grid_side, plan.sizes, given)
+    return orders if known is None else known_first(orders, given)
 
 
 def decode(
@@ -155,9 +167,9 @@ def decode(
     order: jax.Array | None,
     weights: jax.Array | None,
     choice: Choice,
-    sizes: tuple[int, ...] | None = None,
-) -> jax.Array:
-    """Samples the tokens of a batch of images. Pure; to be jitted with `model` and `sizes` static.
+    plan: Plan | None = None,
+) -> tuple[jax.Array, Pace | None]:
+    """Samples the tokens of a batch of images. Pure; to be jitted with `model` and `plan` static.
 
     Args:
       model: the network.
@@ -166,27 +178,87 @@ def decode(
       key: a typed PRNG key [], the same for the whole job.
       numbers: int32 [B], each image's number in the job. Its draws depend on (key, number, t) alone, so that an image
         does not depend on its batch.
-      order: int32 [T], the scan order; None gives each image a random order.
+      order: int32 [T], the scan order; None if the plan draws orders.
       weights: float32 [T], the guidance weight of each token; None decodes without guidance, at half the cost.
       choice: how tokens are drawn.
-      sizes: sizes of the groups of tokens that are drawn from one pass (`sampling.groups`); one token each by default.
+      plan: the groups of tokens that are drawn from one pass; by default one token each, in the given order.
 
     Returns:
-      int32 [B, T], in row-major grid order whatever the scan order.
+      int32 [B, T], in row-major grid order whatever the scan order; and how the images advanced, if they are verified.
     """
-    batch = labels.shape[0]
+    plan = plan or Plan((1,) * model.config.num_tokens)
+    orders = image_orders(model, key, numbers, order, plan)
     keys = row_keys(key, numbers)
+    if plan.verify:
+        none_known = jnp.zeros(labels.shape, jnp.int32)
+        network = CachedNetwork(model, params, labels, orders, weights is not None)
+        visited, pace = decode_at_own_pace(
+            network, jnp.zeros_like(orders), none_known, plan, keys, _guided(weights), choice, all_unknown=True
+        )
+        return in_grid_order(visited, orders), pace
 
     def choose(t, logits):
-        if weights is not None:
-            logits = guide(logits[:batch], logits[batch:], weights[t][:, None])
+        logits = _guided(weights)(t[None], logits)
         codes = choose_token(token_keys(keys, t).reshape(-1), logits.reshape(-1, logits.shape[-1]), choice)
-        tokens = codes.reshape(batch, -1)
+        tokens = codes.reshape(labels.shape[0], -1)
         return tokens, tokens
 
-    if order is None:
-        orders = random_orders(model, key, numbers)
-    else:
-        orders = jnp.broadcast_to(order, (batch, model.config.num_tokens))
-    visited = run_loop(model, params, labels, orders, choose, weights is not None, sizes)
+    visited = run_loop(model, params, labels, orders, choose, weights is not None, plan.sizes)
+    return in_grid_order(visited, orders), None
+
+
+def edit(
+    model: RAR,
+    params: DecodeParams,
+    labels: jax.Array,
+    key: jax.Array,
+    numbers: jax.Array,
+    order: jax.Array | None,
+    weights: jax.Array | None,
+    choice: Choice,
+    plan: Plan,
+    tokens: jax.Array,
+    masked: jax.Array,
+) -> tuple[jax.Array, Pace]:
+    """Draws the masked tokens of images again, given the others. Pure; to be jitted with `model` and `plan` static.
+
+    One program serves every mask: the known tokens are read in one pass, and the loop begins at the first masked one.
+
+    Args:
+      model, params, labels, key, numbers, order, weights, choice, plan: see `decode`. The groups have one size.
+      tokens: int32 [B, T], in grid order.
+      masked: bool [B, T], the tokens to draw.
+
+    Returns:
+      int32 [B, T], in grid order, the tokens that are not masked unchanged; and how the images advanced.
+    """
+    orders = image_orders(model, key, numbers, order, plan, ~masked)
+    network = CachedNetwork(model, params, labels, orders, weights is not None)
+    visited, pace = decode_at_own_pace(
+        network,
+        jnp.take_along_axis(tokens, orders, axis=1),
+        (~masked).sum(axis=1),
+        plan,
+        row_keys(key, numbers),
+        _guided(weights),
+        choice,
+        all_unknown=False,
+    )
+    return in_grid_order(visited, orders), pace
+
+
+def _guided(weights: jax.Array | None) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """Returns (numbers of tokens [B or 1, N], logits [R, N, V]) -> guided logits [B, N, V]."""
+
+    def guided(t, logits):
+        if weights is None:
+            return logits
+        conditional, null = jnp.split(logits, 2)
+        return guide(conditional, null, weights[t][..., None])
+
+    return guided
+
+
+def in_grid_order(visited: jax.Array, orders: jax.Array) -> jax.Array:
+    """Puts tokens int32 [B, T] in the order visited into row-major grid order."""
     return jax.vmap(lambda tokens, order: jnp.zeros_like(tokens).at[order].set(tokens))(visited, orders)

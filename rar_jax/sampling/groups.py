@@ -1,6 +1,5 @@
 """Groups of tokens that are drawn from one pass of the network: their sizes, and passes of equal shape."""
 
-import math
 from typing import NamedTuple
 
 import numpy as np
@@ -33,6 +32,20 @@ def group_sizes(schedule: str, num_tokens: int, steps: int) -> tuple[int, ...]:
         for i in range(1, steps):
             drawn[i] = min(max(drawn[i], drawn[i - 1] + 1), num_tokens - (steps - i))
     return tuple(np.diff(drawn).tolist())
+
+
+class Plan(NamedTuple):
+    """How the tokens of an image are divided into passes. A program is compiled for each plan.
+
+    Attributes:
+      sizes: the sizes of the groups, which sum to T.
+      drawn_order: random or spread, if each image has an order of its own; None if the order is given.
+      verify: whether drafted tokens are verified (`sampling.own_pace`). The groups then have one size.
+    """
+
+    sizes: tuple[int, ...]
+    drawn_order: str | None = None
+    verify: bool = False
 
 
 class Segment(NamedTuple):
@@ -84,8 +97,3 @@ def segments(sizes: tuple[int, ...], bounds: list[int]) -> list[Segment]:
         found.append(Segment(counts[start:end], sizes[start:end], width, length))
         start = end
     return found
-
-
-def constant_size(num_tokens: int, steps: int) -> int:
-    """Returns the size of the groups where images advance at their own pace: ceil(T / steps), or 1 for 0 steps."""
-    return math.ceil(num_tokens / steps) if steps else 1

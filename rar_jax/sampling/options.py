@@ -7,14 +7,17 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from rar_jax.errors import UserError
 from rar_jax.fields import check_fields, setting
 from rar_jax.models.sizes import ModelConfig
 from rar_jax.orders import SCAN_ORDERS, scan_order
 from rar_jax.sampling.choose import Choice
+from rar_jax.sampling.groups import SCHEDULES, Plan, group_sizes
 from rar_jax.sampling.guidance import GUIDANCE_SCHEDULES, guidance_weights
 
-RANDOM_ORDER = "random"
-SAMPLING_ORDERS = (*SCAN_ORDERS, RANDOM_ORDER)
+# Orders that each image draws for itself.
+DRAWN_ORDERS = ("random", "spread")
+SAMPLING_ORDERS = (*SCAN_ORDERS, *DRAWN_ORDERS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +44,15 @@ class SampleConfig:
         above=0,
         at_most=1,
     )
+    steps: int = setting(
+        0, "Passes of the network that draw all tokens, several from each pass. 0: one token a pass.", at_least=0
+    )
+    schedule: str = setting(
+        "uniform", "Sizes of the groups of tokens that a pass draws. cosine begins with small ones.", one_of=SCHEDULES
+    )
+    verify: bool = setting(
+        False, "Verify the tokens of a group in the next pass, so that the distribution is that of one token a pass."
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,29 +61,58 @@ class Options(SampleConfig):
 
     scan_order: str = setting(
         "row_major",
-        "Order in which tokens are decoded. random gives each image an order of its own.",
+        "Order in which tokens are decoded. random and spread give each image an order of its own.",
         one_of=SAMPLING_ORDERS,
     )
 
     def __post_init__(self):
         """Raises a `UserError` that names the option whose value cannot be used."""
         check_fields(self)
+        if self.verify and self.schedule != "uniform":
+            raise UserError(f"schedule={self.schedule} does not go with verify=True: choose uniform")
 
     @property
     def guided(self) -> bool:
         """Whether each image is decoded with the null class too."""
         return guidance_weights(self.guidance, 1, self.guidance_scale, self.guidance_power) is not None
 
+    @property
+    def any_order(self) -> bool:
+        """Whether tokens are predicted in orders that a network annealed to r = 0 was not trained for at the end."""
+        return self.scan_order in DRAWN_ORDERS or self.steps > 0
+
+    def plan(self, model: ModelConfig, one_size: bool = False) -> Plan:
+        """Returns the groups of tokens that each pass draws.
+
+        Args:
+          model: sizes of the network.
+          one_size: make all groups of one size, ceil(T / steps), as verification and editing need.
+
+        Raises:
+          UserError: there are more steps than tokens, or the schedule has groups of different sizes.
+        """
+        num_tokens = model.num_tokens
+        if self.steps > num_tokens:
+            raise UserError(f"steps={self.steps} must be at most {num_tokens}, the tokens of an image; 0 is one a pass")
+        order = self.scan_order if self.scan_order in DRAWN_ORDERS else None
+        if not (one_size or self.verify):
+            return Plan(group_sizes(self.schedule, num_tokens, self.steps), order)
+        if self.schedule != "uniform":
+            raise UserError(f"schedule={self.schedule} does not go with editing: choose uniform")
+        size = -(-num_tokens // self.steps) if self.steps else 1
+        full, rest = divmod(num_tokens, size)
+        return Plan((size,) * full + ((rest,) if rest else ()), order, self.verify)
+
     def positions(self, model: ModelConfig) -> np.ndarray | None:
-        """Returns the scan order as int32 [T], or None if each image has a random one.
+        """Returns the scan order as int32 [T], or None if each image draws one.
 
         Raises:
           UserError: the scan order is not defined for the model's grid.
         """
-        return None if self.scan_order == RANDOM_ORDER else scan_order(self.scan_order, model.grid_side)
+        return None if self.scan_order in DRAWN_ORDERS else scan_order(self.scan_order, model.grid_side)
 
     def arguments(self, model: ModelConfig) -> dict[str, Any]:
-        """Returns the arguments of `sampling.decode.decode` that the options decide."""
+        """Returns the arguments of `sampling.decode.decode` that the options decide, except the static plan."""
         positions = self.positions(model)
         weights = guidance_weights(self.guidance, model.num_tokens, self.guidance_scale, self.guidance_power)
         choice = Choice(

@@ -10,15 +10,16 @@ import rar_jax.sampling.decode
 from rar_jax.models.rar import RAR
 from rar_jax.models.sizes import ModelConfig
 from rar_jax.orders import SCAN_ORDERS, scan_order
-from rar_jax.sampling.choose import Choice, choose_token
+from rar_jax.orders.drawn import random_orders
 from rar_jax.sampling.cached import prepare
-from rar_jax.sampling.decode import decode, decode_segments, random_orders, run_loop
-from rar_jax.sampling.groups import group_sizes
+from rar_jax.sampling.choose import Choice, choose_token
+from rar_jax.sampling.decode import decode, decode_segments, run_loop
+from rar_jax.sampling.groups import Plan, group_sizes
 from rar_jax.sampling.guidance import GUIDANCE_SCHEDULES, guidance_weights, guide
 
 APPLY = jax.jit(RAR.apply, static_argnums=0)
 PREPARE = jax.jit(prepare, static_argnums=(0, 2))
-DECODE = jax.jit(decode, static_argnames=("model", "sizes"))
+DECODE = jax.jit(decode, static_argnames=("model", "plan"))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 5, 6))
@@ -138,8 +139,9 @@ def assert_equals_the_oracle(golden, golden_model, order, weights, choice):
     labels, key, rows = np.array([0, 3, 6], np.int32), jax.random.key(5), jnp.arange(3)
     order = None if order is None else jnp.asarray(scan_order(order, 4))
     prepared = PREPARE(golden_model, golden.params, True)
-    tokens = DECODE(golden_model, prepared, labels, key, rows, order, weights, choice)
-    orders = random_orders(golden_model, key, rows) if order is None else jnp.tile(order, (3, 1))
+    plan = Plan((1,) * 16, "random" if order is None else None)
+    tokens, _ = DECODE(golden_model, prepared, labels, key, rows, order, weights, choice, plan)
+    orders = random_orders(key, rows, 16) if order is None else jnp.tile(order, (3, 1))
     expected = by_full_forwards(golden_model, golden.params, labels, orders, key, weights, choice)
     np.testing.assert_array_equal(tokens, expected)
 
@@ -158,11 +160,11 @@ def test_sampled_decode_equals_the_oracle(golden, golden_model, schedule, choice
     assert_equals_the_oracle(golden, golden_model, None, weights, choice)
 
 
-def test_random_orders_are_permutations_of_their_own(golden_model):
+def test_random_orders_are_permutations_of_their_own():
     key = jax.random.key(0)
-    orders = np.asarray(random_orders(golden_model, key, jnp.arange(400)))
+    orders = np.asarray(random_orders(key, jnp.arange(400), 16))
     np.testing.assert_array_equal(np.sort(orders, axis=1), np.tile(np.arange(16), (400, 1)))
-    np.testing.assert_array_equal(orders[7:9], random_orders(golden_model, key, jnp.array([7, 8])))
+    np.testing.assert_array_equal(orders[7:9], random_orders(key, jnp.array([7, 8]), 16))
     # Each place holds each position as often: chi-square at a level of 1e-4 over the 16 places.
     for place in range(16):
         assert scipy.stats.chisquare(np.bincount(orders[:, place], minlength=16)).pvalue > 1e-4 / 16
@@ -173,7 +175,7 @@ def sample(model, params, labels, rows, seed=0, weights=None, temperature=1.0):
     labels, rows = np.asarray(labels, np.int32), np.asarray(rows)
     prepared = PREPARE(model, params, True)
     key = jax.random.key(seed)
-    return np.asarray(DECODE(model, prepared, labels, key, rows, order, weights, Choice(temperature)))
+    return np.asarray(DECODE(model, prepared, labels, key, rows, order, weights, Choice(temperature))[0])
 
 
 def test_an_image_depends_on_its_row_number_and_seed_alone(golden, golden_model):
@@ -212,7 +214,7 @@ def test_first_token_follows_the_model():
     rows = 20_000
     labels = jnp.ones(rows, jnp.int32)
     order = jnp.asarray(scan_order("row_major", 2))
-    tokens = DECODE(
+    tokens, _ = DECODE(
         model, PREPARE(model, params, True), labels, jax.random.key(2), jnp.arange(rows), order, None, Choice(1.0)
     )
     logits = APPLY(model, {"params": params}, ones, ones[0] + 1, order[None])[:, 0]

@@ -1,0 +1,97 @@
+"""Orders that are drawn for each sampled image: random ones, and ones whose groups are spread over the grid."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rar_jax.orders.permutation import row_keys
+
+# Folded into an image's key for its order. The image's tokens fold in 0..T-1.
+_ORDER_STREAM = 2**31 - 1
+# Standard deviation, in tokens, of the Gaussian that measures how near a position is to the known ones.
+_NEARNESS = 1.5
+
+
+def _order_keys(key: jax.Array, numbers: jax.Array) -> jax.Array:
+    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(row_keys(key, numbers), _ORDER_STREAM)
+
+
+def random_orders(key: jax.Array, numbers: jax.Array, num_tokens: int) -> jax.Array:
+    """Draws a uniformly random order for each image.
+
+    Args:
+      key: a typed PRNG key [], the same for the whole job.
+      numbers: int32 [B], each image's number in the job. The order depends on (key, number) alone.
+      num_tokens: T.
+
+    Returns:
+      int32 [B, T], positions in the order visited.
+    """
+    return jax.vmap(jax.random.permutation, in_axes=(0, None))(_order_keys(key, numbers), num_tokens).astype(jnp.int32)
+
+
+def spread_orders(key: jax.Array, numbers: jax.Array, side: int, sizes: tuple[int, ...], known: jax.Array) -> jax.Array:
+    """Draws orders whose groups are far apart on the grid and near to what is known.
+
+    Within a group, positions are chosen one after another: of those at least d away (Chebyshev distance) from the
+    group's others, the one with the largest sum over known positions of exp(-distance^2 / 2 sigma^2). Ties are broken
+    at random. d is the spacing of the group's tokens on a regular grid; it falls until there is such a position. Known
+    positions are those of earlier groups, and those given.
+
+    Args:
+      key, numbers: see `random_orders`.
+      side: n of the n x n grid.
+      sizes: sizes of the groups, which sum to T.
+      known: bool [B, T], positions that are known from the beginning, which are not chosen.
+
+    Returns:
+      int32 [B, T], the chosen positions in the order visited. If M are not known, the entries after the first M are
+      not to be used.
+    """
+    place = np.stack(np.divmod(np.arange(side**2), side), axis=1)
+    offset = np.abs(place[:, None] - place)
+    apart = jnp.asarray(offset.max(axis=-1))
+    nearness = jnp.asarray(np.exp(-(offset**2).sum(axis=-1) / (2 * _NEARNESS**2)), jnp.float32)
+    begins = np.zeros(side**2, bool)
+    begins[np.cumsum(sizes) - sizes] = True
+    spacing = np.repeat([max(1, int(side / np.ceil(np.sqrt(size)))) for size in sizes], sizes)
+
+    def draw(key, known):
+        noise = jax.random.uniform(key, (side**2,))
+
+        def choose(state, inputs):
+            visited, near, pending, distance = state
+            begin, spacing = inputs
+            # The positions of the last group are known when a new group begins.
+            near, pending = jnp.where(begin, near + pending, near), jnp.where(begin, 0.0, pending)
+            distance = jnp.minimum(jnp.where(begin, side, distance), spacing)
+            allowed = ~visited & (distance == jnp.max(distance, initial=0, where=~visited))
+            best = allowed & (near >= jnp.max(near, initial=-1, where=allowed) - 1e-6)
+            chosen = jnp.argmax(jnp.where(best, 1 + noise, jnp.where(visited, -1.0, 0.0)))
+            distance = jnp.minimum(distance, apart[chosen])
+            return (visited.at[chosen].set(True), near, pending + nearness[chosen], distance), chosen
+
+        state = known, known.astype(jnp.float32) @ nearness, jnp.zeros(side**2), jnp.full(side**2, side)
+        return jax.lax.scan(choose, state, (jnp.asarray(begins), jnp.asarray(spacing)))[1]
+
+    return jax.vmap(draw)(_order_keys(key, numbers), known).astype(jnp.int32)
+
+
+def known_first(orders: jax.Array, known: jax.Array) -> jax.Array:
+    """Moves known positions to the front, in row-major order.
+
+    Args:
+      orders: int32 [B, T]. Each position that is not known is in it; its first occurrence counts.
+      known: bool [B, T], in grid order.
+
+    Returns:
+      int32 [B, T], permutations.
+    """
+    num_tokens = orders.shape[1]
+    first = jnp.argsort(~known, axis=1, stable=True)
+    rest = jnp.argsort(jnp.take_along_axis(known, orders, axis=1), axis=1, stable=True)
+    rest = jnp.take_along_axis(orders, rest, axis=1)
+    count = known.sum(axis=1, keepdims=True)
+    places = jnp.arange(num_tokens)
+    rest = jnp.take_along_axis(rest, jnp.maximum(places - count, 0), axis=1)
+    return jnp.where(places < count, first, rest).astype(jnp.int32)

@@ -1,0 +1,193 @@
+"""Decoding in which images advance at their own pace: verified groups, and images of which some tokens are known.
+
+Verification is speculative sampling (Leviathan et al., 2023), for any order as in sigma-GPT (Pannatier et al., 2024).
+The branches of one token are drawn independently of each other. The next pass reads them in order, and so computes the
+conditional distribution of each given the ones before. A drafted token x is accepted with probability
+min(1, p(x) / q(x)), where p is its conditional distribution and q the one that it was drawn from. The first refused token
+is drawn again from max(0, p - q), and those behind it are dropped. The images then have the distribution of one token a
+pass.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from rar_jax.sampling.cached import Cache, CachedNetwork, window
+from rar_jax.sampling.choose import Choice, choose_token, token_probabilities
+from rar_jax.sampling.groups import Plan
+
+# Folded into an image's key beside the number of a token, for its acceptance and for its second draw.
+_ACCEPTANCE_STREAM = 2**30
+_RESIDUAL_STREAM = 2**30 + 2**29
+
+
+class Pace(NamedTuple):
+    """How images advanced.
+
+    Attributes:
+      passes: int32 [B], passes of the network, the first draft included.
+      examined: int32 [B, G], how often the j-th token of a draft was examined. The first one needs no examination.
+      accepted: int32 [B, G], how often it was accepted.
+    """
+
+    passes: jax.Array
+    examined: jax.Array
+    accepted: jax.Array
+
+
+class _State(NamedTuple):
+    """What the loop carries. The group of an image, tokens number count .. count + size - 1, is not read yet.
+
+    Attributes:
+      visited: int32 [B, T + 2G], the tokens in the order visited. The first entry stands for the class token.
+      count: int32 [B], from -1. size: int32 [B], from 1 to G.
+      drafted: float32 [B, G, V], the distributions that the tokens of the group were drawn from.
+      caches: one for each block.
+      pace: so far.
+    """
+
+    visited: jax.Array
+    count: jax.Array
+    size: jax.Array
+    drafted: jax.Array
+    caches: list[Cache]
+    pace: Pace
+
+
+def _fold_in(keys: jax.Array, t: jax.Array) -> jax.Array:
+    """Keys [B, G] from keys [B] and numbers t [B, G]."""
+    return jax.vmap(jax.vmap(jax.random.fold_in, in_axes=(None, 0)))(keys, t)
+
+
+def _accept(
+    keys: jax.Array, t: jax.Array, tokens: jax.Array, p: jax.Array, q: jax.Array, size: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Accepts or refuses the tokens of a group.
+
+    Args:
+      keys: of the images, [B].
+      t: int32 [B, G], the numbers of the tokens.
+      tokens: int32 [B, G].
+      p, q: float32 [B, G, V]; p of the first token is not used.
+      size: int32 [B].
+
+    Returns:
+      How many tokens are accepted, int32 [B] from 1 to size; and the token to put in place of the first refused one,
+      int32 [B].
+    """
+    width = tokens.shape[1]
+    likelihood = [jnp.take_along_axis(each, tokens[..., None], axis=-1)[..., 0] for each in (p, q)]
+    uniform = jax.vmap(jax.vmap(jax.random.uniform))(_fold_in(keys, t + _ACCEPTANCE_STREAM))
+    taken = uniform * likelihood[1] < likelihood[0]
+    taken = taken.at[:, 0].set(True) & (jnp.arange(width) < size[:, None])
+    accepted = jnp.cumprod(taken, axis=1).sum(axis=1)
+    refused = jnp.minimum(accepted, width - 1)
+    p, q = (window(each, refused, 1)[:, 0] for each in (p, q))
+    residual = jnp.maximum(p - q, 0)
+    # Rounding may leave nothing.
+    residual = jnp.where(residual.sum(axis=-1, keepdims=True) > 0, residual, p)
+    residual_keys = _fold_in(keys, window(t, refused, 1) + _RESIDUAL_STREAM)[:, 0]
+    return accepted, jax.vmap(jax.random.categorical)(residual_keys, jnp.log(residual)).astype(tokens.dtype)
+
+
+def decode_at_own_pace(
+    network: CachedNetwork,
+    visited: jax.Array,
+    known: jax.Array,
+    plan: Plan,
+    keys: jax.Array,
+    guide_rows: Callable[[jax.Array, jax.Array], jax.Array],
+    choice: Choice,
+    all_unknown: bool,
+) -> tuple[jax.Array, Pace]:
+    """Draws the tokens of B images that are not known, in groups of G.
+
+    Args:
+      network: the network and the images, each in its order, known tokens first.
+      visited: int32 [B, T], the tokens in the order visited; those that are not known are ignored.
+      known: int32 [B], how many tokens are known.
+      plan: the size of the groups, G = max(plan.sizes), and whether to verify them.
+      keys: typed PRNG keys [B].
+      guide_rows: (numbers of tokens int32 [B, N], logits float32 [R, N, V]) -> guided logits [B, N, V].
+      choice: how tokens are drawn.
+      all_unknown: no token is known, which spares the pass that reads the known ones.
+
+    Returns:
+      int32 [B, T] in the order visited, and how the images advanced.
+    """
+    batch, num_tokens = visited.shape
+    width, verify = max(plan.sizes), plan.verify
+    length = num_tokens + 1 + 2 * width
+    if all_unknown:
+        _, caches = network.prefill(1)
+        caches = [
+            Cache(*(jnp.pad(x, ((0, 0), (0, 0), (0, length - x.shape[2]), (0, 0))) for x in cache)) for cache in caches
+        ]
+    else:
+        _, caches = network.read_all(visited, length)
+
+    def done(state: _State) -> jax.Array:
+        # The last group has to be read only if it is to be verified.
+        unread = (state.size > 1) if verify else jnp.zeros(batch, bool)
+        return (state.count + state.size == num_tokens) & ~unread
+
+    def step(state: _State) -> _State:
+        count, size = state.count, state.size
+        tokens = window(state.visited, count + 1, width)
+        logits, caches = network.read_groups(tokens, count, size, state.caches)
+        numbers = count[:, None] + jnp.arange(width)
+        drafts = count[:, None] + size[:, None] + jnp.arange(width)
+        logits = guide_rows(jnp.concatenate([numbers + 1, drafts[:, 1:]], axis=1), logits)
+        flat = token_probabilities(logits.reshape(-1, logits.shape[-1]), choice).reshape(logits.shape)
+        # Row i predicts token i + 1 of the group.
+        p = jnp.concatenate([state.drafted[:, :1], flat[:, : width - 1]], axis=1)
+        accepted, other = size, tokens[:, 0]
+        if verify:
+            accepted, other = _accept(keys, numbers, tokens, p, state.drafted, size)
+        branches = jnp.concatenate([window(logits, size - 1, 1), logits[:, width:]], axis=1)
+        q = jnp.concatenate([window(flat, size - 1, 1), flat[:, width:]], axis=1)
+        drawn = choose_token(
+            _fold_in(keys, drafts).reshape(-1), branches.reshape(-1, branches.shape[-1]), choice
+        ).reshape(batch, width)
+        whole = accepted == size
+        # Of a group with a refused token the accepted ones stay, and the new one is a group of its own.
+        next_count = count + accepted
+        next_size = jnp.where(whole, jnp.minimum(width, num_tokens - next_count), 1)
+        written = jnp.where(whole[:, None], drawn, other[:, None])
+        finished = done(state)
+        update = jax.vmap(lambda row, new, start: jax.lax.dynamic_update_slice_in_dim(row, new, start, axis=0))
+        place = jnp.arange(width)
+        pace = state.pace
+        examined = (place > 0) & (place < size[:, None]) & (place <= accepted[:, None]) & ~finished[:, None]
+        pace = Pace(
+            pace.passes + ~finished,
+            pace.examined + examined,
+            pace.accepted + (examined & (place < accepted[:, None])),
+        )
+
+        def keep(old, new):
+            return jnp.where(finished.reshape(-1, *(1,) * (new.ndim - 1)), old, new)
+
+        return _State(
+            keep(state.visited, update(state.visited, written, next_count + 1)),
+            keep(count, next_count),
+            keep(size, next_size),
+            q,
+            caches,
+            pace,
+        )
+
+    counts = jnp.zeros((batch, width), jnp.int32)
+    state = _State(
+        visited=jnp.pad(visited, ((0, 0), (1, 2 * width))),
+        # The last known token is the first group, or the class token.
+        count=known.astype(jnp.int32) - 1,
+        size=jnp.ones(batch, jnp.int32),
+        drafted=jnp.zeros((batch, width, network.codebook_size)),
+        caches=caches,
+        pace=Pace(jnp.zeros(batch, jnp.int32), counts, counts),
+    )
+    state = jax.lax.while_loop(lambda state: ~done(state).all(), step, state)
+    return state.visited[:, 1 : num_tokens + 1], state.pace

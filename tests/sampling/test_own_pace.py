@@ -1,0 +1,138 @@
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+from rar_jax.models.rar import RAR
+from rar_jax.models.sizes import ModelConfig
+from rar_jax.orders import scan_order
+from rar_jax.orders.drawn import random_orders
+from rar_jax.sampling.cached import prepare
+from rar_jax.sampling.choose import Choice
+from rar_jax.sampling.decode import decode, edit
+from rar_jax.sampling.groups import Plan
+from rar_jax.sampling.guidance import guidance_weights
+
+APPLY = jax.jit(RAR.apply, static_argnums=0)
+PREPARE = jax.jit(prepare, static_argnums=(0, 2))
+DECODE = jax.jit(decode, static_argnames=("model", "plan"))
+EDIT = jax.jit(edit, static_argnames=("model", "plan"))
+ONE_BY_ONE = Plan((1,) * 16)
+FOURS = Plan((4,) * 4)
+
+
+@pytest.fixture(scope="module")
+def arguments(golden, golden_model):
+    """The arguments of a decode of six images, with guidance."""
+    return {
+        "model": golden_model,
+        "params": PREPARE(golden_model, golden.params, True),
+        "labels": np.arange(6, dtype=np.int32),
+        "key": jax.random.key(3),
+        "numbers": np.arange(6),
+        "order": jnp.asarray(scan_order("z_curve", 4)),
+        "weights": guidance_weights("pow_cosine", 16, 3.0, 1.5),
+    }
+
+
+@pytest.mark.parametrize("sizes", [(2,) * 8, (4,) * 4, (5, 5, 5, 1), (16,)], ids=str)
+@pytest.mark.parametrize("order", ["random", None])
+def test_verified_greedy_tokens_are_those_of_one_token_a_pass(arguments, sizes, order):
+    expected, _ = DECODE(**arguments, choice=Choice(None), plan=ONE_BY_ONE._replace(drawn_order=order))
+    tokens, pace = DECODE(**arguments, choice=Choice(None), plan=Plan(sizes, order, verify=True))
+    np.testing.assert_array_equal(tokens, expected)
+    assert (pace.passes >= -(-16 // sizes[0])).all() and (pace.passes <= 2 * 16).all()
+    assert (pace.accepted <= pace.examined).all() and not pace.examined[:, 0].any()
+
+
+@functools.cache
+def tiny():
+    """A network of four tokens and three codes that is far from uniform, and the probability of each image."""
+    config = ModelConfig(
+        grid_side=2, codebook_size=3, num_classes=2, width=16, depth=2, num_heads=2, mlp_width=16, dropout=0.0,
+        attention_dropout=0.0,
+    )  # fmt: skip
+    model = RAR(config)
+    zeros = jnp.zeros((1, 1), jnp.int32)
+    params = jax.jit(model.init)(jax.random.key(0), zeros, zeros[0], jnp.arange(4)[None])["params"]
+    leaves, tree = jax.tree.flatten(params)
+    rng = np.random.default_rng(0)
+    params = jax.tree.unflatten(tree, [leaf + 0.3 * rng.standard_normal(leaf.shape).astype("f") for leaf in leaves])
+    return model, params
+
+
+def joint(model, params, order, choice_logits):
+    """The probability of every image of class 1, by full forward passes in an order: [V**T]."""
+    images = np.array(list(itertools.product(range(3), repeat=4)), np.int32)
+    visited = images[:, order]
+    orders = np.tile(order, (len(images), 1))
+    logits = APPLY(model, {"params": params}, visited[:, :-1], np.ones(len(images), np.int32), orders)
+    log_p = jax.nn.log_softmax(choice_logits(logits))
+    log_p = np.take_along_axis(np.asarray(log_p, np.float64), visited[..., None], axis=2)
+    return np.exp(log_p[..., 0].sum(axis=1))
+
+
+@pytest.mark.parametrize("sizes", [(2, 2), (3, 1), (4,)], ids=str)
+def test_verified_images_follow_the_distribution_of_one_token_a_pass(sizes):
+    """Chi-square of 30,000 images against the exact probabilities of all 81 images."""
+    model, params = tiny()
+    order, count = np.array([2, 0, 3, 1]), 30_000
+    images, pace = DECODE(
+        model, PREPARE(model, params, False), np.ones(count, np.int32), jax.random.key(1), jnp.arange(count),
+        jnp.asarray(order), None, Choice(jnp.float32(0.7)), Plan(sizes, verify=True),
+    )  # fmt: skip
+    observed = np.bincount(np.asarray(images) @ 3 ** np.arange(3, -1, -1), minlength=81)
+    expected = count * joint(model, params, order, lambda logits: logits / 0.7)
+    assert 0.02 < 1 - pace.accepted.sum() / pace.examined.sum() < 0.9
+    rare = expected < 10
+    observed, expected = (np.append(each[~rare], each[rare].sum()) for each in (observed, expected))
+    assert scipy.stats.chisquare(observed, expected * observed.sum() / expected.sum()).pvalue > 1e-3
+    # Without verification the tokens of a group are independent, and the test can tell.
+    images, _ = DECODE(
+        model, PREPARE(model, params, False), np.ones(count, np.int32), jax.random.key(1), jnp.arange(count),
+        jnp.asarray(order), None, Choice(jnp.float32(0.7)), Plan(sizes),
+    )  # fmt: skip
+    observed = np.bincount(np.asarray(images) @ 3 ** np.arange(3, -1, -1), minlength=81)
+    observed = np.append(observed[~rare], observed[rare].sum())
+    assert scipy.stats.chisquare(observed, expected * observed.sum() / expected.sum()).pvalue < 1e-6
+
+
+@pytest.mark.parametrize("order", [None, "random", "spread"])
+def test_nothing_masked_returns_the_tokens_and_everything_masked_samples(golden, arguments, order):
+    tokens = np.tile(golden["tokens"], (2, 1))[:6].astype(np.int32)
+    plan = FOURS._replace(drawn_order=order)
+    choice = Choice(jnp.float32(0.9))
+    same, pace = EDIT(**arguments, choice=choice, plan=plan, tokens=tokens, masked=np.zeros((6, 16), bool))
+    np.testing.assert_array_equal(same, tokens)
+    assert not pace.passes.any()
+    drawn, pace = EDIT(**arguments, choice=choice, plan=plan, tokens=tokens, masked=np.ones((6, 16), bool))
+    expected, _ = DECODE(**arguments, choice=choice, plan=plan)
+    np.testing.assert_array_equal(drawn, expected)
+    assert (pace.passes == 4).all()
+
+
+def test_each_image_has_a_mask_of_its_own(golden, golden_model, arguments):
+    """Greedy tokens of a partly known image equal those of full forward passes, one masked token at a time."""
+    tokens = np.tile(golden["tokens"], (2, 1))[:6].astype(np.int32)
+    masked = np.arange(16) < np.array([0, 1, 4, 7, 15, 16])[:, None]
+    masked = np.random.default_rng(0).permuted(masked, axis=1)
+    arguments = arguments | {"weights": None}
+    drawn, _ = EDIT(**arguments, choice=Choice(None), plan=ONE_BY_ONE, tokens=tokens, masked=masked)
+    np.testing.assert_array_equal(np.asarray(drawn)[~masked], tokens[~masked])
+    z_curve = scan_order("z_curve", 4)
+    for image, label, mask, result in zip(tokens, arguments["labels"], masked, np.asarray(drawn), strict=True):
+        order = np.concatenate([np.flatnonzero(~mask), z_curve[mask[z_curve]]])
+        visited = np.where(mask, 0, image)[order]
+        for t in range((~mask).sum(), 16):
+            logits = APPLY(golden_model, {"params": golden.params}, visited[None, :-1], label[None], order[None])
+            visited[t] = np.argmax(logits[0, t])
+        np.testing.assert_array_equal(result[order], visited)
+
+
+def test_random_orders_of_an_edit_are_those_of_sampling(arguments):
+    orders = random_orders(arguments["key"], jnp.arange(6), 16)
+    np.testing.assert_array_equal(np.sort(orders, axis=1), np.tile(np.arange(16), (6, 1)))
