@@ -1,12 +1,12 @@
 """The network with a static KV cache. It reads a group of tokens, and predicts several positions from the last one.
 
-Dimension letters as in `models.rar`. R is the number of sequences: B, or 2B with guidance (conditional ones first). W is
-the width of a group, and the number of positions that a pass predicts.
+Dimension letters as in `models.rar`. R is the number of sequences: B, or 2B with guidance (conditional ones first).
+W is the width of a group, and the number of positions that a pass predicts.
 
 A pass has 2W - 1 rows. The first W are the tokens of the group in the order visited, each with the position of the next
-one as its target. Their keys and values stay in the cache. The other rows are branches: copies of the group's last token
-with other targets. A branch sees the tokens before it and itself. The cache places of branches lie behind those of the
-group, and later passes overwrite them.
+one as its target. Their keys and values stay in the cache. The other rows are branches: copies of the group's last
+token with other targets. A branch sees the tokens before it and itself. The cache places of branches lie behind those
+of the group, and later passes overwrite them.
 """
 
 import functools

@@ -3,9 +3,9 @@
 Verification is speculative sampling (Leviathan et al., 2023), for any order as in sigma-GPT (Pannatier et al., 2024).
 The branches of one token are drawn independently of each other. The next pass reads them in order, and so computes the
 conditional distribution of each given the ones before. A drafted token x is accepted with probability
-min(1, p(x) / q(x)), where p is its conditional distribution and q the one that it was drawn from. The first refused token
-is drawn again from max(0, p - q), and those behind it are dropped. The images then have the distribution of one token a
-pass.
+min(1, p(x) / q(x)), where p is its conditional distribution and q the one that it was drawn from. The first refused
+token is drawn again from max(0, p - q), and those behind it are dropped. The images then have the distribution of one
+token a pass.
 """
 
 from collections.abc import Callable

@@ -13,32 +13,45 @@ from rar_jax.errors import UserError
 from rar_jax.models.rar import RAR
 from rar_jax.parallel.mesh import AXES, fetch, host_rows, put_batch, replicated
 from rar_jax.sampling.cached import prepare
-from rar_jax.sampling.decode import decode, random_orders
+from rar_jax.sampling.decode import decode, edit, image_orders
+from rar_jax.sampling.groups import Plan
+from rar_jax.sampling.likelihood import token_log_likelihoods
 from rar_jax.sampling.options import Options
+from rar_jax.sampling.own_pace import Pace
 
 # A PRNG key holds 32 bits of a seed.
 MAX_SEED = 2**32 - 1
 
 _SHOWN_CLASSES = 10
 
-_random_orders = jax.jit(random_orders, static_argnames="model")
+_image_orders = jax.jit(image_orders, static_argnames=("model", "plan"))
 
 
 @functools.cache
-def jit_decode(model: RAR, mesh: Mesh) -> Callable[..., jax.Array]:
-    """Jits `decode` of (params, labels, numbers, its other arguments) on a mesh.
+def jit_on_own_images(function: Callable, model: RAR, plan: Plan, mesh: Mesh) -> Callable[..., Any]:
+    """Jits `decode` or `edit` on a mesh, as a function of (params, arrays of the images, shared arguments).
 
     Each device has all the weights and decodes its own images, so that nothing is communicated. The partitioner would
     place the sequences that guidance adds on other devices than the images that they belong to.
     """
     own, shared = PartitionSpec(AXES), PartitionSpec()
 
-    def decode_own(params, labels, numbers, rest):
-        return decode(model, params, labels, numbers=numbers, **rest)
+    def run(params, images, rest):
+        return function(model, params, plan=plan, **images, **rest)
 
-    specs = {"in_specs": (shared, own, own, shared), "out_specs": own}
     # The check is for sums over devices, of which there are none.
-    return jax.jit(jax.shard_map(decode_own, mesh=mesh, check_vma=False, **specs))
+    specs = {"in_specs": (shared, own, shared), "out_specs": own}
+    return jax.jit(jax.shard_map(run, mesh=mesh, check_vma=False, **specs))
+
+
+@functools.cache
+def _jit_likelihood(model: RAR, mesh: Mesh) -> Callable[..., jax.Array]:
+    own, shared = PartitionSpec(AXES), PartitionSpec()
+
+    def run(params, images):
+        return token_log_likelihoods(model, params, **images)
+
+    return jax.jit(jax.shard_map(run, mesh=mesh, check_vma=False, in_specs=(shared, own), out_specs=own))
 
 
 @functools.cache
@@ -52,7 +65,7 @@ class Sampler:
 
     Attributes:
       model: the network.
-      params: its weights, as laid out by `sampling.decode.prepare`.
+      params: its weights, as laid out by `sampling.cached.prepare`.
       mesh: the devices that share each batch; each has all the weights.
     """
 
@@ -62,7 +75,9 @@ class Sampler:
         self.mesh = mesh
         self.params = _jit_prepare(model, mesh)(params)
 
-    def decode(self, labels: np.ndarray, numbers: np.ndarray, seed: int, options: Options) -> jax.Array:
+    def decode(
+        self, labels: np.ndarray, numbers: np.ndarray, seed: int, options: Options
+    ) -> tuple[jax.Array, Pace | None]:
         """Samples a batch. Returns while the devices still compute.
 
         An image depends on (params, seed, its number, its label) alone. With another batch size or number of devices it
@@ -75,17 +90,57 @@ class Sampler:
           options: how images are sampled.
 
         Returns:
-          int32 [B, T], codes in row-major grid order.
+          int32 [B, T], codes in row-major grid order; and how the images advanced, if they are verified.
 
         Raises:
-          UserError: the scan order is not defined for the model's grid, or the seed is not from 0 to `MAX_SEED`.
+          UserError: an option does not fit the model, or the seed is not from 0 to `MAX_SEED`.
         """
-        if not 0 <= seed <= MAX_SEED:
-            raise UserError(f"seed {seed} must be from 0 to {MAX_SEED}")
-        rest = {"key": jax.random.key(seed)} | options.arguments(self.model.config)
-        held = host_rows(self.mesh, len(numbers))
-        batch = put_batch({"labels": labels[held], "numbers": numbers[held]}, self.mesh)
-        return jit_decode(self.model, self.mesh)(self.params, batch["labels"], batch["numbers"], rest)
+        images = {"labels": labels, "numbers": numbers}
+        return self._run(decode, options.plan(self.model.config), images, seed, options)
+
+    def edit(
+        self,
+        labels: np.ndarray,
+        numbers: np.ndarray,
+        seed: int,
+        options: Options,
+        tokens: np.ndarray,
+        masked: np.ndarray,
+    ) -> tuple[jax.Array, Pace]:
+        """Draws the masked tokens of a batch of images again, given the others.
+
+        Args:
+          labels, numbers, seed, options: see `decode`.
+          tokens: int32 [B, T], codes in row-major grid order.
+          masked: bool [B, T], the tokens to draw.
+
+        Returns:
+          int32 [B, T], the tokens that are not masked unchanged; and how the images advanced.
+
+        Raises:
+          UserError: see `decode`.
+        """
+        images = {"labels": labels, "numbers": numbers, "tokens": tokens, "masked": masked}
+        return self._run(edit, options.plan(self.model.config, one_size=True), images, seed, options)
+
+    def _run(self, function: Callable, plan: Plan, images: dict[str, np.ndarray], seed: int, options: Options) -> Any:
+        rest = {"key": seed_key(seed)} | options.arguments(self.model.config)
+        return jit_on_own_images(function, self.model, plan, self.mesh)(self.params, self._put(images), rest)
+
+    def _put(self, images: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+        held = host_rows(self.mesh, len(images["labels"]))
+        return put_batch({name: each[held] for name, each in images.items()}, self.mesh)
+
+    def log_likelihoods(self, labels: np.ndarray, tokens: np.ndarray, orders: np.ndarray) -> jax.Array:
+        """Computes log p of each token given the class and the tokens before it: float32 [B, T], nats, in grid order.
+
+        Args:
+          labels: int32 [B], 0..C; B is a multiple of the number of devices.
+          tokens: int32 [B, T], codes in row-major grid order.
+          orders: int32 [B, T], positions in the order visited.
+        """
+        images = {"labels": labels, "tokens": tokens, "orders": orders}
+        return _jit_likelihood(self.model, self.mesh)(self.params, self._put(images))
 
     def batch_size(self, wanted: int, images: int) -> int:
         """Returns the batch size for a number of images: at most `images`, rounded up to a multiple of the devices.
@@ -99,7 +154,7 @@ class Sampler:
 
     def decode_numbers(
         self, labels: np.ndarray, numbers: np.ndarray, batch_size: int, seed: int, options: Options
-    ) -> jax.Array:
+    ) -> tuple[jax.Array, Pace | None]:
         """Samples some images of a job in one batch; see `decode`.
 
         Args:
@@ -109,17 +164,27 @@ class Sampler:
           seed, options: see `decode`.
 
         Returns:
-          int32 [B, T], the wanted images first.
+          See `decode`; the wanted images come first.
         """
         numbers = np.pad(np.asarray(numbers, np.int32), (0, batch_size - len(numbers)), mode="edge")
         return self.decode(labels[numbers], numbers, seed, options)
 
     def orders(self, numbers: np.ndarray, seed: int, options: Options) -> np.ndarray:
         """Returns the order in which `decode` decodes each image's tokens: int32 [B, T] for numbers [B]."""
-        positions = options.positions(self.model.config)
-        if positions is None:
-            return np.asarray(_random_orders(self.model, jax.random.key(seed), jnp.asarray(numbers, jnp.int32)))
-        return np.broadcast_to(positions, (len(numbers), self.model.config.num_tokens))
+        order = options.arguments(self.model.config)["order"]
+        numbers = jnp.asarray(numbers, jnp.int32)
+        return np.asarray(_image_orders(self.model, seed_key(seed), numbers, order, options.plan(self.model.config)))
+
+
+def seed_key(seed: int) -> jax.Array:
+    """Returns the PRNG key [] of a seed.
+
+    Raises:
+      UserError: the seed is not from 0 to `MAX_SEED`.
+    """
+    if not 0 <= seed <= MAX_SEED:
+        raise UserError(f"seed {seed} must be from 0 to {MAX_SEED}")
+    return jax.random.key(seed)
 
 
 def spread_classes(num_classes: int) -> np.ndarray:
@@ -172,7 +237,7 @@ def sample_tokens(
     batches = []
     for start in range(0, len(labels), batch_size):
         numbers = np.arange(start, min(start + batch_size, len(labels)))
-        tokens = sampler.decode_numbers(labels, numbers, batch_size, seed, options)
+        tokens, _ = sampler.decode_numbers(labels, numbers, batch_size, seed, options)
         batches.append(fetch(tokens)[: len(numbers)])
         on_batch(len(numbers))
     return np.concatenate(batches)

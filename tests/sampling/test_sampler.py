@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from rar_jax.parallel.mesh import make_mesh
+from rar_jax.sampling.decode import decode
 from rar_jax.sampling.options import Options
-from rar_jax.sampling.sampler import Sampler, jit_decode, sample_tokens
+from rar_jax.sampling.sampler import Sampler, jit_on_own_images, sample_tokens
 
 OPTIONS = Options(scan_order="z_curve", guidance_scale=3.0)
 
@@ -37,7 +38,8 @@ def test_devices_send_nothing_to_each_other(golden, golden_model):
     sampler = Sampler(golden_model, golden.params, make_mesh((4, 2)))
     rows = np.arange(8, dtype=np.int32)
     rest = {"key": jax.random.key(0)} | OPTIONS.arguments(golden_model.config)
-    compiled = jit_decode(golden_model, sampler.mesh).lower(sampler.params, rows % 7, rows, rest).compile()
+    program = jit_on_own_images(decode, golden_model, OPTIONS.plan(golden_model.config), sampler.mesh)
+    compiled = program.lower(sampler.params, {"labels": rows % 7, "numbers": rows}, rest).compile()
     assert not re.search("all-(gather|reduce|to-all)|collective-permute|reduce-scatter", compiled.as_text())
 
 
