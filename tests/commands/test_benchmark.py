@@ -79,6 +79,7 @@ def test_aot_says_what_to_try_when_a_program_does_not_fit():
     assert line.endswith(" of 16.9 GB; try --config.train.remat=block")
 
 
+@pytest.mark.long
 def test_benchmark_train(tmp_path):
     small = ["--config.model.width=16", "--config.model.depth=1", "--config.train.batch_size=8", "--steps=1"]
     options = [f"--json={tmp_path / 'train.json'}", f"--profile={tmp_path / 'trace'}"]
