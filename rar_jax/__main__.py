@@ -12,6 +12,7 @@ COMMANDS = {
     "evaluate": "Scores samples against a reference: FID, Inception Score, precision, recall.",
     "convert": "Converts weights between published files and Orbax folders.",
     "benchmark": "Measures this machine: data, evaluate, sample or train.",
+    "aot": "Compiles for a TPU slice that is not attached: memory, collectives, roofline.",
 }
 
 

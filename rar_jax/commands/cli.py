@@ -151,8 +151,13 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     log.propagate = False
     _quiet_checkpoints()
     _handle_signals(_stop)
+
+    def guarded(argv):
+        with user_errors():
+            main(argv)
+
     try:
-        app.run(main, flags_parser=_parse_flags)
+        app.run(guarded, flags_parser=_parse_flags)
     except _Stopped as stopped:
         # The frames of the command go, and with them its progress bar: the line below is to come after it.
         code = stopped.with_traceback(None).code
