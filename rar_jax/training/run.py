@@ -154,6 +154,8 @@ def prepare(config: Config, folder: epath.PathLike, allow_config_change: Sequenc
         best = best_measure(config.checkpoint.best_metric, evaluators)
         _prepare_scorer(scorer)
     _check_init_from(config, folder)
+    # Before the store is opened, which deletes what interrupted saves left.
+    held = _lock(folder)
     return Run(
         config=config,
         folder=folder,
@@ -161,8 +163,8 @@ def prepare(config: Config, folder: epath.PathLike, allow_config_change: Sequenc
         program=program,
         datasets=datasets,
         evaluators=evaluators,
-        lock=_lock(folder),
         store=CheckpointStore(folder, config.checkpoint, best_is_max=best is not None and best.larger_is_better),
+        lock=held,
     )
 
 

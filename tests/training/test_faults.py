@@ -227,7 +227,7 @@ def test_torture(tmp_path, kills, steps):
     chance = random.Random(kills)
     metrics = tmp_path / "run" / "metrics.jsonl"
     for kill in range(kills):
-        # A process that begins writes the log anew; a signal before that, while Python starts, just ends it.
+        # A process replaces the log when it starts to train. A signal before that, while Python starts, just ends it.
         before = metrics.stat().st_ino if metrics.exists() else None
         process = start(tmp_path / "run", chance.choice([1, 2, 4, 8]), steps)
         target = (kill + chance.random()) * (steps - 60) / kills

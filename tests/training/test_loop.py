@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from rar_jax.evaluation.digits import digits_scores
+from rar_jax.evaluation.sample_scores import DigitsScorer
 from rar_jax.generate import load
 from rar_jax.sampling import sampler as sampler_module
 from rar_jax.sampling.sampler import Sampler
@@ -139,27 +140,32 @@ def test_a_run_does_not_go_on_with_another_method(whole_run, small_config):
 
 
 def test_the_best_checkpoint_by_a_score_stays(small_config, tmp_path, monkeypatch):
-    """And what is scored is sampled in batches of its own, not in the grid's."""
-    batches = []
+    """The largest accuracy is best. The samples that are scored have a batch size of their own, not the grid's."""
+    batches, accuracies = [], iter([0.4, 0.1, 0.2, 0.3])
+
+    def score(scorer, images, labels):
+        # Each time with guidance, then without.
+        accuracy = next(accuracies) if len([size for _, size in batches if size == 256]) % 2 else 0.0
+        return {"frechet_pixels": 1.0, "svm_accuracy": accuracy}
 
     def sample_tokens(sampler, labels, *options, batch_size, **more):
         batches.append((len(labels), batch_size))
         return sampler_module.sample_tokens(sampler, labels, *options, batch_size=batch_size, **more)
 
     monkeypatch.setattr(sampling, "sample_tokens", sample_tokens)
+    monkeypatch.setattr(DigitsScorer, "score", score)
     config = small_config(
         train={"stop_step": 12},
         checkpoint={"every": 3, "keep": 1, "best_metric": "score/svm_accuracy_guided"},
         eval={"every": 12, "samples_per_class": 1, "score_every": 3, "score_images": 40},
     )
     train(dataclasses.replace(config, train=dataclasses.replace(config.train, stop_step=6)), tmp_path)
-    # What was scored before the run was stopped counts too.
+    # Scores from before the restart count too.
     train(config, tmp_path)
     entries = read_metrics(tmp_path)
     scores = {e["step"]: e["score/svm_accuracy_guided"] for e in entries if "score/svm_accuracy_guided" in e}
-    best = max(scores, key=scores.get)
-    assert list(scores) == [3, 6, 9, 12] and best != 12
-    assert {int(path.name) for path in (tmp_path / "checkpoints").iterdir()} == {best, 12}
+    assert scores == {3: 0.4, 6: 0.1, 9: 0.2, 12: 0.3}
+    assert {int(path.name) for path in (tmp_path / "checkpoints").iterdir()} == {3, 12}
     assert set(batches) == {(40, 256), (10, 10)}
     # The evaluators declare every name that they log.
     logged = {name for e in entries for name in e if name.startswith(("score/", "heldout/"))}

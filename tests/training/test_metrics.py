@@ -43,7 +43,7 @@ def test_the_speed_log_goes_on_after_a_crash_too(tmp_path):
 
 
 class Bucket(MemoryFileSystem):
-    """As of gs://: what is there can be written anew, not added to."""
+    """Behaves as gs://: a file can be replaced, and cannot grow."""
 
     store, pseudo_dirs = {}, [""]
     cachable = False
@@ -72,7 +72,7 @@ def bucket(monkeypatch):
     bucket.store.clear()
 
 
-def test_a_slow_bucket_holds_nobody_up_and_a_failing_one_is_said(bucket, monkeypatch):
+def test_a_slow_bucket_delays_no_step_and_a_failing_one_raises(bucket, monkeypatch):
     writes, go_on = [], threading.Event()
 
     def slow(path, text):

@@ -176,7 +176,7 @@ def test_kernels_are_gathered_once_a_pass_and_gradients_added_up_in_parts():
     for each in collectives(compiled(model, (2, 4, 1)).as_text(), 8):
         if each.count == model.config.depth:
             sent[each.kind, each.devices] += each.count * each.sent / kernels
-    # In the forward pass and in the one that the backward pass computes anew.
+    # In the forward pass, and when the backward pass recomputes it.
     assert sent["all-gather", 4] == pytest.approx(2 * 3 / 4)
     # Within the 4, and then each its part with the same part of the other copy. XLA's CPU compiler has no
     # reduce-scatter: an all-reduce sends twice as much. Over all 8 go biases and norms only.
