@@ -46,10 +46,11 @@ def main(argv):
     with distributed.ending_at_once(), Preemption() as preemption:
         with cli.user_errors():
             run = prepare(config, epath.Path(_WORKDIR.value or f"runs/{config.name}"), _ALLOW.value)
-        try:
-            complete = loop.train(run, preemption)
-        except (NonFiniteError, OSError) as error:
-            cli.fail(error, cli.FAILURE)
+        with cli.user_errors():
+            try:
+                complete = loop.train(run, preemption)
+            except (NonFiniteError, OSError) as error:
+                cli.fail(error, cli.FAILURE)
     if not complete:
         sys.exit(cli.PREEMPTED)
 

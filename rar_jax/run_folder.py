@@ -14,6 +14,8 @@ from rar_jax.errors import UserError
 from rar_jax.files import write_atomically
 
 CONFIG_FILE = "config.json"
+# Fields that older versions stored, by section, and that no longer exist.
+_REMOVED = {"checkpoint": ("best_mode",)}
 _LOCK_FILE = "run.lock"
 # Of differences between runs that are named.
 _SHOWN_FIELDS = 8
@@ -54,6 +56,9 @@ def read_config(folder: epath.PathLike) -> Config:
     """
     fields = _read_fields(folder)
     fields.pop("kind", None)
+    for section, names in _REMOVED.items():
+        if isinstance(fields.get(section), dict):
+            fields[section] = {name: value for name, value in fields[section].items() if name not in names}
     # Fields that the schema did not have then; their defaults are what was done without them.
     for section, default in dataclasses.asdict(Config()).items():
         if isinstance(default, dict) and isinstance(fields.get(section), dict):

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from rar_jax.run_folder import check_folder, read_config, run_names, write_config
@@ -7,6 +9,17 @@ def test_config_round_trip(small_config, tmp_path):
     config = small_config()
     write_config(tmp_path / "new" / "run", config)
     assert read_config(tmp_path / "new" / "run") == config
+
+
+def test_a_config_of_an_older_version(small_config, tmp_path):
+    """It lacks new fields and has one that was removed."""
+    config = small_config()
+    write_config(tmp_path, config)
+    fields = json.loads((tmp_path / "config.json").read_text())
+    fields["checkpoint"]["best_mode"] = "min"
+    del fields["checkpoint"]["best_metric"]
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    assert read_config(tmp_path) == config
 
 
 def test_no_config_and_a_garbled_one(tmp_path):

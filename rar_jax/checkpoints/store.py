@@ -52,12 +52,15 @@ class _Manager(ocp.CheckpointManager):
 class CheckpointStore:
     """The checkpoints of one run's folder. Each holds the train state and the position in the data."""
 
-    def __init__(self, run_folder: epath.PathLike, config: CheckpointConfig | None = None):
+    def __init__(
+        self, run_folder: epath.PathLike, config: CheckpointConfig | None = None, *, best_is_max: bool = False
+    ):
         """Opens the store.
 
         Args:
           run_folder: the run's folder; the checkpoints are in `checkpoints/` below it.
           config: which checkpoints stay when one is saved; None only reads.
+          best_is_max: whether the largest value of `config.best_metric` is best, and not the smallest.
         """
         self._run_folder = epath.Path(run_folder)
         self._folder = _absolute(self._run_folder) / FOLDER
@@ -69,7 +72,7 @@ class CheckpointStore:
             if config.keep_every:
                 policies.append(preservation_policy.EveryNSteps(config.keep_every))
             if config.best_metric:
-                sign = -1 if config.best_mode == "min" else 1
+                sign = 1 if best_is_max else -1
                 options.best_fn = lambda metrics: sign * metrics[config.best_metric]
                 policies.append(
                     preservation_policy.BestN(

@@ -40,10 +40,11 @@ from rar_jax.evaluation.tuning import Setting, check_numbers, grid, search
 from rar_jax.generate import load
 from rar_jax.generation.job import job_images
 from rar_jax.images.files import interleave_rows
-from rar_jax.images.plots import plot_heat_maps, plot_runs
+from rar_jax.images.plots import plot_heat_maps
 from rar_jax.run_folder import check_folder, run_names
 from rar_jax.sampling.options import Options
 from rar_jax.sampling.sampler import MAX_SEED, sample_tokens
+from rar_jax.training.curves import plot_runs
 from rar_jax.training.metrics import read_metrics
 
 _SAMPLES = flags.DEFINE_string("samples", None, "What is scored: an .npz (arr_0) or a folder of images.")

@@ -105,7 +105,7 @@ def eval_batches(
       rows: as in `train_iterator`.
 
     Yields:
-      {"tokens", "label", "row": int32 [R] 0..num_images-1, "weight": float32 [R], 0 for padding}; the last batch is
+      {"tokens", "label", "number": int32 [R] 0..num_images-1, "weight": float32 [R], 0 for padding}; the last batch is
       padded to full size.
     """
     num_images = min(num_images or records.num_images, records.num_images)
@@ -114,4 +114,4 @@ def eval_batches(
         numbers = start + rows
         valid = numbers < num_images
         chosen = shuffled(np.where(valid, numbers, 0), records.num_records, seed=0, epoch=0)
-        yield records.read(chosen) | {"row": numbers.astype(np.int32), "weight": valid.astype(np.float32)}
+        yield records.read(chosen) | {"number": numbers.astype(np.int32), "weight": valid.astype(np.float32)}

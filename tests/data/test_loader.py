@@ -106,8 +106,8 @@ def test_evaluation_draws_from_everywhere_and_pads_the_last_batch_the_last_batch
     count = {0: 21, 13: 13, 100: 21}
     for asked, expected in count.items():
         batches = [list(eval_batches(Numbers(21), 8, asked, rows_of(host, hosts))) for host in range(hosts)]
-        rows = np.concatenate([batch["row"][batch["weight"] == 1] for host in batches for batch in host])
-        np.testing.assert_array_equal(np.sort(rows), np.arange(expected))
+        numbers = np.concatenate([batch["number"][batch["weight"] == 1] for host in batches for batch in host])
+        np.testing.assert_array_equal(np.sort(numbers), np.arange(expected))
         images = np.concatenate([batch["label"][batch["weight"] == 1] for host in batches for batch in host])
         assert len(set(images.tolist())) == expected
         assert not np.array_equal(np.sort(images), np.arange(13))
