@@ -15,6 +15,7 @@ setup(
         "array_record",
         "clu",
         "etils[epath]",
+        "filelock",
         "flax",
         "grain",
         # tensorflow-datasets imports it and does not ask for it.

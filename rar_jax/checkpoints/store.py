@@ -281,12 +281,12 @@ class CheckpointStore:
             _log.warning("no manifest for %s: %s", folder, error)
 
     def _finish(self, manifest_seconds: float | None = None) -> None:
-        """Waits for the save before and for its manifest, for the latter at most `manifest_seconds`."""
+        """Waits for the previous save and, at most `manifest_seconds`, for its manifest."""
         try:
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
         except Exception as error:
-            self._failed("the save before", error)
+            self._failed("the previous save", error)
         self._quiet.close()
         if self._manifest is not None:
             self._manifest.join(manifest_seconds)
@@ -319,11 +319,14 @@ def save_params(run_folder: epath.PathLike, step: int, params: dict[str, Any]) -
     # Orbax refuses an array that is larger than its limit.
     largest = max(leaf.nbytes for leaf in jax.tree.leaves(params))
     handler = ocp.PyTreeCheckpointHandler(save_concurrent_gb=math.ceil(largest / 1e9), use_compression=False)
-    with ocp.CheckpointManager(
-        folder,
-        options=ocp.CheckpointManagerOptions(enable_async_checkpointing=False),
-        item_handlers={"state": handler, "data": ocp.JsonCheckpointHandler()},
-    ) as manager:
+    with (
+        quiet_saves(),
+        ocp.CheckpointManager(
+            folder,
+            options=ocp.CheckpointManagerOptions(enable_async_checkpointing=False),
+            item_handlers={"state": handler, "data": ocp.JsonCheckpointHandler()},
+        ) as manager,
+    ):
         items = {"state": ocp.args.PyTreeSave({"params": params}), "data": ocp.args.JsonSave({})}
         manager.save(step, args=ocp.args.Composite(**items))
     write_manifest(folder / str(step))
