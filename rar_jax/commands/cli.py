@@ -9,7 +9,6 @@ import logging
 import re
 import signal
 import sys
-import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, NoReturn
 
@@ -117,26 +116,6 @@ def _stop(number: int, _: object) -> NoReturn:
     raise _Stopped(128 + number)
 
 
-def _quiet_checkpoints() -> None:
-    """Leaves out the tracebacks, hundreds on a full disk, of a save or restore that fails in the threads of Orbax.
-
-    `checkpoints.store` says the same in one line.
-    """
-    absl.logging.get_absl_logger().addFilter(
-        lambda record: record.levelno < logging.ERROR or "/orbax/" not in record.pathname
-    )
-    # Of tasks that Orbax gives up, or never begins.
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
-
-    def unraisable(error):
-        # TensorStore ends work that Orbax waits for no more.
-        if str(error.exc_value) != "Event loop is closed":
-            sys.__unraisablehook__(error)
-
-    sys.unraisablehook = unraisable
-
-
 def run(main: Callable[[Sequence[str]], None]) -> None:
     """Runs a command, with our log lines on stderr and only the warnings of the libraries.
 
@@ -149,7 +128,6 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     log.propagate = False
-    _quiet_checkpoints()
     _handle_signals(_stop)
 
     def guarded(argv):

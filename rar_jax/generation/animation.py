@@ -1,29 +1,29 @@
-"""Images appearing token by token."""
+"""Pictures of images that appear token by token."""
 
 import numpy as np
 
 from rar_jax.data.tokenizers import Tokenizer
 
-# An image of more tokens appears several at a time.
+# Most steps of an animation; an image with more tokens gains several tokens per step.
 _MAX_STEPS = 64
 _GREY = 128
 
 
 def appearing(tokenizer: Tokenizer, tokens: np.ndarray, orders: np.ndarray) -> np.ndarray:
-    """Decodes what is there of each image's codes at every step; patches without a code yet are grey.
+    """Decodes images from the tokens sampled so far, step by step; patches without a token are grey.
 
     Args:
-      tokenizer: what turns codes into images.
-      tokens: int [N, T], in grid order.
-      orders: int [N, T], the positions in the order in which they were sampled.
+      tokenizer: decodes tokens to images.
+      tokens: int [N, T], the tokens in grid order.
+      orders: int [N, T], the grid positions in the order they were sampled in.
 
     Returns:
-      uint8 [F, N, H, W, 3], F up to 65: all grey first, the whole images last.
+      uint8 [F, N, H, W, 3], F frames, at most 65; the first is grey and the last has the complete images.
     """
     count, num_tokens = tokens.shape
     known = np.linspace(0, num_tokens, min(num_tokens, _MAX_STEPS) + 1).round().astype(int)
     there = np.argsort(orders, axis=1) < known[:, None, None]
-    # The decoder looks beyond a patch: what it sees there is like the last token.
+    # The decoder also reads neighbouring patches: those without a token get the token sampled last.
     last = np.take_along_axis(tokens, orders[:, np.maximum(known - 1, 0)], axis=1).T[..., None]
     images = tokenizer.decode(np.where(there, tokens, last).reshape(-1, num_tokens))
     side = tokenizer.grid_side
