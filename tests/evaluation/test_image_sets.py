@@ -23,7 +23,7 @@ def test_npz_in_batches(tmp_path, save):
     np.testing.assert_array_equal(take(found, [5, 0, 5]), images[[5, 0, 5]])
 
 
-def test_npz_without_labels_or_with_others(tmp_path):
+def test_npz_without_usable_labels(tmp_path):
     np.savez(tmp_path / "a.npz", arr_0=pictures(3))
     np.savez(tmp_path / "b.npz", arr_0=pictures(3), arr_1=np.arange(2))
     assert open_images(tmp_path / "a.npz").labels is None and open_images(tmp_path / "b.npz").labels is None
@@ -41,11 +41,11 @@ def test_grey_gets_three_equal_channels(tmp_path, channels):
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (pictures(2) / 255, r"float64, from 0 to 0\.9\d+; images must be uint8 from 0 to 255"),
+        (pictures(2) / 255, r"float64, from 0 to 0\.9\d+; images must be uint8 from 0 to 255: convert"),
         (np.array([[[[0.5, np.nan, 1]]]], np.float32), r"float32, from 0\.5 to 1, and some of it not finite; images"),
-        (pictures(2)[0, 0], r"arr_0 is \[6, 3\]; images must be \[N, H, W, 3\]"),
-        (pictures(2).transpose(0, 3, 1, 2), r"arr_0 is \[2, 3, 5, 6\]; images must be"),
-        (pictures(0), r"arr_0 is \[0, 5, 6, 3\]"),
+        (pictures(2)[0, 0], r"arr_0 has shape \[6, 3\]; images must be \[N, H, W, 3\]"),
+        (pictures(2).transpose(0, 3, 1, 2), r"arr_0 has shape \[2, 3, 5, 6\]; images must be"),
+        (pictures(0), r"arr_0 has shape \[0, 5, 6, 3\]"),
         (np.asfortranarray(pictures(2)), "in Fortran order"),
         (np.array([None, "cat"]), r"a\.npz: arr_0 is object; images must be uint8"),
     ],
@@ -95,12 +95,12 @@ def test_folder(tmp_path):
     np.testing.assert_array_equal(np.concatenate(batches), images)
 
 
-def test_classes_are_folders_only_where_all_images_are_in_one(tmp_path):
+def test_folders_are_classes_only_if_every_image_is_in_one(tmp_path):
     for name, count in (("cat", 2), ("ant", 3)):
         for i, image in enumerate(pictures(count)):
             write_png(tmp_path / name / f"{i}.png", image)
     found = open_images(tmp_path)
-    # In turn, and those of a class by name: every stretch has both.
+    # The classes are interleaved, and the images of a class are sorted by name.
     assert found.labels.tolist() == [0, 1, 0, 1, 0]
     ants, cats = pictures(3), pictures(2)
     np.testing.assert_array_equal(np.concatenate(list(found.batches(2))), [ants[0], cats[0], ants[1], cats[1], ants[2]])
@@ -130,7 +130,7 @@ def test_some_images_of_a_set(tmp_path):
 def test_mixed_sizes_are_refused_or_cut(tmp_path):
     write_png(tmp_path / "a.png", pictures(1, 9, 20)[0])
     Image.fromarray(pictures(1, 12, 11)[0][..., 0]).save(tmp_path / "b.png")
-    with pytest.raises(ValueError, match=r"b\.png is 11 x 12 pixels and .*a\.png 20 x 9: cut all to one size with"):
+    with pytest.raises(ValueError, match=r"b\.png is 11 x 12 pixels, but .*a\.png is 20 x 9: cut all to one size with"):
         list(open_images(tmp_path).batches(2))
     cut = open_images(tmp_path, image_size=8)
     assert cut.treatment == "ADM centre crop to 8"
@@ -138,13 +138,13 @@ def test_mixed_sizes_are_refused_or_cut(tmp_path):
     expected = [center_square(read_picture((tmp_path / name).read_bytes()), 8) for name in ("a.png", "b.png")]
     np.testing.assert_array_equal(batch, expected)
     np.savez(tmp_path / "a.npz", pictures(2))
-    with pytest.raises(ValueError, match="images of 6 x 5: --image_size=8 is of folders"):
+    with pytest.raises(ValueError, match="images of 6 x 5: --image_size=8 cuts images of folders only"):
         open_images(tmp_path / "a.npz", image_size=8)
 
 
-def test_an_unreadable_picture_is_named(tmp_path):
+def test_the_error_names_an_unreadable_image(tmp_path):
     write_png(tmp_path / "a.png", pictures(1)[0])
-    (tmp_path / "b.png").write_bytes(b"not a picture")
+    (tmp_path / "b.png").write_bytes(b"not an image")
     with pytest.raises(ValueError, match=r"b\.png: it is not an image"):
         list(open_images(tmp_path).batches(2))
     (tmp_path / "empty").mkdir()
