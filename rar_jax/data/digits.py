@@ -31,7 +31,7 @@ class DigitsTokenizer:
     downsampling = 1
 
     def encode(self, images: np.ndarray) -> np.ndarray:
-        """Encodes images: uint8 [B, 8, 8, 3] -> int32 [B, 64]. Codes are the same after `decode` and `encode`."""
+        """Encodes images: uint8 [B, 8, 8, 3] -> int32 [B, 64]. It inverts `decode` exactly."""
         grey = np.asarray(images, np.float32).mean(axis=-1)
         return np.rint(grey * 16 / 255).astype(np.int32).reshape(len(images), -1)
 

@@ -148,7 +148,8 @@ class ShardWriter:
         """
         if codebook_size > MAX_CODEBOOK_SIZE:
             raise UserError(
-                f"a codebook of {codebook_size} codes does not fit token records, which allow {MAX_CODEBOOK_SIZE}"
+                f"a codebook of {codebook_size} codes does not fit token records, which allow at most "
+                f"{MAX_CODEBOOK_SIZE} codes"
             )
         self._path = path
         self._aside = aside(path)

@@ -39,7 +39,7 @@ class ShardedOutput:
         """
         self._folder = epath.Path(folder)
         self._making = self._folder / _MAKING
-        # Equal to what reading the plan from its file gives.
+        # A round trip through JSON, so that it compares equal to a plan that is read from a file.
         self._plan = plan = json.loads(json.dumps(plan))
         self.made = self._made()
         plan_file = self._making / _PLAN

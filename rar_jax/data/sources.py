@@ -177,7 +177,7 @@ class TfdsImages:
         except Exception as error:
             raise UserError(
                 f"TFDS set {name!r}, split {split!r}, in data_dir {data_dir!r} cannot be opened: "
-                f"{textwrap.shorten(str(error), 300)}; prepare it with tfds.builder({name!r}, "
+                f"{textwrap.shorten(str(error), 300)}; if it is not prepared, run tfds.builder({name!r}, "
                 "file_format='array_record').download_and_prepare()"
             ) from None
         features = builder.info.features

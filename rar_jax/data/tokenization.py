@@ -1,4 +1,4 @@
-"""Converts images to token records. Worker processes decode images, the devices encode them, shard by shard."""
+"""Converts images to token records, shard by shard. Worker processes decode images, and the devices encode them."""
 
 import collections
 import concurrent.futures

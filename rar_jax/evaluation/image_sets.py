@@ -93,10 +93,10 @@ class FolderImages:
 
     def _read(self, file: str) -> np.ndarray:
         try:
-            picture = read_picture(epath.Path(file).read_bytes())
+            decoded = read_picture(epath.Path(file).read_bytes())
         except UserError as error:
             raise UserError(f"{file}: {error}") from None
-        image = center_square(picture, self._image_size) if self._image_size else np.asarray(picture)
+        image = center_square(decoded, self._image_size) if self._image_size else np.asarray(decoded)
         if self.size not in (None, image.shape[:2]):
             sizes = [f"{width} x {height}" for height, width in (image.shape[:2], self.size)]
             raise UserError(

@@ -74,7 +74,8 @@ class Moments:
         features = np.concatenate(self._waiting)
         self._waiting, self._num_waiting = [], 0
         if self._shift is None:
-            # Sums are centred on a point among the features, because a large mean costs digits of a small variance.
+            # Sums are taken relative to a point among the features. Relative to 0, a large mean would cancel the digits
+            # of a small variance.
             self._shift = features.mean(axis=0)
             self._sum = np.zeros_like(self._shift)
             self._products = np.zeros((features.shape[1],) * 2)

@@ -12,7 +12,7 @@ from rar_jax.files import replacing
 _MIN_WIDTH = 64
 # Smallest font size in pixels.
 _MIN_TEXT = 14
-# How long an animation shows each frame, and how long it shows the last one.
+# Durations of an animation's frames and of its last frame.
 _MILLISECONDS = 80
 _LAST_MILLISECONDS = 3000
 

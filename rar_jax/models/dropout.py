@@ -39,7 +39,7 @@ def _bits(seeds: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _drop(x: jax.Array, seeds: jax.Array, rate: float) -> jax.Array:
-    """Drops elements of x, without the special cases of `drop`."""
+    """Drops elements of x as `drop` does, given seeds."""
     keep = _bits(seeds, x.shape) >= np.uint32(round(rate * 2**32))
     return jnp.where(keep, x * np.asarray(1 / (1 - rate), x.dtype), jnp.zeros((), x.dtype))
 

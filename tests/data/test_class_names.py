@@ -48,7 +48,7 @@ def test_classes_by_name_and_by_index(wanted, found):
         ("", "no class is named ''$"),
     ],
 )
-def test_a_name_of_no_class_or_of_several(name, message):
+def test_names_that_match_no_class_or_several(name, message):
     with pytest.raises(ValueError, match=message):
         find_classes([name], tuple(imagenet_classes().values()))
 
@@ -66,7 +66,7 @@ def records(folder, names):
     return str(folder)
 
 
-def test_whose_names_they_are(small_config, tmp_path):
+def test_names_come_from_the_records_the_digits_or_imagenet(small_config, tmp_path):
     def of(names=(), number=None, path=None):
         path = path or (records(tmp_path / "_".join(names), names) if names else "")
         model = ModelConfig(num_classes=number or len(names))

@@ -35,7 +35,7 @@ def test_lines_become_records(tmp_path, lines):
     assert not (tmp_path / "out" / "making").exists() and not (tmp_path / "out" / "rejected.txt").exists()
 
 
-def test_an_epoch_of_crops_is_a_share_of_the_lines(tmp_path, lines):
+def test_an_image_of_ten_crops_is_ten_lines(tmp_path, lines):
     made = import_jsonl(write(tmp_path / "t.jsonl", lines), tmp_path / "out", crops_per_image=10, **OPTIONS)
     assert (made.num_images, made.crops_per_image, made.crops_together) == (2, 10, False)
     assert made.tokenizer == "unknown"
@@ -113,7 +113,7 @@ def test_bad_lines_can_be_left_out_when_the_import_resumes(tmp_path, lines):
     assert import_jsonl(path, tmp_path / "out", shard_size=10, skip_bad=True, **OPTIONS).num_images == 25
 
 
-def test_a_line_that_is_too_long_is_one_line(tmp_path, lines):
+def test_an_overlong_line_counts_as_one_line(tmp_path, lines):
     long = " " * 2**20 + json.dumps(lines[0])
     path = write(tmp_path / "t.jsonl", [lines[0], long, lines[1], "?"])
     import_jsonl(path, tmp_path / "out", skip_bad=True, **OPTIONS)

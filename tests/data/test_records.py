@@ -11,7 +11,7 @@ OPTIONS = {
     "grid_side": 3,
     "codebook_size": 1024,
     "class_names": ("cat", "dog", "newt"),
-    "tokenizer": "made up",
+    "tokenizer": "a tokenizer",
     "source": "a test",
 }
 

@@ -54,7 +54,7 @@ def test_adm_inception_score(adm):
     assert abs(inception_score(logits) - score) > 1e-3
 
 
-def test_inception_score_at_its_ends():
+def test_inception_score_at_its_limits():
     logits = 100 * np.eye(8)
     assert inception_score(np.zeros((20, 8))) == pytest.approx(1)
     assert inception_score(logits) == pytest.approx(8)

@@ -216,7 +216,7 @@ def test_bfloat16_compute_is_near_float32(random_case):
     assert 1e-5 < error < 0.05
 
 
-def test_dropout_is_applied_where_it_should_be(random_case):
+def test_each_dropout_is_applied_in_training_only(random_case):
     """Each rate by itself changes the logits if there is a dropout key, and only then."""
     model, params = random_case
     inputs = np.arange(16)[None] % 11, np.array([0]), np.arange(16)[None]
