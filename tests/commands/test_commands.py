@@ -440,7 +440,7 @@ def test_a_model_is_tuned_and_runs_are_compared(digit_files, small_config, tmp_p
         (["--samples=a.npz"], "name what to score against with --reference, or where to save statistics"),
         (["--samples=a.npz", "--reference=b.npz", "--seed=1"], "--seed goes with --tune, not with --samples"),
         (["--samples=a.npz", "--reference=b.npz"], "a.npz: there is no such file"),
-        (["--samples=tests/data/rar_tiny.npz", "--reference=b.npz"], "has no arr_0, the images"),
+        (["--samples=tests/data/rar_tiny.npz", "--reference=b.npz"], "has no arr_0, which must hold the images"),
         (["--samples=setup.py", "--reference=b.npz"], "it must be a folder or an .npz"),
         (["--reconstruction", "--images=tests"], "--reconstruction needs --images=FOLDER and --tokenizer=WEIGHTS"),
         (["--samples=a.npz", "--save_statistics=b.txt"], "--save_statistics=b.txt must be an .npz file"),
