@@ -1,4 +1,4 @@
-"""Measures this machine: python -m rar_jax benchmark NAME [--json=FILE] ...; --help after the name lists its flags."""
+"""Measures this machine: python -m rar_jax benchmark NAME [flags]. --help after the name lists the flags."""
 
 import importlib
 import sys

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from rar_jax.checkpoints.weights import load_weights
+from rar_jax.checkpoints.weights import fingerprint, load_weights
 from rar_jax.config import Config, sample_options
 from rar_jax.data.class_names import class_names, find_classes
 from rar_jax.data.tokenizers import Tokenizer, decoded, load_tokenizer, tokenizer_for
@@ -28,6 +28,7 @@ class Generator:
       sampler: the network, on the devices that it runs on.
       tokenizer: what turns its codes into images.
       class_names: in the order of the labels, or None where they are not known.
+      identity: digest of the checkpoint or file.
     """
 
     config: Config
@@ -35,6 +36,7 @@ class Generator:
     sampler: Sampler
     tokenizer: Tokenizer
     class_names: tuple[str, ...] | None
+    identity: str = ""
 
     def labels(self, classes: Sequence[int | str]) -> np.ndarray:
         """Classes by name or by index as labels, int32 [N].
@@ -116,4 +118,4 @@ def load_generator(checkpoint: epath.PathLike, step: int | None = None, tokenize
     if images is None:
         raise UserError(f"{checkpoint} comes without a tokenizer for its codes: name one with --tokenizer=WEIGHTS")
     sampler = Sampler(weights.model, weights.params, mesh)
-    return Generator(config, weights.step, sampler, images, class_names(weights.config))
+    return Generator(config, weights.step, sampler, images, class_names(weights.config), fingerprint(weights.params))
