@@ -1,7 +1,6 @@
 """Runs commands for tests: in a process of their own, or quickly in this one."""
 
 import contextlib
-import copy
 import io
 import os
 import runpy
@@ -33,8 +32,10 @@ def own_flags():
     """Forgets at the end the flags that were defined meanwhile: several commands have flags of one name."""
     saved = {}
     for name, value in flags.FLAGS.__dict__.items():
-        inner = {key: copy.copy(each) for key, each in value.items()} if isinstance(value, dict) else copy.copy(value)
-        saved[name] = inner
+        if isinstance(value, dict):
+            # Flags by name stay what they are, lists of flags by module are copied.
+            value = {key: list(each) if isinstance(each, list) else each for key, each in value.items()}
+        saved[name] = value
     try:
         yield
     finally:
@@ -43,7 +44,7 @@ def own_flags():
 
 
 def call(command, *arguments):
-    """Runs a command in this process: what it returned to the shell, and what it printed on stdout and stderr."""
+    """Runs a command in this process, and returns what `run` returns."""
     code = 0
     with (
         own_flags(),
@@ -58,13 +59,13 @@ def call(command, *arguments):
                 main(cli._parse_flags([command, *map(str, arguments)]))
         except SystemExit as ended:
             code = ended.code
-    return code, out.getvalue(), errors.getvalue()
+    return subprocess.CompletedProcess(command, code, out.getvalue(), errors.getvalue())
 
 
 def refusal(command, *arguments):
-    """The one line by which a command refuses its flags, with exit code 2 and nothing done."""
-    code, out, errors = call(command, *arguments)
-    assert code == 2 and out == "", errors
-    (line,) = errors.strip().splitlines()
+    """Returns the one line by which a command refuses its flags, with exit code 2."""
+    result = call(command, *arguments)
+    assert result.returncode == 2 and result.stdout == "", result.stderr
+    (line,) = result.stderr.strip().splitlines()
     assert line.startswith("error: ")
     return line

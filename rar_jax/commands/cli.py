@@ -91,10 +91,13 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
     if path is not None and not os.path.isfile(path):
         fail(f"--config={path}: there is no such file")
     try:
-        rest = flags.FLAGS(argv)
-        if path is not None:
-            # An OSError in the file is raised only once the config is used.
-            _ = flags.FLAGS.config.to_dict
+        try:
+            rest = flags.FLAGS(argv)
+        finally:
+            # ml_collections keeps an OSError of the file until the config is used, and says first that an override of
+            # its fields is unknown.
+            if "config" in flags.FLAGS:
+                getattr(flags.FLAGS["config"].value, "to_dict", None)
     # A config file is the user's Python, so that it can raise anything.
     except Exception as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
