@@ -45,18 +45,20 @@ def own_flags():
 
 def call(command, *arguments):
     """Runs a command in this process, and returns what `run` returns."""
-    code = 0
+    code, argv = 0, [command, *map(str, arguments)]
     with (
         own_flags(),
         contextlib.chdir(ROOT),
         contextlib.redirect_stdout(io.StringIO()) as out,
         contextlib.redirect_stderr(io.StringIO()) as errors,
         mock.patch.object(cli, "keep_compiled_programs"),
+        # ml_collections looks here for overrides of a config.
+        mock.patch.object(sys, "argv", argv),
     ):
         try:
             main = runpy.run_module(f"rar_jax.commands.{command}")["main"]
             with cli.user_errors():
-                main(cli._parse_flags([command, *map(str, arguments)]))
+                main(cli._parse_flags(argv))
         except SystemExit as ended:
             code = ended.code
     return subprocess.CompletedProcess(command, code, out.getvalue(), errors.getvalue())

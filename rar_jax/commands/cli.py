@@ -102,6 +102,8 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
     except Exception as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         message = f"{lines[0]} {lines[-1]}" if len(lines) > 1 else lines[0]
+        if path is not None and not isinstance(error, flags.Error):
+            message = f"--config={path}: {message}"
         fail((path and _config_mistake(path, error)) or message)
     if len(rest) > 1:
         fail(f"unexpected argument {rest[1]!r}: options are given as --name=value")
