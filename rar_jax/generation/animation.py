@@ -1,12 +1,19 @@
 """Makes animations of images that appear token by token."""
 
 import numpy as np
+from etils import epath
 
 from rar_jax.data.tokenizers import Tokenizer
+from rar_jax.generation.generator import Generator
+from rar_jax.generation.pictures import SampleGrid
+from rar_jax.images.files import write_animation
+from rar_jax.sampling.options import Options
 
 # If an image has more tokens, each frame adds several.
 _MAX_STEPS = 64
 _GREY = 128
+# Rows and columns of an animation at most.
+_GRID_SIZE = 4, 2
 
 
 def appearing(tokenizer: Tokenizer, tokens: np.ndarray, orders: np.ndarray) -> np.ndarray:
@@ -30,3 +37,34 @@ def appearing(tokenizer: Tokenizer, tokens: np.ndarray, orders: np.ndarray) -> n
     patches = there.reshape(-1, side, side).repeat(tokenizer.downsampling, 1).repeat(tokenizer.downsampling, 2)
     images = np.where(patches[..., None], images, np.uint8(_GREY))
     return images.reshape(len(known), count, *images.shape[1:])
+
+
+def animate(
+    generator: Generator,
+    labels: np.ndarray,
+    options: Options,
+    path: epath.PathLike,
+    *,
+    seed: int = 0,
+    batch_size: int = 256,
+) -> int:
+    """Writes an animation of a few images of a job as they are sampled, token by token, one class per row.
+
+    Args:
+      generator: the model.
+      labels: int [N], of all images of the job.
+      options: how images are sampled.
+      path: .gif or .webp file.
+      seed: seed of the job.
+      batch_size: batch size of the job.
+
+    Returns:
+      The number of images in the animation.
+    """
+    sampler, grid = generator.sampler, SampleGrid(labels, generator.class_names, _GRID_SIZE)
+    numbers = grid.numbers
+    batch_size = sampler.batch_size(max(batch_size, len(numbers)), len(labels))
+    tokens = sampler.decode_numbers(labels, numbers, batch_size, seed, options)
+    frames = appearing(generator.tokenizer, np.asarray(tokens)[: len(numbers)], sampler.orders(numbers, seed, options))
+    write_animation(path, [grid.draw(images) for images in frames])
+    return len(numbers)
