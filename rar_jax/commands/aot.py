@@ -1,4 +1,6 @@
-"""Compiles for a TPU slice that is not attached: python -m rar_jax aot --config=configs/rar_xxl.py --topology=v5e:8x8.
+"""Compiles for a TPU slice that is not attached, and prints what the program needs.
+
+    python -m rar_jax aot --config=configs/rar_xxl.py --topology=v5e:8x8
 
 It prints the memory, work, collectives and roofline of the training step or the decode loop, and exits with code 1 if
 the program does not fit a chip's memory. The package libtpu must be installed.

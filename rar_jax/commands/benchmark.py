@@ -1,4 +1,9 @@
-"""Measures this machine: python -m rar_jax benchmark NAME [flags]. --help after the name lists the flags."""
+"""Measures this machine: data loading, evaluation, sampling or training.
+
+    python -m rar_jax benchmark data|evaluate|sample|train [flags]
+
+--help after the name lists the flags.
+"""
 
 import importlib
 import sys
