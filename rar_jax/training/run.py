@@ -1,10 +1,11 @@
 """A run, set up and checked: devices, data, the program, the evaluators and the checkpoints."""
 
+import contextlib
 import dataclasses
 import logging
 import os
 from collections.abc import Sequence
-from typing import Any, TextIO
+from typing import Any
 
 import jax
 from clu import parameter_overview
@@ -60,7 +61,7 @@ class Run:
     datasets: Datasets
     evaluators: list[Evaluator]
     store: CheckpointStore
-    lock: TextIO | None
+    lock: contextlib.ExitStack | None
 
     def begin(self) -> tuple[TrainState, dict[str, Any]]:
         """Restores the newest readable checkpoint, or initialises the state of a new run.
@@ -228,7 +229,7 @@ def _check_init_from(config: Config, folder: epath.Path) -> None:
             check_sizes(config.model, load_init_from(config.init_from).model.config)
 
 
-def _lock(folder: epath.Path) -> TextIO | None:
+def _lock(folder: epath.Path) -> contextlib.ExitStack | None:
     """Locks the run's folder in the first process.
 
     Raises:
