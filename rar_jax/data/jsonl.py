@@ -5,6 +5,8 @@ Each line is {"class_id": int, "tokens": [T ints]}.
 
 import itertools
 import json
+from collections.abc import Iterator
+from typing import BinaryIO
 
 import numpy as np
 from etils import epath
@@ -68,21 +70,16 @@ def import_jsonl(
         while place < size:
             writer = folder.open(shard, num_tokens=limits["T"], codebook_size=codebook_size, num_classes=limits["C"])
             rejected = []
-            for line in itertools.islice(iter(lambda: file.readline(_LONGEST_LINE), b""), shard_size):
+            for line in itertools.islice(_lines(file), shard_size):
                 line_number += 1
-                # Skips the rest of an overlong line: it is not a line of its own.
-                rest = line
-                while len(rest) == _LONGEST_LINE and not rest.endswith(b"\n"):
-                    rest = file.readline(_LONGEST_LINE)
                 try:
                     writer.write(*_parse(line))
                 except UserError as error:
+                    where = f"{path}, line {line_number}"
                     if not skip_bad:
                         writer.discard()
-                        raise UserError(
-                            f"{path}, line {line_number}: {error}; --skip_bad leaves such lines out"
-                        ) from None
-                    rejected.append((f"{path}, line {line_number}", str(error)))
+                        raise UserError(f"{where}: {error}; --skip_bad leaves such lines out") from None
+                    rejected.append((where, str(error)))
             progress.update(file.tell() - place, note=f"line {line_number}")
             place = file.tell()
             folder.finish(shard, writer, rejected, place=place, line=line_number)
@@ -98,6 +95,15 @@ def import_jsonl(
         crops_per_image=crops_per_image,
         crops_together=crops_per_image == 1,
     )
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    """Yields the lines of a file. An overlong line is cut short, and the rest of it is skipped."""
+    while line := file.readline(_LONGEST_LINE):
+        rest = line
+        while len(rest) == _LONGEST_LINE and not rest.endswith(b"\n"):
+            rest = file.readline(_LONGEST_LINE)
+        yield line
 
 
 def _parse(line: bytes) -> tuple[int, np.ndarray]:

@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
@@ -85,69 +85,85 @@ def tokenize_images(
         used.
     """
     num_shards = -(-len(source) // shard_size)
-    listing = hashlib.sha256()
-    for i in range(len(source)):
-        listing.update(f"{source[i]!r}\n".encode())
-    plan = {
-        "source": source.name,
-        "images": len(source),
-        "listing": listing.hexdigest()[:12],
-        "tokenizer": tokenizer.fingerprint,
-        "image_size": image_size,
-        "crops": crops,
-        "flip": flip,
-        "shard_size": shard_size,
-    }
-    folder = ShardedOutput(output, plan)
+    folder = ShardedOutput(
+        output,
+        {
+            "source": source.name,
+            "images": len(source),
+            "listing": _listing(source),
+            "tokenizer": tokenizer.fingerprint,
+            "image_size": image_size,
+            "crops": crops,
+            "flip": flip,
+            "shard_size": shard_size,
+        },
+    )
     if folder.made is not None:
         return folder.made
     shards = {
         shard: [source[i] for i in range(shard * shard_size, min((shard + 1) * shard_size, len(source)))]
         for shard in range(process_index, num_shards, process_count)
     }
-    unfinished = {shard: examples for shard, examples in shards.items() if folder.report(shard) is None}
-    total, left = (sum(map(len, part.values())) for part in (shards, unfinished))
-    progress = Progress("tokenize", total, done=total - left, unit="image")
-    num_crops = len(
-        cut_crops(np.zeros((square_side(crops, image_size),) * 2 + (3,), np.uint8), image_size, crops, flip)
-    )
-    writer_options = {
-        "num_tokens": tokenizer.grid_side**2,
-        "codebook_size": tokenizer.codebook_size,
-        "num_classes": len(source.class_names),
-        "crops": num_crops,
-    }
+    side = square_side(crops, image_size)
+    num_crops = len(cut_crops(np.zeros((side, side, 3), np.uint8), image_size, crops, flip))
 
     def encode(squares: Sequence[np.ndarray]) -> np.ndarray:
         images = np.concatenate([cut_crops(square, image_size, crops, flip) for square in squares])
         return tokenizer.encode(images).reshape(len(squares), num_crops, -1)
 
-    batch_size = max(1, tokenizer.batch_size // num_crops)
-    decoded = decoded_squares(itertools.chain(*unfinished.values()), square_side(crops, image_size), num_workers)
-    writer, rejected, num_rejected = None, [], 0
+    described = {
+        "grid_side": tokenizer.grid_side,
+        "codebook_size": tokenizer.codebook_size,
+        "class_names": source.class_names,
+        "tokenizer": tokenizer.fingerprint,
+        "source": source.name,
+        "crops_per_image": num_crops,
+        "crops_together": True,
+    }
+    unfinished = {shard: examples for shard, examples in shards.items() if folder.report(shard) is None}
+    total, left = (sum(map(len, part.values())) for part in (shards, unfinished))
+    progress = Progress("tokenize", total, done=total - left, unit="image")
+    decoded = decoded_squares(itertools.chain(*unfinished.values()), side, num_workers)
     with contextlib.closing(decoded):
-        for batch, codes in _encoded(_batches(decoded, unfinished, batch_size, strict), encode):
-            writer = writer or folder.open(batch.shard, **writer_options)
-            for label, tokens in zip(batch.labels, codes, strict=True):
-                writer.write(label, tokens)
-            rejected += batch.rejected
-            num_rejected += len(batch.rejected)
-            if batch.last:
-                folder.finish(batch.shard, writer, rejected)
-                writer, rejected = None, []
-            note = f"{num_rejected} rejected" if num_rejected else ""
-            progress.update(len(batch.labels) + len(batch.rejected), note)
+        batches = _batches(decoded, unfinished, max(1, tokenizer.batch_size // num_crops), strict)
+        _write_shards(folder, _encoded(batches, encode), described, progress)
     progress.close()
-    return folder.complete(
-        num_shards,
-        grid_side=tokenizer.grid_side,
-        codebook_size=tokenizer.codebook_size,
-        class_names=source.class_names,
-        tokenizer=tokenizer.fingerprint,
-        source=source.name,
-        crops_per_image=num_crops,
-        crops_together=True,
-    )
+    return folder.complete(num_shards, **described)
+
+
+def _listing(source: Source) -> str:
+    """Returns 12 hexadecimal digits that identify the names and labels of all images."""
+    digest = hashlib.sha256()
+    for i in range(len(source)):
+        digest.update(f"{source[i]!r}\n".encode())
+    return digest.hexdigest()[:12]
+
+
+def _write_shards(
+    folder: ShardedOutput,
+    encoded: Iterable[tuple[_Batch, np.ndarray]],
+    described: Mapping[str, Any],
+    progress: Progress,
+) -> None:
+    """Writes batches of codes, shard by shard, and counts the images on the progress bar."""
+    writer, rejected, num_rejected = None, [], 0
+    for batch, codes in encoded:
+        writer = writer or folder.open(
+            batch.shard,
+            num_tokens=described["grid_side"] ** 2,
+            codebook_size=described["codebook_size"],
+            num_classes=len(described["class_names"]),
+            crops=described["crops_per_image"],
+        )
+        for label, tokens in zip(batch.labels, codes, strict=True):
+            writer.write(label, tokens)
+        rejected += batch.rejected
+        num_rejected += len(batch.rejected)
+        if batch.last:
+            folder.finish(batch.shard, writer, rejected)
+            writer, rejected = None, []
+        note = f"{num_rejected} rejected" if num_rejected else ""
+        progress.update(len(batch.labels) + len(batch.rejected), note)
 
 
 def _batches(
