@@ -1,4 +1,4 @@
-"""A small RAR on the embedded handwritten digits: the whole method in minutes on two CPU cores."""
+"""A small RAR on the embedded handwritten digits. It trains with the whole method in minutes on two CPU cores."""
 
 from rar_jax.config import imagenet
 

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Makes .venv in the project's folder if need be and installs rar_jax into it.
+# Installs rar_jax into .venv in the project's folder, which is created if it does not exist.
 #   launch/install.sh [cpu|cuda|tpu] [more extras, such as test]
-# Of python3.13, 3.12, 3.11 and python3 it takes the first that is 3.11 or later and has venv; where there is none, as on
-# the TPU images with Python 3.10, uv fetches Python 3.12 (into ~/.local/share/uv, nothing of the system changes).
+# The script uses the first of python3.13, python3.12, python3.11 and python3 that is 3.11 or later and has venv. If
+# there is none, as on TPU images with Python 3.10, uv downloads Python 3.12 into ~/.local/share/uv and leaves the
+# system unchanged.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -13,7 +14,7 @@ case "$platform" in
 esac
 extras=$platform${2:+,$2}
 
-# ensurepip is what Debian leaves out of python3 and has in python3-venv.
+# Debian's python3 lacks ensurepip, which is in the package python3-venv.
 usable() { "$1" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
 
 make_venv() {
@@ -24,9 +25,9 @@ make_venv() {
       return
     fi
   done
-  echo "No Python of 3.11 or later with venv here: fetching Python 3.12 with uv ..."
+  echo "No Python 3.11 or later with venv was found: downloading Python 3.12 with uv ..."
   scratch=$(mktemp -d)
-  # shellcheck disable=SC2064  # now, as it is local
+  # shellcheck disable=SC2064  # expanded now, because the variable is local
   trap "rm -rf '$scratch'" EXIT
   uv=uv
   if ! command -v uv >/dev/null && python3 -m pip install --quiet --target "$scratch" uv; then uv=$scratch/bin/uv; fi
@@ -38,7 +39,7 @@ make_venv() {
 
 if [ ! -x .venv/bin/pip ]; then make_venv; fi
 
-# Installed already? A stamp for each set of extras holds the checksum of the setup.py it was installed from.
+# A stamp for each set of extras holds the checksum of the setup.py that was installed.
 stamp=.venv/installed-$extras
 if [ "$(cat "$stamp" 2>/dev/null)" != "$(cksum <setup.py)" ]; then
   echo "Installing rar_jax[$extras] into .venv ..."

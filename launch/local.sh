@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Trains in N processes on this machine; started again for as long as they end preempted and saved (exit code 75).
+# Trains in N processes on this machine, and restarts them whenever they were preempted and saved (exit code 75).
 #   launch/local.sh [--dry_run] N --config=configs/digits.py [more flags of rar_jax.main]
-# On GPUs, process i gets GPU i, or the i-th of CUDA_VISIBLE_DEVICES. SIGTERM and SIGINT are passed on, and then it is
-# not started again.
+# With --dry_run the commands are printed and not run. Process i uses GPU i, or the i-th GPU of CUDA_VISIBLE_DEVICES.
+# SIGTERM and SIGINT are forwarded to the processes, which are then not restarted.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 preempted=75
@@ -14,7 +14,7 @@ if [ "${1:-}" = --dry_run ]; then
 fi
 count=${1:-}
 if ! [[ "$count" =~ ^[1-9][0-9]*$ ]]; then
-  echo "error: how many processes? launch/local.sh N --config=configs/NAME.py [flags]" >&2
+  echo "error: N must be the number of processes: launch/local.sh N --config=configs/NAME.py [flags]" >&2
   exit 2
 fi
 shift
@@ -26,13 +26,13 @@ if [ -n "${CUDA_VISIBLE_DEVICES:-}" ]; then
     exit 2
   fi
 elif [ -n "${CUDA_VISIBLE_DEVICES+set}" ]; then
-  # Empty, it hides them all.
+  # An empty CUDA_VISIBLE_DEVICES hides all GPUs.
   gpus=()
 else
   mapfile -t gpus < <(seq 0 $((count - 1)))
 fi
 
-# The coordinator's port; another of 20,000 each time, so that a restart does not wait for the old one.
+# Draws the coordinator's port, so that a restart does not wait for the port of the previous start.
 port() { echo $((20000 + (RANDOM * 32768 + RANDOM) % 20000)); }
 
 pids=()
@@ -45,11 +45,11 @@ stop() {
 }
 trap stop TERM INT
 
-# Waits for all. Returns the code of the first that failed, else 75 if one was preempted, else 0.
+# Waits for all processes. Returns the first exit code of a failure, otherwise 75 if one was preempted, otherwise 0.
 wait_for_all() {
   local pid code result=0
   for pid in "${pids[@]}"; do
-    # A trapped signal ends a wait early.
+    # A trapped signal interrupts wait, which is then called again.
     while true; do
       interrupted=
       code=0
@@ -79,5 +79,5 @@ while true; do
   code=0
   wait_for_all || code=$?
   if [ "$code" != $preempted ] || [ -n "$stopping" ]; then exit "$code"; fi
-  echo "Preempted and saved: starting again" >&2
+  echo "Preempted and saved: restarting" >&2
 done

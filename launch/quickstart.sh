@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From a clone to pictures: installs into .venv, trains RAR on the embedded digits, samples, draws.
+# Installs rar_jax into .venv, trains RAR on the embedded digits, and samples images.
 #   launch/quickstart.sh [cpu|cuda|tpu] [run folder]
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -12,9 +12,9 @@ began=$SECONDS
 
 cat <<END
 
-Trained and sampled in $((SECONDS - began)) s. Look at
-  $run/samples/grid.png          samples, one class a row
-  $run/figures/curves.png        losses, accuracy, learning rate, r
+Trained and sampled in $((SECONDS - began)) s. The results are
+  $run/samples/grid.png          samples, one row per class
+  $run/figures/curves.png        losses, accuracy, learning rate, permutation probability r
   $run/figures/scan_orders.png   the six scan orders
-and, for the curves in a browser: pip install tensorboard; tensorboard --logdir=$run
+To see the curves in a browser: pip install tensorboard; tensorboard --logdir=$run
 END

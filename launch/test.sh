@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Lints and tests, in .venv.
-#   launch/test.sh [cpu|cuda|tpu] [--long]     --long adds the tests that take minutes
+# Installs rar_jax into .venv, checks formatting and lint, and runs the tests.
+#   launch/test.sh [cpu|cuda|tpu] [--long]     --long also runs the tests that take minutes
 set -euo pipefail
 cd "$(dirname "$0")/.."
 platform=cpu

@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
-# Trains on a Cloud TPU slice: creates it unless it is there, installs, runs on all its workers and shows their log.
-# Started again when the run ends preempted and saved (exit code 75), on a new slice if this one was taken away.
+# Trains on a Cloud TPU slice: creates the slice if it does not exist, installs this project, runs the command on all
+# workers and shows their log. It restarts a run that was preempted and saved (exit code 75), on a new slice if the old
+# one was reclaimed.
 #   launch/tpu_vm.sh [--dry_run] NAME ZONE TYPE --config=configs/rar_b.py --workdir=gs://BUCKET/RUN [more flags]
-# such as: launch/tpu_vm.sh rar us-central1-a v5litepod-64 --config=...
-# SIGTERM and SIGINT are passed on, and then it is not started again. The slice stays. In the environment:
-#   TPU_VERSION        the runtime image; by default v5e's, v2-alpha-tpuv5-lite
-#   TPU_CREATE_FLAGS   added when the slice is created, such as --spot
-#   TPU_SETUP          a command for each worker, after every install: mounts the data, on a new slice too
-#   TPU_MODULE         what is run; by default rar_jax.main
+# for example: launch/tpu_vm.sh rar us-central1-a v5litepod-64 --config=...
+# With --dry_run the commands are printed and not run. SIGTERM and SIGINT are forwarded to the run, which is then not
+# restarted. The slice is not deleted at the end. Environment variables:
+#   TPU_VERSION        runtime image; the default is v2-alpha-tpuv5-lite, the image for v5e
+#   TPU_CREATE_FLAGS   more flags for creating the slice, such as --spot
+#   TPU_SETUP          command that each worker runs after every install, for example to mount the data
+#   TPU_COMMAND        command of python -m rar_jax, such as sample; the default is train (python -m rar_jax.main)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 preempted=75
@@ -24,7 +26,10 @@ fi
 name=$1 zone=$2 type=$3
 shift 3
 version=${TPU_VERSION:-v2-alpha-tpuv5-lite}
-module=${TPU_MODULE:-rar_jax.main}
+case ${TPU_COMMAND:-train} in
+  train) program=rar_jax.main ;;
+  *) program="rar_jax $TPU_COMMAND" ;;
+esac
 read -r -a create_flags <<<"${TPU_CREATE_FLAGS:-}"
 tpu=(gcloud compute tpus tpu-vm)
 scratch=$(mktemp -d)
@@ -44,10 +49,10 @@ run() {
 
 on_workers() { run "${tpu[@]}" ssh "$name" --zone="$zone" --worker=all --command="$1"; }
 
-# READY, PREEMPTED, ... or nothing where there is no such slice.
+# Prints the state of the slice, such as READY or PREEMPTED, or nothing if the slice does not exist.
 state() { "${tpu[@]}" describe "$name" --zone="$zone" --format='value(state)' 2>/dev/null || true; }
 
-# So many seconds, or until stopped.
+# Sleeps for a number of seconds, or until the script is stopped.
 pause() {
   local i
   for ((i = 0; i < $1; i++)); do
@@ -61,7 +66,7 @@ create() {
     ${create_flags[@]+"${create_flags[@]}"}
 }
 
-# Makes sure that the slice is there; waits, until stopped, for a zone that has room for it.
+# Creates the slice if it does not exist. Waits until the zone has capacity, or until the script is stopped.
 provide() {
   local found
   while [ -z "$stopping" ]; do
@@ -70,22 +75,22 @@ provide() {
       READY) return ;;
       "")
         if create 2>&1 | tee "$scratch/created" >&2; then continue; fi
-        # Not for a mistake in the flags, or a quota.
+        # Waiting does not help against a mistake in the flags or a quota.
         if [ -z "$stopping" ] && ! grep -qi capacity "$scratch/created"; then exit 1; fi
-        echo "No room for a $type in $zone: trying again in a minute" >&2
+        echo "No capacity for a $type in $zone: trying again in a minute" >&2
         ;;
-      # What is left of a slice that was taken away is in the way of a new one.
+      # A reclaimed slice must be deleted before a new one of the same name can be created.
       PREEMPTED | TERMINATED)
         if "${tpu[@]}" delete "$name" --zone="$zone" --quiet; then continue; fi
         echo "The slice is $found and could not be deleted: trying again in a minute" >&2
         ;;
-      *) echo "The slice is $found: looking again in a minute" >&2 ;;
+      *) echo "The slice is $found: checking again in a minute" >&2 ;;
     esac
     pause 60
   done
 }
 
-# Puts this project on the slice.
+# Copies this project to the workers and installs it.
 install() {
   run tar --exclude=./.git --exclude=./.venv --exclude=./runs -czf "$scratch/rar_jax.tgz" . &&
     run "${tpu[@]}" scp "$scratch/rar_jax.tgz" "$name:" --zone="$zone" --worker=all &&
@@ -93,10 +98,10 @@ install() {
     if [ -n "${TPU_SETUP:-}" ]; then on_workers "$TPU_SETUP"; fi
 }
 
-# Whether the slice is taken away. It can be called READY for a while after its workers are gone.
-taken_away() {
+# Succeeds if the slice was reclaimed. Its state can still be READY for a while after its workers are gone.
+reclaimed() {
   local found
-  echo "Asking for two minutes whether the slice was taken away" >&2
+  echo "Checking for two minutes whether the slice was reclaimed" >&2
   for _ in {1..12}; do
     found=$(state)
     if [ -n "$stopping" ]; then return 1; fi
@@ -109,12 +114,12 @@ taken_away() {
   return 1
 }
 
-# Each worker says its exit code itself: that of ssh to several need not be one of theirs.
+# Each worker prints its exit code, because the exit code of ssh to several workers need not be one of theirs.
 printf -v flags '%q ' "$@"
-train="cd rar_jax && { .venv/bin/python -m $module $flags; echo \"exit code \$?\"; }"
-# Python alone, as the shell around it, whose command line has the same words, is to say the exit code; and where it has
-# not begun yet, once it has.
-end="for _ in \$(seq 30); do pkill -TERM -f '^[.]venv/bin/python -m ${module//./[.]} ' && break; sleep 1; done"
+train="cd rar_jax && { .venv/bin/python -m $program $flags; echo \"exit code \$?\"; }"
+# The pattern matches Python, but not the shell that started it, which has the same words in its command line and must
+# still print the exit code. The loop waits for a Python that has not started yet.
+end="for _ in \$(seq 30); do pkill -TERM -f '^[.]venv/bin/python -m ${program//./[.]} ' && break; sleep 1; done"
 
 stopping=
 training=
@@ -137,7 +142,7 @@ while true; do
   if [ -z "$stopping" ] && install && [ -z "$stopping" ]; then
     { on_workers "$train" || true; } 2>&1 | tee "$scratch/log" &
     training=$!
-    # A trapped signal ends a wait early.
+    # A trapped signal interrupts wait, which is then called again.
     while true; do
       interrupted=
       wait "$training" || true
@@ -152,16 +157,16 @@ while true; do
     "0 ") exit 0 ;;
     "$preempted " | "0 $preempted ") echo "Preempted and saved" >&2 ;;
     *)
-      # Stopped before there was anything to save, or of a command that is not training.
+      # Stopped before there was anything to save, or while running a command that does not save.
       if [ "$codes" = "143 " ] && [ -n "$stopping" ]; then exit 143; fi
       echo "The workers ended with exit code ${codes:-unknown}" >&2
-      # 2 is a user's mistake.
-      if [ "$codes" = "2 " ] || ! taken_away; then
-        echo "error: the slice is there, and its workers failed" >&2
+      # Exit code 2 is a user's mistake, which a restart does not correct.
+      if [ "$codes" = "2 " ] || ! reclaimed; then
+        echo "error: the workers failed, but the slice was not reclaimed" >&2
         exit 1
       fi
       ;;
   esac
   if [ -n "$stopping" ]; then exit $preempted; fi
-  echo "Starting again" >&2
+  echo "Restarting" >&2
 done

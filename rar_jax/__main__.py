@@ -1,31 +1,50 @@
 """Runs a command: python -m rar_jax COMMAND [flags]. Without a command it lists them."""
 
-import importlib
+import ast
+import difflib
+import pathlib
+import runpy
 import sys
 
-from rar_jax.commands import cli
+# Each command is a file in rar_jax/commands/, and the first line of its docstring says what it does.
+COMMANDS = (
+    "train",
+    "sample",
+    "animate",
+    "tokenize",
+    "reconstruct",
+    "show_records",
+    "evaluate",
+    "evaluate_tokenizer",
+    "tune",
+    "curves",
+    "convert",
+    "benchmark",
+    "aot",
+)
+_USER_MISTAKE = 2
 
-# What each command does, in a line.
-COMMANDS = {
-    "sample": "Samples images of a checkpoint: a grid, or a job that writes an .npz or PNGs.",
-    "tokenize": "Makes token records from images.",
-    "evaluate": "Scores samples against a reference: FID, Inception Score, precision, recall.",
-    "convert": "Converts weights between published files and Orbax folders.",
-    "benchmark": "Measures this machine: data, evaluate, sample or train.",
-}
+
+def _meaning(command: str) -> str:
+    """Returns the first line of a command's docstring, without importing the command and with it JAX."""
+    file = pathlib.Path(__file__).parent / "commands" / f"{command}.py"
+    return ast.get_docstring(ast.parse(file.read_text())).splitlines()[0]
 
 
 def main() -> None:
     """Runs the command that the first argument names."""
-    if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
-        print("usage: python -m rar_jax COMMAND [flags]\n")
-        for name, meaning in COMMANDS.items():
-            print(f"  {name:<20}{meaning}")
-        sys.exit(0 if len(sys.argv) < 2 else cli.USER_MISTAKE)
-    command = importlib.import_module(f"rar_jax.commands.{sys.argv.pop(1)}")
-    if command.__name__.endswith("benchmark"):
-        command.main()
-    cli.run(command.main)
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in ("--help", "-h", "help"):
+        print("usage: python -m rar_jax COMMAND [flags]; --help after a command lists its flags\n")
+        for command in COMMANDS:
+            print(f"  {command:<20}{_meaning(command)}")
+        return
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS) or COMMANDS
+        print(f"error: there is no command {name!r}; nearest: {', '.join(near)}", file=sys.stderr)
+        sys.exit(_USER_MISTAKE)
+    del sys.argv[1]
+    runpy.run_module(f"rar_jax.commands.{name}", run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":

@@ -23,8 +23,6 @@ from rar_jax.sampling.options import Options, SampleConfig
 
 DATA_NAMES = ("records", "digits", "synthetic")
 DTYPES = ("bfloat16", "float32")
-# Prefix of the names under which scores of samples are logged.
-SCORE = "score/"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,9 +135,10 @@ class CheckpointConfig:
     keep: int = setting(3, "Newest checkpoints to keep.", at_least=1)
     keep_every: int = setting(0, "Keep the checkpoints of every such step too. 0: none.", at_least=0)
     best_metric: str = setting(
-        "", "Metric whose best checkpoint is kept, such as heldout/target_loss. It must be measured when one is saved."
+        "",
+        "Measure whose best checkpoint is kept, such as heldout/target_loss. It must be measured at the steps that are "
+        "saved.",
     )
-    best_mode: str = setting("min", "Whether the smallest or the largest value is best.", one_of=("min", "max"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,7 +225,6 @@ def without_data(fields: ml_collections.ConfigDict | None) -> Config:
     fields = fields.copy_and_resolve_references()
     fields.data.update(name="synthetic", tokenizer="none")
     fields.eval.update(report_samples=0, score_every=0, inception="", reference="")
-    fields.checkpoint.best_metric = ""
     return from_config_dict(fields)
 
 
@@ -355,12 +353,6 @@ def _score_rules(config: Config) -> Iterator[tuple[bool, str]]:
         f"config.eval.inception={evaluation.inception!r} and config.eval.reference={evaluation.reference!r} score "
         "samples during the run: set how often with config.eval.score_every, or leave them out",
     )
-    best, measured = config.checkpoint.best_metric, measured_names(config)
-    choices = ", ".join(measured) or "empty, as none is (see config.data.eval_path and config.eval.score_every)"
-    yield (
-        not best or best in measured,
-        f"config.checkpoint.best_metric={best!r} is not measured in this run: it must be {choices}",
-    )
     if not evaluation.score_every:
         return
     pixels = (data.name, data.tokenizer) == ("digits", "digits")
@@ -373,18 +365,6 @@ def _score_rules(config: Config) -> Iterator[tuple[bool, str]]:
         scored + "name Inception weights with config.eval.inception and what to compare with in "
         "config.eval.reference" + (", or neither for the pixels of the digits" if pixels else ""),
     )
-
-
-def measured_names(config: Config) -> list[str]:
-    """The names under which a run logs what a checkpoint can be the best by."""
-    names = []
-    if config.data.name != "records" or config.data.eval_path:
-        for split in ("heldout", "train"):
-            names += [f"{split}/{order}_{what}" for order in ("target", "random") for what in ("loss", "accuracy")]
-    if config.eval.score_every:
-        scores = ("fid", "inception_score") if config.eval.inception else ("frechet_pixels", "svm_accuracy")
-        names += [f"{SCORE}{score}_{guidance}" for score in scores for guidance in ("guided", "unguided")]
-    return names
 
 
 # Fields that may change when a run resumes, because they affect neither its losses nor its weights.

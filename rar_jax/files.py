@@ -1,4 +1,4 @@
-"""Files that are there as a whole or not at all, and folders that are held to what they were begun with."""
+"""Files that are written atomically, and folders that are only continued with the settings they were begun with."""
 
 import contextlib
 import json
@@ -14,15 +14,15 @@ from rar_jax.errors import UserError
 
 
 def aside(path: epath.Path) -> epath.Path:
-    """Where a file is written before it is moved into place: a name that no other process, of any machine, takes."""
+    """Returns a name to write a file under before it is moved into place; no other process or machine uses it."""
     return path.parent / f"{path.name}.{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.partial"
 
 
 @contextlib.contextmanager
 def replacing(path: epath.PathLike) -> Iterator[IO[bytes]]:
-    """A file written aside and moved into place at the end, so that whoever dies meanwhile leaves the old one.
+    """Opens a file that is written aside and moved into place at the end, so that a kill leaves the old one.
 
-    Where writing fails, on a full disk, nothing stays aside.
+    If writing fails, for example on a full disk, the file aside is deleted.
     """
     path = epath.Path(path)
     partial = aside(path)
@@ -36,15 +36,15 @@ def replacing(path: epath.PathLike) -> Iterator[IO[bytes]]:
 
 
 def write_atomically(path: epath.PathLike, text: str) -> None:
-    """Writes a text, as `replacing` does."""
+    """Writes a text file that replaces the old one only when it is complete."""
     with replacing(path) as file:
         file.write(text.encode())
 
 
 def create_atomically(path: epath.PathLike, text: str) -> None:
-    """Writes a text as `write_atomically` does, unless the file is there: of several who come at once the first wins.
+    """Writes a text file atomically unless it exists: the first of several processes wins.
 
-    Where there are no hard links, as on gs://, it is the last.
+    On file systems without hard links, such as gs://, the last one wins.
     """
     path = epath.Path(path)
     if path.exists():
@@ -63,7 +63,7 @@ def create_atomically(path: epath.PathLike, text: str) -> None:
 
 
 def read_json_lines(path: epath.PathLike) -> list[dict[str, Any]]:
-    """The lines of a file that grew line by line, or none; a last one cut short by a crash is left out."""
+    """Returns the JSON lines of a file, or none if there is no file; a last line cut short by a crash is left out."""
     path = epath.Path(path)
     entries = []
     for line in path.read_text().splitlines() if path.exists() else ():
@@ -75,16 +75,16 @@ def read_json_lines(path: epath.PathLike) -> list[dict[str, Any]]:
 
 
 def hold_to_plan(flag: str, folder: epath.PathLike, begun: Mapping[str, Any], plan: Mapping[str, Any]) -> None:
-    """Makes sure that a folder is gone on with as it was begun.
+    """Makes sure that a folder is only continued with the plan it was begun with.
 
     Args:
-      flag: that names the folder.
-      folder: with what was made by the plan it was begun with.
-      begun: that plan, as read from JSON.
-      plan: all that decides what goes into the folder now, as it would be read from JSON.
+      flag: name of the flag that gave the folder.
+      folder: the folder, which holds results of the earlier plan.
+      begun: the earlier plan, as read from JSON.
+      plan: everything that decides the results now, as it would be read from JSON.
 
     Raises:
-      UserError: the plans differ; all fields that do are named.
+      UserError: the plans differ; the message names all fields that do.
     """
     if different := [name for name in plan | begun if plan.get(name) != begun.get(name)]:
         raise UserError(
@@ -95,5 +95,5 @@ def hold_to_plan(flag: str, folder: epath.PathLike, begun: Mapping[str, Any], pl
 
 
 def cache_folder(name: str) -> epath.Path:
-    """Where what can be made again is kept between runs: under XDG_CACHE_HOME, or ~/.cache."""
+    """Returns the folder that keeps files that can be recomputed: below XDG_CACHE_HOME, or ~/.cache."""
     return epath.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "rar_jax" / name

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, a line every few seconds in a log."""
+"""Shows the progress of long work: a bar on a terminal, or a line every few seconds in a log."""
 
 import logging
 import sys
@@ -15,16 +15,23 @@ class Progress:
     """Counts units of work and shows how many are done, the rate and the time left."""
 
     def __init__(self, label: str, total: int, done: int = 0, unit: str = "step"):
-        """Begins; `done` of `total` units were done before, and do not count for the rate."""
+        """Shows the bar, if there is a terminal.
+
+        Args:
+          label: name of the work.
+          total: number of units in all.
+          done: number of units that were done earlier. They do not count for the rate.
+          unit: name of a unit.
+        """
         self._label, self._total, self._unit = label, total, unit
         self._initial = self._done = done
         self._began = self._last_line = time.monotonic()
-        # Where several processes share a terminal, those that do not log do not draw.
+        # If several processes share a terminal, only those that log show a bar.
         terminal = sys.stderr.isatty() and _log.isEnabledFor(logging.INFO)
         self._bar = tqdm.tqdm(desc=label, total=total, initial=done, unit=unit) if terminal else None
 
     def update(self, units: int = 1, note: str = "") -> None:
-        """So many more are done; `note` is shown beside."""
+        """Counts `units` more units as done, and shows `note` beside the progress."""
         self._done += units
         if self._bar is not None:
             if note:
@@ -43,6 +50,6 @@ class Progress:
             )  # fmt: skip
 
     def close(self) -> None:
-        """Ends the bar."""
+        """Closes the bar."""
         if self._bar is not None:
             self._bar.close()

@@ -1,12 +1,13 @@
-"""What every command knows of a run's folder: its config.json, and that it must be a folder."""
+"""A run's folder: its config.json, and the lock that keeps a second process out."""
 
+import contextlib
 import dataclasses
-import fcntl
 import json
 import os
 from collections.abc import Sequence
-from typing import Any, TextIO
+from typing import Any
 
+import filelock
 from etils import epath
 
 from rar_jax.config import Config, flat_fields, from_config_dict
@@ -14,13 +15,15 @@ from rar_jax.errors import UserError
 from rar_jax.files import write_atomically
 
 CONFIG_FILE = "config.json"
-_LOCK_FILE = "run.lock"
-# Of differences between runs that are named.
+# Fields that older versions stored, by section, and that no longer exist.
+_REMOVED = {"checkpoint": ("best_mode",)}
+_LOCK_NAME = "run"
+# At most this many differing fields appear in a run's label.
 _SHOWN_FIELDS = 8
 
 
 def write_config(folder: epath.PathLike, config: Config) -> None:
-    """Writes the config of a run into its folder, which is made if need be."""
+    """Writes a run's config to `config.json` in its folder, which is created if necessary."""
     folder = epath.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     fields = {"kind": "rar"} | dataclasses.asdict(config)
@@ -38,23 +41,26 @@ def _read_fields(folder: epath.PathLike) -> dict[str, Any]:
 
 
 def read_kind(folder: epath.PathLike) -> str:
-    """What a folder holds the weights of: rar, whose run it is, or another kind, where it was converted.
+    """Returns the kind of the weights in a folder: rar for a run, or the kind stored in a converted folder.
 
     Raises:
-      UserError: it has no config.json, or a garbled one.
+      UserError: the folder has no config.json, or it is not valid JSON.
     """
     return _read_fields(folder).get("kind", "rar")
 
 
 def read_config(folder: epath.PathLike) -> Config:
-    """The config that a run's folder was begun with.
+    """Returns the config that a run's folder was begun with.
 
     Raises:
-      UserError: the folder has none, or it is not one that this version understands.
+      UserError: the folder has no config.json, or this version does not understand it.
     """
     fields = _read_fields(folder)
     fields.pop("kind", None)
-    # Fields that the schema did not have then; their defaults are what was done without them.
+    for section, names in _REMOVED.items():
+        if isinstance(fields.get(section), dict):
+            fields[section] = {name: value for name, value in fields[section].items() if name not in names}
+    # Fields that are newer than the run get their defaults, which keep the behaviour that the run had without them.
     for section, default in dataclasses.asdict(Config()).items():
         if isinstance(default, dict) and isinstance(fields.get(section), dict):
             fields[section] = default | fields[section]
@@ -67,10 +73,10 @@ def read_config(folder: epath.PathLike) -> Config:
 
 
 def run_names(folders: Sequence[epath.PathLike]) -> list[str]:
-    """What tells runs apart: each one's folder, and the fields of its config that are not the same in all.
+    """Returns a label for each run: its folder, and the fields of its config that differ between the runs.
 
     Raises:
-      UserError: one has no config, or is named twice.
+      UserError: a folder has no config, or is named twice.
     """
     if len(set(map(str, folders))) < len(folders):
         raise UserError(f"runs {', '.join(map(str, folders))}: one is named twice")
@@ -85,52 +91,50 @@ def run_names(folders: Sequence[epath.PathLike]) -> list[str]:
 
 
 def check_folder(flag: str, folder: epath.PathLike) -> None:
-    """Raises a `UserError` that names the flag if the folder, or one above it, is a file."""
+    """Raises a `UserError` that names the flag if the path, or one of its parents, is a file."""
     folder = epath.Path(folder)
     if "://" in str(folder):
-        # There are no folders there, and not all may list the buckets.
+        # Buckets have no folders, and not every user may list them.
         return
     for ancestor in (folder, *folder.parents):
         if ancestor.exists() and not ancestor.is_dir():
             raise UserError(f"--{flag}={folder}: {ancestor} is a file, not a folder")
 
 
-def lock(folder: epath.PathLike, name: str = _LOCK_FILE, work: str = "trains") -> TextIO | None:
-    """Makes sure that no other process of this machine does the same work in a folder, which is made if need be.
+def lock(folder: epath.PathLike, name: str = _LOCK_NAME, work: str = "trains") -> contextlib.ExitStack | None:
+    """Makes sure that no other process does the same work in a folder, which is created if necessary.
 
     Args:
-      folder: to work in.
-      name: of the file in it that is locked.
-      work: what the other one would be doing.
+      folder: the folder to work in.
+      name: stem of the two files in the folder that hold the lock (NAME.lock) and the holder's process id (NAME.pid).
+      work: what the holder does, a verb for the error message.
 
     Returns:
-      A file that holds the lock until it is closed, at the latest when the process ends, however it ends. None for
-      remote folders, such as gs://, where there are no locks.
+      The lock, which is held until its `close` is called or the process ends, however it ends. None for remote folders
+      such as gs://, which have no locks.
 
     Raises:
-      UserError: another process holds it.
+      UserError: another process holds the lock; the message has its process id.
     """
     folder = epath.Path(folder)
     if "://" in str(folder):
         return None
     folder.mkdir(parents=True, exist_ok=True)
-    file = open(folder / name, "a+")
+    file_lock = filelock.FileLock(folder / f"{name}.lock", blocking=False, thread_local=False)
+    # Some versions of filelock empty the file that they lock, so the process id is in another one.
+    holder = folder / f"{name}.pid"
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.seek(0)
-        holder = file.read().strip()
-        file.close()
-        raise UserError(f"{folder}: process {holder} {work} there; stop it, or choose another folder") from None
-    file.truncate(0)
-    file.write(str(os.getpid()))
-    file.flush()
-    # For other machines, where the folder is on a network file system.
-    os.fsync(file.fileno())
-    return file
+        file_lock.acquire()
+    except filelock.Timeout:
+        process = holder.read_text() if holder.exists() else "unknown"
+        raise UserError(f"{folder}: process {process} {work} there; stop it, or choose another folder") from None
+    held = contextlib.ExitStack()
+    held.callback(file_lock.release)
+    write_atomically(holder, str(os.getpid()))
+    return held
 
 
 def is_locked_by(folder: epath.PathLike, process: int) -> bool:
-    """Whether the folder is the one in which a process, perhaps of another machine, holds the lock; remote ones are."""
-    file = epath.Path(folder) / _LOCK_FILE
-    return "://" in str(folder) or (file.exists() and file.read_text() == str(process))
+    """Returns whether a process, perhaps on another machine, holds the lock of this very folder; True for gs://."""
+    holder = epath.Path(folder) / f"{_LOCK_NAME}.pid"
+    return "://" in str(folder) or (holder.exists() and holder.read_text() == str(process))

@@ -1,4 +1,4 @@
-"""What the tests share: the golden numbers of the published code, and the small models they are for."""
+"""Fixtures that tests share: the golden numbers of the published code, and small models, configs and data."""
 
 import functools
 import json
@@ -7,8 +7,8 @@ import pathlib
 import runpy
 import zlib
 
-# Every test process simulates eight devices; a test that wants one takes jax.devices()[:1]. The suite spends its time
-# compiling small programs that run once, so the compiler is told not to optimise them.
+# Every test process simulates eight devices; a test that needs one device takes jax.devices()[:1]. The suite spends
+# most of its time on compiling small programs that run once, so we turn the compiler's optimisations off.
 os.environ["XLA_FLAGS"] = " ".join(
     [
         os.environ.get("XLA_FLAGS", ""),
@@ -35,7 +35,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 
 class Golden:
-    """`rar_tiny.npz`: the published PyTorch code on small random weights."""
+    """The contents of `rar_tiny.npz`: results of the published PyTorch code on small random weights."""
 
     def __init__(self):
         self.arrays = np.load(DATA / "rar_tiny.npz")
@@ -45,12 +45,12 @@ class Golden:
         return self.arrays[name]
 
     def tensors(self, prefix):
-        """Published name -> array, of the tensors under a prefix."""
+        """Returns published name -> array for the tensors whose names begin with a prefix."""
         return {name.removeprefix(prefix): self[name] for name in self.arrays.files if name.startswith(prefix)}
 
     @property
     def labels(self):
-        """Class labels, the null class where the golden run dropped the label."""
+        """Class labels int [4], with the null class where the golden run dropped the label."""
         return np.where(self["label_dropped"], self.config["classes"], self["class_labels"])
 
     @functools.cached_property
@@ -83,13 +83,13 @@ def golden_model(golden):
 
 @pytest.fixture(scope="session")
 def golden_json():
-    """Reads one of the golden JSON files by name."""
+    """A function that reads one of the golden JSON files by name."""
     return lambda name: json.loads((DATA / name).read_text())
 
 
 @pytest.fixture(scope="session")
 def small_config():
-    """A run of seconds on the digits, over eight devices: a mapping from `config.Config` with changes by section."""
+    """A function that makes the config of a short run on the digits, given changes of fields by section."""
 
     def make(**sections):
         fields = runpy.run_path(str(ROOT / "configs" / "digits.py"))["get_config"]()
@@ -107,13 +107,13 @@ def small_config():
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory):
-    """Keeps the digits' records out of the user's cache."""
+    """Keeps the token records of the digits out of the user's cache."""
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session")
 def scenes(tmp_path_factory):
-    """Class folders of real JPEGs: 48 pieces each of china.jpg and flower.jpg, 200 x 160 pixels."""
+    """Class folders of real JPEG files: 48 parts each of china.jpg and flower.jpg, 200 x 160 pixels."""
     folder = tmp_path_factory.mktemp("scenes")
     for name in ("china", "flower"):
         picture = load_sample_image(f"{name}.jpg")
@@ -127,7 +127,7 @@ def scenes(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def vqgan_file(tmp_path_factory):
-    """A file of the weights of `vqgan_tiny.npz`: a downsampling of 2 and 24 codes."""
+    """A file with the weights of `vqgan_tiny.npz`, a tokenizer with a downsampling of 2 and 24 codes."""
     path = tmp_path_factory.mktemp("vqgan") / "tiny.safetensors"
     arrays = np.load(DATA / "vqgan_tiny.npz")
     save_file({n.removeprefix("params/"): arrays[n] for n in arrays.files if n.startswith("params/")}, path)
@@ -136,7 +136,7 @@ def vqgan_file(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def inception_tensors(golden_json):
-    """Every tensor of the FID Inception network, filled by the rule that the features in `inception.npz` are for."""
+    """Every tensor of the FID Inception network, filled by the rule that gave the features in `inception.npz`."""
 
     def fill(name, shape):
         random = np.random.RandomState(zlib.crc32(name.encode()))
@@ -159,7 +159,7 @@ def inception_tensors(golden_json):
 
 @pytest.fixture(scope="session")
 def inception_file(inception_tensors, tmp_path_factory):
-    """A file of these weights."""
+    """A file with the weights of `inception_tensors`."""
     path = tmp_path_factory.mktemp("inception") / "inception.safetensors"
     save_file(inception_tensors, path)
     return path

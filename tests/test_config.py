@@ -12,7 +12,6 @@ from rar_jax.config import (
     mesh_shape,
     to_config_dict,
     unknown_field,
-    without_data,
 )
 
 
@@ -96,11 +95,6 @@ def test_real_config_without_data_says_how_to_go_on():
             r"score_every=267 scores .*weights with .*, or neither for the pixels of the digits",
         ),
         (
-            "checkpoint.best_metric",
-            "heldout/los",
-            r"best_metric='heldout/los' is not measured in this run: it must be heldout/target_loss, .*svm_accuracy_un",
-        ),
-        (
             "eval.score_every",
             0,
             r"eval\.inception='' and config\.eval\.reference='a\.npz' score samples during the run: set",
@@ -115,21 +109,6 @@ def test_bad_values(path, value, message):
         fields.eval.reference = "a.npz"
     with pytest.raises(ValueError, match=message):
         from_config_dict(fields)
-
-
-@pytest.mark.parametrize("metric", ["heldout/target_loss", "score/fid_guided"])
-def test_the_best_checkpoint_is_by_what_is_measured(metric):
-    fields = imagenet()
-    fields.data.path, fields.checkpoint.best_metric = "tokens", metric
-    with pytest.raises(
-        ValueError, match=rf"best_metric='{metric}' is not measured in this run: it must be empty, as none"
-    ):
-        from_config_dict(fields)
-    fields.data.update(eval_path="heldout", tokenizer="vqgan.bin")
-    fields.eval.update(score_every=100, inception="w.pth", reference="a.npz")
-    assert from_config_dict(fields).checkpoint.best_metric == metric
-    # A benchmark measures nothing of it, and does not mind.
-    assert without_data(fields).checkpoint.best_metric == ""
 
 
 def test_report_needs_the_digits():

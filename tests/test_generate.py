@@ -26,7 +26,7 @@ def test_images_of_classes_by_name_and_by_index(generator):
 @pytest.mark.parametrize(
     ("classes", "options", "message"),
     [
-        (["otter"], {}, "class 'otter': the names of this model's classes are not known; give indices"),
+        (["otter"], {}, "class 'otter': the names of this model's classes are not known; give its index"),
         ([7], {}, r"class 7 is not in 0\.\.6"),
         ([], {}, "at least one class"),
         ([0], {"temprature": 1.0}, "there is no option 'temprature'"),

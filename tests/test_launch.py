@@ -1,4 +1,4 @@
-"""The launchers: what they run, and that they start again when a run was preempted and saved, and only then."""
+"""The launchers: the commands that they run, and that they restart a run if and only if it was preempted and saved."""
 
 import os
 import re
@@ -279,7 +279,7 @@ def test_tpu_vm_waits_for_room_and_not_after_a_mistake(project, creations, expec
     done = start(project, "tpu_vm.sh", *SLICE, "--config=configs/rar_b.py")
     assert done.returncode == expected
     assert len(cloud_calls(project, " create ")) == tries
-    assert done.stderr.count("No room for a v5litepod-64 in us-central1-a") == tries - 1
+    assert done.stderr.count("No capacity for a v5litepod-64 in us-central1-a") == tries - 1
     assert len(cloud_calls(project, "sleep 1")) == 60 * (tries - 1)
     # gcloud's own words are there to be read.
     assert all(error in done.stderr for error in creations)
@@ -341,16 +341,17 @@ time.sleep(60)
 
 @pytest.mark.parametrize("begun", [True, False])
 def test_tpu_vm_passes_the_signal_on_and_hears_the_exit_code(project, begun):
-    """For real but for ssh: of all processes whose command line names the module only Python is to end."""
+    """The commands run for real, without ssh. Among all processes that name the command, only Python is signalled."""
     put_program(project / "bin/gcloud", GCLOUD_WITH_WORKER)
-    # Of a name that no other process on this machine has: it is matched for real.
-    module = f"training_{os.getpid()}"
+    # The pattern is matched against all processes of this machine, so the name of the command is unique.
+    command = f"training_{os.getpid()}"
     folder = project / "worker/rar_jax"
     (folder / ".venv/bin").mkdir(parents=True)
     (folder / ".venv/bin/python").symlink_to(sys.executable)
-    (folder / f"{module}.py").write_text(TRAINING)
-    process = launch(project, "tpu_vm.sh", *SLICE, "--config=configs/rar_b.py", TPU_MODULE=module)
-    wait_until(lambda: (project / "calls").exists() and cloud_calls(project, f"-m {module} "))
+    (folder / "rar_jax").mkdir()
+    (folder / "rar_jax/__main__.py").write_text(TRAINING)
+    process = launch(project, "tpu_vm.sh", *SLICE, "--config=configs/rar_b.py", TPU_COMMAND=command)
+    wait_until(lambda: (project / "calls").exists() and cloud_calls(project, f"-m rar_jax {command} "))
     if begun:
         wait_until((folder / "began").exists)
     process.send_signal(signal.SIGINT)
@@ -360,7 +361,7 @@ def test_tpu_vm_passes_the_signal_on_and_hears_the_exit_code(project, begun):
     else:
         # While Python starts SIGTERM ends it at once.
         assert process.returncode in (PREEMPTED, 128 + signal.SIGTERM), said
-    assert len(cloud_calls(project, f"-m {module} --config")) == 1
+    assert len(cloud_calls(project, f"-m rar_jax {command} --config")) == 1
 
 
 # A Python that has $version, and venv unless $no_venv is set.
@@ -568,5 +569,5 @@ def test_local_for_real(tmp_path):
     os.kill(int(found.stdout.split()[-1]), signal.SIGTERM)
     assert process.wait(timeout=300) == 0, (tmp_path / "log").read_text()
     said = (tmp_path / "log").read_text()
-    assert said.count("Preempted and saved: starting again") == 1
+    assert said.count("Preempted and saved: restarting") == 1
     assert [entry["step"] for entry in read_metrics(run) if "train/loss" in entry] == list(range(5, 201, 5))

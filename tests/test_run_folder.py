@@ -1,12 +1,30 @@
-import pytest
+import json
+import os
+import signal
+import subprocess
+import sys
 
-from rar_jax.run_folder import check_folder, read_config, run_names, write_config
+import pytest
+from conftest import ROOT
+
+from rar_jax.run_folder import check_folder, is_locked_by, lock, read_config, run_names, write_config
 
 
 def test_config_round_trip(small_config, tmp_path):
     config = small_config()
     write_config(tmp_path / "new" / "run", config)
     assert read_config(tmp_path / "new" / "run") == config
+
+
+def test_a_config_of_an_older_version(small_config, tmp_path):
+    """It lacks new fields and has one that was removed."""
+    config = small_config()
+    write_config(tmp_path, config)
+    fields = json.loads((tmp_path / "config.json").read_text())
+    fields["checkpoint"]["best_mode"] = "min"
+    del fields["checkpoint"]["best_metric"]
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    assert read_config(tmp_path) == config
 
 
 def test_no_config_and_a_garbled_one(tmp_path):
@@ -36,3 +54,38 @@ def test_runs_are_called_by_what_differs(small_config, tmp_path):
     assert run_names([folders[0], folders[2]])[1] == f"{folders[2]}: the same config"
     with pytest.raises(ValueError, match="one is named twice"):
         run_names([folders[0], folders[0]])
+
+
+HOLD = """
+import sys, time
+from rar_jax.run_folder import lock
+held = lock(sys.argv[1])
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_lock_is_held_until_its_process_ends_however_it_ends(tmp_path):
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "held\n"
+    # Attempts that fail change nothing, and do not wait.
+    for _ in range(3):
+        with pytest.raises(ValueError, match=f": process {holder.pid} trains there; stop it, or choose another folder"):
+            lock(tmp_path)
+        assert is_locked_by(tmp_path, holder.pid) and not is_locked_by(tmp_path, os.getpid())
+    # Another name is another lock.
+    lock(tmp_path, "process_3", "samples").close()
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    held = lock(tmp_path)
+    assert is_locked_by(tmp_path, os.getpid())
+    with pytest.raises(ValueError, match=f"process {os.getpid()} trains there"):
+        lock(tmp_path)
+    held.close()
+    lock(tmp_path).close()
+
+
+def test_a_lock_is_of_one_folder_and_buckets_have_none(tmp_path):
+    with lock(tmp_path / "new" / "run"):
+        assert not is_locked_by(tmp_path, os.getpid())
+    assert lock("gs://bucket/run") is None and is_locked_by("gs://bucket/run", 7)

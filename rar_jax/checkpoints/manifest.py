@@ -1,4 +1,4 @@
-"""Digests of a checkpoint's files, so that one that was damaged later is not restored.
+"""Checksums of a checkpoint's files, which detect damage that happens after the checkpoint was written.
 
 Orbax restores a flipped bit silently, as a wrong value.
 """
@@ -16,6 +16,11 @@ FILE = "manifest.json"
 
 _CHUNK = 2**24
 _THREADS = 4
+_IDENTITY_DIGITS = 12
+
+
+class DamagedError(UserError):
+    """A checkpoint is proven to be damaged: a file is missing, or its checksum is not the one that was recorded."""
 
 
 def _digest(path: epath.Path) -> str:
@@ -43,35 +48,65 @@ def _digests(folder: epath.Path, part: int = 0, parts: int = 1) -> dict[str, str
         return dict(zip(names, threads.map(_digest, files), strict=True))
 
 
+def _recorded(folder: epath.Path) -> dict[str, str] | None:
+    """Returns the digests in a checkpoint's manifest, or None if it has no manifest. Raises `DamagedError`."""
+    manifest = folder / FILE
+    if not manifest.exists():
+        return None
+    text = manifest.read_bytes()
+    try:
+        return dict(json.loads(text))
+    except (ValueError, TypeError):
+        raise DamagedError(f"checkpoint {folder} cannot be read: {manifest} is damaged") from None
+
+
 def write_manifest(folder: epath.Path) -> None:
-    """Writes the digests of all files below a folder beside them."""
+    """Writes the digests of all files below a checkpoint's folder to `manifest.json` in that folder."""
     write_atomically(folder / FILE, json.dumps(_digests(folder), indent=1))
 
 
 def verify(folder: epath.Path, part: int = 0, parts: int = 1) -> bool:
-    """Compares a folder's files with its manifest.
+    """Compares a checkpoint's files with its manifest.
 
     Args:
-      folder: of a checkpoint.
-      part, parts: of several processes, each reads its share; by default all is read.
+      folder: the checkpoint's folder.
+      part: which share of the files this process reads, from 0.
+      parts: number of processes that share the files. Each process looks for missing files among all of them.
 
     Returns:
       Whether there is a manifest to compare with.
 
     Raises:
-      UserError: a file is missing or not as it was written; the first such is named.
+      DamagedError: a file is missing or has another checksum; the message names the first such file.
+      OSError: a file cannot be read, which does not prove damage.
     """
-    manifest = folder / FILE
-    if not manifest.exists():
+    recorded = _recorded(folder)
+    if recorded is None:
         return False
-    try:
-        written = dict(json.loads(manifest.read_text()))
-    except (ValueError, TypeError):
-        raise UserError(f"{manifest} is damaged") from None
-    for path in written:
-        if not (folder / path).exists():
-            raise UserError(f"{folder / path} is missing")
+    for name in recorded:
+        if not (folder / name).exists():
+            raise DamagedError(f"checkpoint {folder} cannot be read: {folder / name} is missing")
     for name, digest in _digests(folder, part, parts).items():
-        if written.get(name, digest) != digest:
-            raise UserError(f"{folder / name} is damaged")
+        if recorded.get(name, digest) != digest:
+            raise DamagedError(f"checkpoint {folder} cannot be read: {folder / name} is damaged")
     return True
+
+
+def checkpoint_identity(folder: epath.Path) -> str:
+    """Returns 12 hexadecimal digits that identify a checkpoint by the SHA-256 digests of its files.
+
+    The digests come from the manifest; without a manifest all files are read.
+
+    Raises:
+      DamagedError: the manifest is not readable JSON.
+    """
+    digests = _recorded(folder)
+    if digests is None:
+        digests = _digests(folder)
+    lines = "".join(f"{digest} {name}\n" for name, digest in sorted(digests.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()[:_IDENTITY_DIGITS]
+
+
+def file_identity(path: epath.Path) -> str:
+    """Returns the first 12 hexadecimal digits of the SHA-256 digest of a file's bytes."""
+    return _digest(path)[:_IDENTITY_DIGITS]

@@ -1,4 +1,4 @@
-"""Published PyTorch tensors to our parameters and back: the one place that knows both sets of names."""
+"""Converts published PyTorch tensors to our parameters and back; no other module knows both sets of names."""
 
 import math
 import re
@@ -16,8 +16,8 @@ from rar_jax.models.rar import RAR, SPARE_STEP_ROWS
 from rar_jax.models.sizes import ModelConfig
 from rar_jax.models.vqgan import VQGAN
 
-# Published name, our path, and what turns one into the other. "*" is the block, which we stack on a leading axis.
-#   same: as it is. transpose: a linear layer's weight [out, in] is our kernel [in, out].
+# Published name, our path, and the conversion. "*" is the number of a block; our blocks are stacked on a leading axis.
+#   same: unchanged. transpose: a linear layer's weight [out, in] is our kernel [in, out].
 #   leading: the published tensor has an extra leading axis of one.
 RAR_TENSORS = (
     ("embeddings.weight", "embeddings/embedding", "same"),
@@ -52,7 +52,6 @@ RAR_TENSORS = (
 _TO_OURS = {"same": lambda x: x, "transpose": lambda x: x.T, "leading": lambda x: x[0]}
 _TO_PUBLISHED = {"same": lambda x: x, "transpose": lambda x: x.T, "leading": lambda x: x[None]}
 
-
 # A tensor that only this kind of network has.
 _TELLING = {
     "rar": "target_aware_pos_embed",
@@ -62,15 +61,15 @@ _TELLING = {
 
 
 def kind_of(names: Collection[str]) -> str | None:
-    """What the tensors of these names are: rar, vqgan, inception, or None for none of them."""
+    """Returns the kind of network that has tensors of these names: rar, vqgan, inception, or None if unknown."""
     return next((kind for kind, telling in _TELLING.items() if telling in names), None)
 
 
 def rar_sizes(tensors: Mapping[str, np.ndarray | Tensor]) -> dict[str, int]:
-    """The sizes of a published RAR checkpoint, read off its tensors: fields of `models.rar.RAR`.
+    """Returns the sizes of a published RAR checkpoint, derived from its tensors: fields of `models.sizes.ModelConfig`.
 
     Raises:
-      UserError: tensors that tell are missing or misshapen, or they do not tell a square grid of tokens.
+      UserError: tensors that decide the sizes are missing or misshapen, or the tokens do not form a square grid.
     """
     telling = {"embeddings.weight": 2, "lm_head.weight": 2, "timesteps_embeddings": 3, "blocks.0.mlp.fc1.weight": 2}
     telling |= {"blocks.0.attn.q_norm.weight": 1}
@@ -84,7 +83,7 @@ def rar_sizes(tensors: Mapping[str, np.ndarray | Tensor]) -> dict[str, int]:
     (head_width,) = tensors["blocks.0.attn.q_norm.weight"].shape
     if width % head_width:
         raise UserError(f"not a RAR checkpoint: a width of {width} is not divided by heads of {head_width}")
-    # Besides the codes there are a mask token and the null class.
+    # The other rows are a mask token and the null class.
     if (num_classes := rows - codebook_size - 2) < 1:
         raise UserError(f"not a RAR checkpoint: {rows} embeddings of {codebook_size} codes leave none for classes")
     num_tokens = tensors["timesteps_embeddings"].shape[1] - SPARE_STEP_ROWS
@@ -103,16 +102,16 @@ def rar_sizes(tensors: Mapping[str, np.ndarray | Tensor]) -> dict[str, int]:
 
 
 def rar_from_pytorch(tensors: Mapping[str, np.ndarray | Tensor]) -> dict[str, Any]:
-    """Our parameters from the tensors of a published RAR checkpoint, read one at a time.
+    """Converts the tensors of a published RAR checkpoint, which are read one at a time.
 
     Args:
-      tensors: published name -> array, or what reads as one.
+      tensors: published name -> array, or `Tensor`.
 
     Returns:
       The parameters of `models.rar.RAR`, blocks stacked on the leading axis.
 
     Raises:
-      UserError: tensors are missing, not RAR's, or misshapen; all of them are named. Or one is not finite.
+      UserError: tensors are missing, unknown or misshapen (all are named), or a number is not finite.
     """
     sizes = rar_sizes(tensors)
     depth = sizes["depth"]
@@ -130,7 +129,7 @@ def rar_from_pytorch(tensors: Mapping[str, np.ndarray | Tensor]) -> dict[str, An
 
 
 def rar_layout(sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
-    """The published names and shapes of a RAR of these sizes (see `rar_sizes`)."""
+    """Returns the published names and shapes of a RAR with these sizes (see `rar_sizes`)."""
     model = RAR(ModelConfig(**sizes))
     tokens, orders = np.zeros((1, 1), np.int32), np.zeros((1, model.config.num_tokens), np.int32)
     params = jax.eval_shape(model.init, jax.random.key(0), tokens, tokens[0], orders)["params"]
@@ -156,18 +155,18 @@ def _check_layout(what: str, wanted: Mapping[str, tuple], tensors: Mapping[str, 
 
 
 def _finite(tensors: Mapping[str, np.ndarray | Tensor], name: str, dtype: Any = None) -> np.ndarray:
-    """Reads a tensor, as a dtype if given; raises a `UserError` that names it if a number in it is not finite."""
+    """Reads a tensor, cast to a dtype if given; raises a `UserError` if a number in it is not finite."""
     array = np.asarray(tensors[name], dtype)
     if wrong := array.size - np.count_nonzero(np.isfinite(array)):
-        raise UserError(f"{wrong} of the {array.size} numbers of tensor {name} are not finite: get the file again")
+        raise UserError(f"{wrong} of the {array.size} numbers of tensor {name} are not finite: download the file again")
     return array
 
 
 def rar_to_pytorch(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The published names and shapes of our parameters, or of any tree like them (gradients, say): the inverse."""
+    """Converts our parameters, or a tree of the same structure such as gradients: the inverse of `rar_from_pytorch`."""
     ours = flax.traverse_util.flatten_dict(params, sep="/")
     tensors = {}
-    # Without a target-aware embedding the model is what it would be with one of zeros, which the published form has.
+    # A model without target-aware embeddings equals one whose embeddings are zero, which the published form requires.
     ours = {"target_aware_embedding": np.zeros_like(ours["position_embedding"])} | ours
     for published, path, kind in RAR_TENSORS:
         if "*" in published:
@@ -179,9 +178,9 @@ def rar_to_pytorch(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 
 def vqgan_name(path: str) -> str:
-    """The published name of one of our VQGAN parameters: encoder/down_0/block_1/conv1/kernel, say.
+    """Returns the published name of one of our VQGAN parameters, such as encoder/down_0/block_1/conv1/kernel.
 
-    The module tree is the published one; lists have dots there, and the leaves PyTorch's names.
+    The tree of modules is the published one; published names have dots in lists, and PyTorch's names for the leaves.
     """
     *modules, leaf = re.sub(r"_(\d+)/", r"/\1/", path).split("/")
     leaf = {"kernel": "weight", "scale": "weight", "embedding": "embedding.weight", "bias": "bias"}[leaf]
@@ -189,16 +188,16 @@ def vqgan_name(path: str) -> str:
 
 
 def vqgan_from_pytorch(tensors: Mapping[str, np.ndarray | Tensor]) -> tuple[VQGAN, dict[str, Any]]:
-    """A MaskGIT-VQGAN from published tensors; its sizes are read off their shapes.
+    """Makes a MaskGIT-VQGAN from published tensors; their shapes decide its sizes.
 
     Args:
-      tensors: published name -> array, or what reads as one.
+      tensors: published name -> array, or `Tensor`.
 
     Returns:
       The network and its parameters, float32.
 
     Raises:
-      UserError: tensors are missing, unknown or misshapen; all of them are named. Or one is not finite.
+      UserError: tensors are missing, unknown or misshapen (all are named), or a number is not finite.
     """
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     levels = 1 + _largest_index(shapes, r"encoder\.down\.(\d+)\.")
@@ -223,14 +222,14 @@ def vqgan_from_pytorch(tensors: Mapping[str, np.ndarray | Tensor]) -> tuple[VQGA
 
 
 def vqgan_to_pytorch(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The published names and shapes of VQGAN parameters: the inverse of `vqgan_from_pytorch`."""
+    """Converts VQGAN parameters to the published names and shapes: the inverse of `vqgan_from_pytorch`."""
     return _to_published(params, vqgan_name)
 
 
 def inception_name(path: str) -> str:
-    """The published name of one of our Inception parameters: Mixed_5b/branch1x1/bn/mean, say.
+    """Returns the published name of one of our Inception parameters, such as Mixed_5b/branch1x1/bn/mean.
 
-    The module tree is the published one; the leaves have PyTorch's names there.
+    The tree of modules is the published one; published names have PyTorch's names for the leaves.
     """
     *modules, leaf = path.split("/")
     leaf = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}.get(leaf, leaf)
@@ -238,18 +237,18 @@ def inception_name(path: str) -> str:
 
 
 def inception_from_pytorch(tensors: Mapping[str, np.ndarray | Tensor]) -> tuple[InceptionV3, dict[str, Any]]:
-    """The FID Inception network from the tensors of pt_inception-2015-12-05.
+    """Makes the FID Inception network from the tensors of pt_inception-2015-12-05.
 
     Args:
-      tensors: published name -> array, or what reads as one.
+      tensors: published name -> array, or `Tensor`.
 
     Returns:
-      The network and its parameters, float32. With them, for the way back, is what the network has no use for: the bias
-      of the last layer, and num_batches_tracked of each normalisation, as int32.
+      The network and its parameters, float32. They include two kinds of tensors that the network does not use and
+      `inception_to_pytorch` needs: the bias of the last layer, and each normalisation's num_batches_tracked, int32.
 
     Raises:
-      UserError: tensors are missing, unknown or misshapen, as another Inception v3's are; all of them are named. Or
-        one is not finite.
+      UserError: tensors are missing, unknown or misshapen (all are named), as in other Inception v3 networks, or a
+        number is not finite.
     """
     model = InceptionV3()
     params = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 1, 1, 3), np.uint8))["params"]
@@ -261,9 +260,9 @@ def inception_from_pytorch(tensors: Mapping[str, np.ndarray | Tensor]) -> tuple[
 
 
 def inception_to_pytorch(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The published names, shapes and dtypes of Inception parameters: the inverse of `inception_from_pytorch`."""
+    """Converts Inception parameters to the published form: the inverse of `inception_from_pytorch`."""
     tensors = _to_published(params, inception_name)
-    # PyTorch counts in int64, which JAX has only if asked.
+    # PyTorch counts in int64, which JAX disables by default.
     return {name: array.astype(np.int64) if array.dtype == np.int32 else array for name, array in tensors.items()}
 
 
@@ -273,10 +272,10 @@ def _from_published(
     name_of: Callable[[str], str],
     tensors: Mapping[str, np.ndarray | Tensor],
 ) -> dict[str, Any]:
-    """Parameters of these paths, shapes and dtypes from tensors that have the published names of the paths."""
+    """Converts tensors to parameters of the given paths, shapes and dtypes; `name_of` maps paths to published names."""
     names = {path: name_of(path) for path in like}
     shapes = {path: x.shape for path, x in like.items()}
-    # Flax has kernels as [..., in, out], PyTorch as [out, in, ...].
+    # Flax stores kernels as [..., in, out], PyTorch as [out, in, ...].
     shapes |= {path: (*shape[:-3:-1], *shape[:-2]) for path, shape in shapes.items() if path.endswith("kernel")}
     _check_layout(what, {names[path]: shape for path, shape in shapes.items()}, tensors)
 
@@ -288,7 +287,7 @@ def _from_published(
 
 
 def _to_published(params: Mapping[str, Any], name_of: Callable[[str], str]) -> dict[str, np.ndarray]:
-    """The tensors of parameters by their published names: the inverse of `_from_published`."""
+    """Converts parameters to tensors with published names: the inverse of `_from_published`."""
 
     def published(path, array):
         return np.moveaxis(array, (-1, -2), (0, 1)) if path.endswith("kernel") else array

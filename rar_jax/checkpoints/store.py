@@ -1,10 +1,11 @@
-"""A run's checkpoints: saved by Orbax in the background, with the position in the data inside, and verified."""
+"""A run's checkpoints: saved by Orbax in the background, with the position in the data, and verified by checksum."""
 
 import contextlib
+import gc
 import logging
 import math
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
@@ -13,27 +14,27 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from rar_jax.checkpoints.manifest import verify, write_manifest
+from rar_jax.checkpoints.manifest import DamagedError, verify, write_manifest
+from rar_jax.checkpoints.quiet import quiet_saves
 from rar_jax.config import CheckpointConfig
 from rar_jax.errors import UserError
-from rar_jax.parallel.distributed import from_first, is_first, together, wait_for_all
-from rar_jax.training.state import TrainState
+from rar_jax.parallel.distributed import from_all, from_first, is_first, together, wait_for_all
 
 _log = logging.getLogger(__name__)
 
 FOLDER = "checkpoints"
-# Where damaged checkpoints are put, out of the way of the ones that replace them.
+# The folder beside it that damaged checkpoints are moved to, so that new ones can take their places.
 DAMAGED = "damaged_checkpoints"
 
 _POLL_SECONDS = 0.2
-# For a manifest when the process is to end: what preempts it may not wait for half a minute.
+# How long a process that is being preempted waits for a manifest.
 _HURRIED_SECONDS = 5
 
 _T = TypeVar("_T")
 
 
 def _absolute(folder: epath.Path) -> epath.Path:
-    """As Orbax needs it; of gs://, epath would make a folder of this machine."""
+    """Returns the absolute path, which Orbax needs; gs:// paths are absolute, and epath would make them local."""
     return folder if "://" in str(folder) else folder.resolve()
 
 
@@ -41,73 +42,81 @@ def _wanted(like: Any, **options: Any) -> ocp.args.PyTreeRestore:
     return ocp.args.PyTreeRestore(like, restore_args=ocp.checkpoint_utils.construct_restore_args(like), **options)
 
 
+def _manager_options(config: CheckpointConfig | None, best_is_max: bool) -> ocp.CheckpointManagerOptions:
+    options = ocp.CheckpointManagerOptions(enable_async_checkpointing=True, create=config is not None)
+    if config is None:
+        return options
+    options.cleanup_tmp_directories = True
+    policies = [preservation_policy.LatestN(config.keep)]
+    if config.keep_every:
+        policies.append(preservation_policy.EveryNSteps(config.keep_every))
+    if config.best_metric:
+        sign = 1 if best_is_max else -1
+        options.best_fn = lambda metrics: sign * metrics[config.best_metric]
+        policies.append(
+            preservation_policy.BestN(get_metric_fn=options.best_fn, n=1, keep_checkpoints_without_metrics=False)
+        )
+    options.preservation_policy = preservation_policy.AnyPreservationPolicy(policies)
+    return options
+
+
 class _Manager(ocp.CheckpointManager):
-    """Orbax asks JAX about preemption on its own, with its steps, and would upset what all processes agree on."""
+    """A manager that leaves preemption to the training loop, where all processes agree on the step to stop at."""
 
     def reached_preemption(self, step: int) -> bool:
-        """Never: the training loop asks (`training.preemption`)."""
+        """Returns False: the training loop asks `training.preemption` instead."""
         return False
 
 
 class CheckpointStore:
     """The checkpoints of one run's folder. Each holds the train state and the position in the data."""
 
-    def __init__(self, run_folder: epath.PathLike, config: CheckpointConfig | None = None):
+    def __init__(
+        self, run_folder: epath.PathLike, config: CheckpointConfig | None = None, *, best_is_max: bool = False
+    ):
         """Opens the store.
 
         Args:
           run_folder: the run's folder; the checkpoints are in `checkpoints/` below it.
-          config: which checkpoints stay when one is saved; None only reads.
+          config: which checkpoints are kept when one is saved; None opens the store for reading only.
+          best_is_max: whether the largest value of `config.best_metric` is the best, rather than the smallest.
         """
         self._run_folder = epath.Path(run_folder)
         self._folder = _absolute(self._run_folder) / FOLDER
         self._best_metric = config.best_metric if config else ""
-        options = ocp.CheckpointManagerOptions(enable_async_checkpointing=True, create=config is not None)
-        if config is not None:
-            options.cleanup_tmp_directories = True
-            policies = [preservation_policy.LatestN(config.keep)]
-            if config.keep_every:
-                policies.append(preservation_policy.EveryNSteps(config.keep_every))
-            if config.best_metric:
-                sign = -1 if config.best_mode == "min" else 1
-                options.best_fn = lambda metrics: sign * metrics[config.best_metric]
-                policies.append(
-                    preservation_policy.BestN(
-                        get_metric_fn=options.best_fn, n=1, keep_checkpoints_without_metrics=False
-                    )
-                )
-            options.preservation_policy = preservation_policy.AnyPreservationPolicy(policies)
         handlers = {"state": ocp.PyTreeCheckpointHandler(), "data": ocp.JsonCheckpointHandler()}
-        self._manager = _Manager(self._folder, options=options, item_handlers=handlers)
+        self._manager = _Manager(self._folder, options=_manager_options(config, best_is_max), item_handlers=handlers)
         self._saved = True
+        self._quiet = contextlib.ExitStack()
         self._manifest: threading.Thread | None = None
         self._no_manifest = threading.Event()
 
     @property
     def steps(self) -> list[int]:
-        """The steps there are checkpoints of, ascending."""
+        """The steps that have a checkpoint, ascending."""
         return sorted(self._manager.all_steps())
 
-    def save(self, state: TrainState, data_state: dict[str, Any], metrics: dict[str, float] | None = None) -> None:
+    def save(self, state: Any, data_state: dict[str, Any], metrics: dict[str, float] | None = None) -> None:
         """Begins to save; the state may be donated as soon as this returns.
 
         A save that fails is logged and leaves the older checkpoints as they are.
 
         Args:
-          state: to save.
+          state: a pytree of arrays with an attribute `step`, int32 [].
           data_state: the position in the data; JSON values.
-          metrics: of this state, for the keep policy.
+          metrics: values measured for this state, which decide whether it is kept as the best.
         """
         step = int(state.step)
         best = {self._best_metric: metrics[self._best_metric]} if self._best_metric in (metrics or {}) else None
         self._finish()
+        self._quiet.enter_context(quiet_saves())
         try:
             self._manager.save(
                 step,
                 args=ocp.args.Composite(state=ocp.args.PyTreeSave(state), data=ocp.args.JsonSave(data_state)),
                 metrics=best,
             )
-        # TensorStore and the file system raise many kinds of errors; training need not end for them.
+        # TensorStore and the file system raise many kinds of errors, and training can continue after all of them.
         except Exception as error:
             self._failed(f"the save of step {step}", error)
             return
@@ -119,112 +128,104 @@ class CheckpointStore:
             )
             self._manifest.start()
 
-    def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """The state and the data position of a step.
+    def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
+        """Returns the state and the position in the data of a step, after the checksums of all files are verified.
 
         Args:
           step: one of `steps`.
-          like: shapes, dtypes and shardings wanted (`jax.ShapeDtypeStruct` leaves).
+          like: the pytree of shapes, dtypes and shardings wanted (`jax.ShapeDtypeStruct` leaves).
 
         Raises:
-          UserError: the checkpoint is damaged or cannot be read.
+          DamagedError: the checkpoint is damaged; every process raises it.
+          Exception: whatever Orbax raises if the checkpoint cannot be restored, such as a ValueError for other shapes.
         """
+        self._verify_together(step)
         with together():
-            # Every file is read for it, by one process each.
-            self.verify(step, jax.process_index(), jax.process_count())
-        with together():
-            restored = self._read(step, state=_wanted(like), data=ocp.args.JsonRestore())
+            restored = self._restore(step, state=_wanted(like), data=ocp.args.JsonRestore())
         return restored.state, restored.data
 
-    def restore_newest(self, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
-        """The newest checkpoint that can be read, or None if there are none; damaged ones are put aside.
+    def restore_newest(self, like: Any) -> tuple[Any, dict[str, Any]] | None:
+        """Restores the newest checkpoint that is not damaged, and moves newer, damaged ones to `damaged_checkpoints/`.
+
+        Returns:
+          The state and the position in the data, or None if there are no checkpoints.
 
         Raises:
-          UserError: there are checkpoints and none can be read; each is named with the reason.
+          UserError: all checkpoints are damaged; each is named with the reason.
+          Exception: as in `restore`; no checkpoint is moved then.
         """
         steps = from_first(self.steps)
         if not steps:
             return None
-        step, restored, damaged = self._newest_readable(steps, lambda step: self.restore(step, like))
+        step, restored, damaged = self._newest_undamaged(steps, lambda step: self.restore(step, like))
         if damaged:
             self._put_aside(damaged)
             _log.error("went back to the checkpoint of step %d; the newer ones are in %s", step, DAMAGED)
         return restored
 
     def restore_sampling_params(self, step: int, sharding: jax.sharding.Sharding, dtype: str) -> dict[str, Any]:
-        """The parameters to sample with (the moving average where there is one), and nothing else of the state.
+        """Returns the parameters to sample with (the moving average if the run has one), and reads nothing else.
 
         Args:
           step: one of `steps`.
-          sharding: how each array is to lie.
-          dtype: of the floating-point arrays; they are cast before they are put on the devices.
+          sharding: sharding of each array.
+          dtype: dtype of the floating-point arrays; they are cast before they are put on the devices.
 
         Raises:
-          UserError: the checkpoint is damaged or cannot be read.
+          DamagedError: the checkpoint is damaged.
+          Exception: whatever Orbax raises if the checkpoint cannot be restored.
         """
-        self.verify(step)
-        with self._readable(step):
-            tree = self._manager.item_metadata(step).state.tree
-            name = "ema" if tree.get("ema") else "params"
-            like = jax.tree.map(
-                lambda x: jax.ShapeDtypeStruct(x.shape, restored_dtype(x.dtype, dtype), sharding=sharding), tree[name]
-            )
-        return self._read(step, state=_wanted({name: like}, partial_restore=True)).state[name]
+        self._verify(step)
+        tree = self._manager.item_metadata(step).state.tree
+        name = "ema" if tree.get("ema") else "params"
+        like = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, restored_dtype(x.dtype, dtype), sharding=sharding), tree[name]
+        )
+        return self._restore(step, state=_wanted({name: like}, partial_restore=True)).state[name]
 
     def restore_newest_sampling_params(self, sharding: jax.sharding.Sharding, dtype: str) -> tuple[int, dict[str, Any]]:
-        """The parameters to sample with of the newest checkpoint that can be read, and its step.
+        """Returns the step of the newest checkpoint that is not damaged, and its parameters to sample with.
 
-        Damaged ones stay where they are: only training, which replaces them, puts them aside.
+        Damaged checkpoints stay where they are: only training, which replaces them, moves them.
 
         Args:
-          sharding, dtype: as in `restore_sampling_params`.
+          sharding: as in `restore_sampling_params`.
+          dtype: as in `restore_sampling_params`.
 
         Raises:
-          UserError: there are no checkpoints, or none can be read; each is named with the reason.
+          UserError: there are no checkpoints, or all are damaged; each is named with the reason.
+          Exception: as in `restore_sampling_params`.
         """
-        step, params, damaged = self._newest_readable(
+        step, params, damaged = self._newest_undamaged(
             self.steps, lambda step: self.restore_sampling_params(step, sharding, dtype)
         )
         if damaged:
-            _log.warning(
-                "the checkpoint of step %d is used, as that of step %s cannot be read",
-                step,
-                ", ".join(map(str, damaged)),
-            )
+            steps = ", ".join(map(str, damaged))
+            _log.warning("the checkpoint of step %d is used, because that of step %s is damaged", step, steps)
         return step, params
 
-    def verify(self, step: int, part: int = 0, parts: int = 1) -> None:
-        """Compares a checkpoint's files with what was written; of several processes, each its part.
-
-        Raises:
-          UserError: it is damaged.
-        """
-        with self._readable(step):
-            if not verify(self._folder / str(step), part, parts):
-                _log.warning("checkpoint %s has no manifest yet, and is restored unverified", self._folder / str(step))
-
     def close(self, hurried: bool = False) -> bool:
-        """Waits for saves to finish. Returns whether the last one, if any, did.
+        """Waits for saves to finish. Returns whether the last save, if there was one, succeeded.
 
         Args:
-          hurried: a large checkpoint may go without its manifest, for which all of it is read again.
+          hurried: whether to wait only briefly for the manifest, for which the whole checkpoint is read again.
         """
         self._finish(_HURRIED_SECONDS if hurried else None)
-        with contextlib.suppress(Exception):  # Said already.
+        with contextlib.suppress(Exception):  # `_finish` has logged it.
             self._manager.close()
         return self._saved
 
-    def _newest_readable(self, steps: list[int], read: Callable[[int], _T]) -> tuple[int, _T, list[int]]:
-        """The newest of some steps that can be read, what was read of it, and the newer ones that could not be.
+    def _newest_undamaged(self, steps: list[int], read: Callable[[int], _T]) -> tuple[int, _T, list[int]]:
+        """Returns the newest step that is not damaged, what `read` returns for it, and the newer, damaged steps.
 
         Raises:
-          UserError: there are no checkpoints, or none can be read; each is named with the reason.
+          UserError: there are no checkpoints, or all are damaged; each is named with the reason.
         """
         damaged = {}
         for step in reversed(steps):
             try:
                 result = read(step)
-            except ValueError as error:
+            except DamagedError as error:
                 damaged[step] = error
                 continue
             for error in damaged.values():
@@ -234,18 +235,37 @@ class CheckpointStore:
             raise UserError(f"no checkpoint in {str(self._run_folder)!r}")
         raise UserError("no checkpoint can be read: " + "; ".join(map(str, damaged.values())))
 
+    def _verify(self, step: int, part: int = 0, parts: int = 1) -> None:
+        """Verifies one process's share of a checkpoint's files. Raises `DamagedError`."""
+        if not verify(self._folder / str(step), part, parts):
+            _log.warning("checkpoint %s has no manifest yet, and is restored unverified", self._folder / str(step))
+
+    def _verify_together(self, step: int) -> None:
+        """Verifies a checkpoint's files, each by one process. Raises `DamagedError` in all processes."""
+        damage = ""
+        with together():
+            try:
+                self._verify(step, jax.process_index(), jax.process_count())
+            except DamagedError as error:
+                damage = str(error)
+        if found := [message for message in from_all(damage) if message]:
+            raise DamagedError(found[0])
+
     def _failed(self, what: str, error: Exception) -> None:
         self._saved = False
         self._no_manifest.set()
         self._manifest = None
         if is_first():
-            # What was written of it would keep a full disk full.
+            # Otherwise the files of the failed save keep a full disk full.
             for leftover in self._folder.glob("*.orbax-checkpoint-tmp*"):
                 leftover.rmtree(missing_ok=True)
+        # Tasks that Orbax gave up report that when they are deleted: here, where `quiet_saves` leaves it out.
+        gc.collect()
+        self._quiet.close()
         _log.error("%s failed: %s; older checkpoints stay: %s", what, _first_line(error), self._reload())
 
     def _reload(self) -> list[int]:
-        """What is on disk: a failed save leaves the manager believing in it."""
+        """Makes the manager look at the disk, because it believes in a save that failed. Returns the steps."""
         self._manager.reload()
         return self.steps
 
@@ -256,22 +276,23 @@ class CheckpointStore:
                 return
         try:
             write_manifest(folder)
-        # The checkpoint is good without; it may have been deleted meanwhile.
+        # The checkpoint is usable without a manifest, and it may have been deleted in the meantime.
         except OSError as error:
             _log.warning("no manifest for %s: %s", folder, error)
 
     def _finish(self, manifest_seconds: float | None = None) -> None:
-        """Waits for the save before and its manifest, for which no longer than so long."""
+        """Waits for the previous save and, at most `manifest_seconds`, for its manifest."""
         try:
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
         except Exception as error:
-            self._failed("the save before", error)
+            self._failed("the previous save", error)
+        self._quiet.close()
         if self._manifest is not None:
             self._manifest.join(manifest_seconds)
             self._manifest = None
 
-    def _put_aside(self, steps) -> None:
+    def _put_aside(self, steps: list[int]) -> None:
         if is_first():
             (self._run_folder / DAMAGED).mkdir(parents=True, exist_ok=True)
             for step in steps:
@@ -282,46 +303,37 @@ class CheckpointStore:
         wait_for_all("damaged checkpoints put aside")
         self._reload()
 
-    def _read(self, step: int, **items: Any) -> ocp.args.Composite:
-        with self._readable(step):
-            return self._manager.restore(step, args=ocp.args.Composite(**items))
-
-    @contextlib.contextmanager
-    def _readable(self, step: int) -> Iterator[None]:
-        """Orbax and TensorStore raise many kinds of errors for what is, to a user, one thing."""
-        try:
-            yield
-        except Exception as error:
-            raise UserError(f"checkpoint {self._folder / str(step)} cannot be read: {_first_line(error)}") from error
+    def _restore(self, step: int, **items: Any) -> ocp.args.Composite:
+        return self._manager.restore(step, args=ocp.args.Composite(**items))
 
 
 def save_params(run_folder: epath.PathLike, step: int, params: dict[str, Any]) -> None:
     """Saves parameters alone, as a checkpoint that `CheckpointStore.restore_sampling_params` reads.
 
-    In the foreground and a few at a time, so that no second copy of all of them is held; of NumPy arrays Orbax would
-    make one. Not compressed: weights hardly get smaller, and it takes twice the time.
-
     Args:
-      run_folder: `checkpoints/` is made below it.
-      step: of the checkpoint.
-      params: of `jax.Array`.
+      run_folder: `checkpoints/` is created below it.
+      step: the checkpoint's step.
+      params: a pytree of `jax.Array`.
     """
     folder = _absolute(epath.Path(run_folder)) / FOLDER
     # Orbax refuses an array that is larger than its limit.
     largest = max(leaf.nbytes for leaf in jax.tree.leaves(params))
     handler = ocp.PyTreeCheckpointHandler(save_concurrent_gb=math.ceil(largest / 1e9), use_compression=False)
-    with ocp.CheckpointManager(
-        folder,
-        options=ocp.CheckpointManagerOptions(enable_async_checkpointing=False),
-        item_handlers={"state": handler, "data": ocp.JsonCheckpointHandler()},
-    ) as manager:
+    with (
+        quiet_saves(),
+        ocp.CheckpointManager(
+            folder,
+            options=ocp.CheckpointManagerOptions(enable_async_checkpointing=False),
+            item_handlers={"state": handler, "data": ocp.JsonCheckpointHandler()},
+        ) as manager,
+    ):
         items = {"state": ocp.args.PyTreeSave({"params": params}), "data": ocp.args.JsonSave({})}
         manager.save(step, args=ocp.args.Composite(**items))
     write_manifest(folder / str(step))
 
 
 def restored_dtype(stored: jnp.dtype, wanted: str) -> jnp.dtype:
-    """What an array of a dtype is restored as: floating-point numbers as wanted, others as they are."""
+    """Returns the dtype to restore an array in: the wanted one if it is floating-point, otherwise the stored one."""
     return jnp.dtype(wanted) if jnp.issubdtype(stored, jnp.floating) else stored
 
 

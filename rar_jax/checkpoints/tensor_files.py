@@ -1,7 +1,7 @@
-"""Weights as PyTorch users share them: .bin and .pth files of `torch.save`, and .safetensors.
+"""Reads and writes the files that PyTorch users share weights in: .bin and .pth of `torch.save`, and .safetensors.
 
-Neither needs PyTorch. A .bin or .pth file holds a pickle, which could run anything; ours may rebuild tensors and
-nothing else.
+PyTorch is not needed. A .bin or .pth file holds a pickle, which could run any code; the unpickler here rebuilds tensors
+and refuses everything else.
 """
 
 import collections
@@ -26,10 +26,10 @@ from rar_jax.files import aside
 
 SUFFIXES = (".bin", ".pth", ".pt", ".safetensors")
 
-# What `torch.save` began files with before PyTorch 1.6 took up zip files: the pickle of this number.
+# The first bytes of files that `torch.save` wrote before PyTorch 1.6, which introduced zip files.
 _LEGACY_MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, 2)
 
-# What reading from a damaged file raises.
+# Exceptions that reading a damaged file raises.
 _DAMAGED = (zipfile.BadZipFile, EOFError, KeyError, OSError, OverflowError, RuntimeError, ValueError)
 
 _STORAGE_DTYPES = {
@@ -48,7 +48,7 @@ _STORAGE_DTYPES = {
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """A tensor of a file, read when asked: `np.asarray(tensor)`."""
+    """A tensor in a file, which is read by `np.asarray(tensor)`."""
 
     shape: tuple[int, ...]
     read: Callable[[], np.ndarray]
@@ -58,10 +58,10 @@ class Tensor:
 
 
 def read_tensors(path: epath.PathLike) -> dict[str, Tensor]:
-    """The tensors of a file by name; only their names and shapes are read yet.
+    """Returns the tensors of a file by name; their numbers are read only when an array is made of a tensor.
 
     Raises:
-      UserError: the file is not there, is not of these kinds, is damaged, or holds something else than tensors.
+      UserError: the file does not exist, has another format, is damaged, or holds anything other than tensors.
     """
     path = epath.Path(path)
     if not path.is_file():
@@ -72,7 +72,7 @@ def read_tensors(path: epath.PathLike) -> dict[str, Tensor]:
 
 
 def _read_safetensors(path: epath.Path) -> dict[str, Tensor]:
-    # Only here is it needed.
+    # Imported here because no other function needs it.
     from safetensors import SafetensorError, safe_open
 
     def read(name):
@@ -90,25 +90,25 @@ def _read_safetensors(path: epath.Path) -> dict[str, Tensor]:
 
 
 def write_safetensors(path: epath.PathLike, tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes tensors by name, aside first: a file of this name is whole."""
-    # Only here is it needed.
+    """Writes tensors by name; the file appears under its name once it is complete."""
+    # Imported here because no other function needs it.
     from safetensors.numpy import save_file
 
     path = epath.Path(path)
     partial = aside(path)
-    # Not ascontiguousarray, which makes a vector of a scalar.
+    # Not `ascontiguousarray`, which turns a scalar into a vector.
     save_file({name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}, partial)
     partial.replace(path)
 
 
 class _StorageType(NamedTuple):
-    """What the pickle sees of a storage class."""
+    """Stands for a PyTorch storage class while a file is unpickled."""
 
     name: str
 
 
 class _Storage(NamedTuple):
-    """What the pickle sees of a block of numbers in the file."""
+    """Stands for a block of numbers in the file while the file is unpickled."""
 
     key: str
     dtype: str
@@ -116,7 +116,7 @@ class _Storage(NamedTuple):
 
 
 class _View(NamedTuple):
-    """What the pickle sees of a tensor. Checked when the pickle has ended and can change nothing any more."""
+    """Stands for a tensor while a file is unpickled. It is checked afterwards, when the pickle can change nothing."""
 
     storage: Any
     offset: Any
@@ -125,7 +125,7 @@ class _View(NamedTuple):
 
 
 class _Rebuild:
-    """`torch._utils._rebuild_tensor_v2`."""
+    """Replaces `torch._utils._rebuild_tensor_v2`."""
 
     __slots__ = ()
 
@@ -134,7 +134,7 @@ class _Rebuild:
 
 
 class _Parameter:
-    """`torch._utils._rebuild_parameter`."""
+    """Replaces `torch._utils._rebuild_parameter`."""
 
     __slots__ = ()
 
@@ -145,7 +145,7 @@ class _Parameter:
 class _TensorUnpickler(pickle.Unpickler):
     """Rebuilds tensors and refuses, by name, everything else that a pickle could import.
 
-    All that it hands to the pickle has no attributes that could be set.
+    The objects that it gives to the pickle have no attributes that the pickle could set.
     """
 
     def find_class(self, module: str, name: str) -> Any:
@@ -160,23 +160,23 @@ class _TensorUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is not a tensor and is not run")
 
     def persistent_load(self, pid: Any) -> _Storage:
-        # Files from before the zip files say here which part of another storage it is, which nothing has used for long.
+        # The last entry of files from before PyTorch 1.6 can refer to a part of another storage, a feature long unused.
         kind, dtype, key, _, size, *part = pid
         if kind != "storage" or type(dtype) is not _StorageType or type(key) is not str or any(part):
-            # Not shown: a few bytes of a pickle can make a tuple of tuples that takes for ever to print.
+            # The object is not shown, because a few bytes of a pickle can nest tuples that take forever to print.
             raise pickle.UnpicklingError("it refers to something that is not the numbers of a tensor")
         return _Storage(key, dtype.name, operator.index(size))
 
 
 def _unpickle(file: BinaryIO) -> Any:
-    """What the pickle that begins here holds; the file is then behind it.
+    """Returns the object that is pickled at the file's position, and leaves the position behind the pickle.
 
     Raises:
-      Exception: of any kind; see `_one_error`.
+      Exception: the pickle is malformed; any kind of exception is possible (see `_one_error`).
     """
     begin = file.tell()
     for number, (operation, argument, _) in enumerate(pickletools.genops(file)):
-        # Room is made for as many objects as the highest number says, which can be more than there is memory.
+        # The unpickler allocates a table as long as the highest number, which could exceed the memory.
         if operation.name in ("PUT", "LONG_BINPUT") and argument > number:
             raise pickle.UnpicklingError(f"it gives the number {argument} to one of its first {number} objects")
     file.seek(begin)
@@ -184,7 +184,7 @@ def _unpickle(file: BinaryIO) -> Any:
 
 
 class _Block(NamedTuple):
-    """A block of numbers in a file: what errors call it, its size in bytes, and what reads it."""
+    """A block of numbers in a file: its name in error messages, its size in bytes, and a function that reads it."""
 
     name: str
     size: int
@@ -192,7 +192,7 @@ class _Block(NamedTuple):
 
 
 def _tensor(view: _View, path: epath.Path, blocks: Mapping[str, _Block], big_endian: bool) -> Tensor:
-    """A tensor within the bounds of its storage, which is within its block of the file."""
+    """Makes a tensor after checking that it lies within its storage, and the storage within its block of the file."""
     storage = view.storage
     offset = operator.index(view.offset)
     shape, strides = (tuple(operator.index(n) for n in numbers) for numbers in (view.shape, view.strides))
@@ -205,7 +205,7 @@ def _tensor(view: _View, path: epath.Path, blocks: Mapping[str, _Block], big_end
     last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
     if min((offset, *shape, *strides)) < 0 or (0 not in shape and last >= storage.size):
         raise UserError(f"a tensor of shape {shape} reaches outside its storage {block.name}")
-    # With a stride of 0 a file of a few bytes would fill any memory.
+    # A tensor with a stride of 0 could fill any memory from a file of a few bytes.
     if math.prod(shape) > storage.size:
         raise UserError(f"a tensor of shape {shape} repeats the {storage.size} numbers of its storage {block.name}")
 
@@ -213,7 +213,7 @@ def _tensor(view: _View, path: epath.Path, blocks: Mapping[str, _Block], big_end
         try:
             numbers = np.frombuffer(block.read(), dtype.newbyteorder(">") if big_endian else dtype)[offset:]
             if 0 not in shape and last - offset >= len(numbers):
-                raise UserError("it is shorter than it was")
+                raise UserError("it became shorter after it was opened")
             in_bytes = [stride * numbers.itemsize for stride in strides]
             return np.ascontiguousarray(np.lib.stride_tricks.as_strided(numbers, shape, in_bytes)).reshape(shape)
         except _DAMAGED as error:
@@ -233,21 +233,21 @@ def _read_zip(path: epath.Path) -> dict[str, Tensor]:
         with path.open("rb") as file, zipfile.ZipFile(file) as archive:
             infos, length = archive.infolist(), file.seek(0, io.SEEK_END)
     except _DAMAGED as error:
-        raise UserError(f"{path} is not a whole zip file of torch.save ({error}): download it again") from None
+        raise UserError(f"{path} is not a complete zip file of torch.save ({error}): download it again") from None
 
     def read(member):
         with path.open("rb") as file, zipfile.ZipFile(file) as archive:
             return archive.read(member)
 
     with _one_error(path):
-        # torch.save compresses nothing; what is compressed could unpack to any size.
+        # torch.save compresses nothing, and a compressed member could unpack to any size.
         if packed := [info.filename for info in infos if info.compress_type != zipfile.ZIP_STORED]:
             raise UserError(f"{packed[0]} is compressed, which torch.save does not do")
-        # Members that overlap, or that are not there.
+        # Members overlap, or lie outside the file.
         sizes = {info.filename: info.file_size for info in infos}
         if (claimed := sum(sizes.values())) > length:
             raise UserError(f"it has {length} bytes, and claims to hold {claimed}")
-        # The one folder that all members are in is named after the file when it was saved.
+        # All members are in one folder, which has the name that the file had when it was saved.
         pickled = next((name for name in sizes if name.endswith("/data.pkl")), None)
         if pickled is None:
             raise UserError("it is a zip file, but not of torch.save: it has no data.pkl")
@@ -260,9 +260,10 @@ def _read_zip(path: epath.Path) -> dict[str, Tensor]:
 
 
 def _read_legacy(path: epath.Path) -> dict[str, Tensor]:
-    """Five pickles (a magic number, a version, the machine, the tensors, the order of the storages), and the storages.
+    """Reads a file that PyTorch before 1.6 wrote.
 
-    A storage is the count of its numbers, as int64, and the numbers, little-endian on every machine.
+    It has five pickles (a magic number, a version, the machine, the tensors, the order of the storages) and then the
+    storages. Each storage is the count of its numbers, int64, and the numbers, little-endian on every machine.
     """
 
     def read(offset, size):
@@ -286,7 +287,7 @@ def _read_legacy(path: epath.Path) -> dict[str, Tensor]:
 
 
 def _checked_views(views: Any) -> dict[str, _View]:
-    """What a pickle held, if that is tensors by name."""
+    """Returns the pickle's content after checking that it has tensors by name and nothing else."""
     others = [] if isinstance(views, dict) else [type(views).__name__]
     if not others:
         others = [f"{name!r} ({type(view).__name__})" for name, view in views.items() if type(view) is not _View]
@@ -300,7 +301,7 @@ def _checked_views(views: Any) -> dict[str, _View]:
 
 @contextlib.contextmanager
 def _one_error(path: epath.Path) -> Iterator[None]:
-    """Turns what unpickling raises into a `UserError`. A pickle is a program: made badly, it can raise anything."""
+    """Turns exceptions of unpickling into a `UserError`: a pickle is a program, and a bad one can raise anything."""
     try:
         yield
     except Exception as error:

@@ -1,4 +1,4 @@
-"""One way to name weights, everywhere: a run's folder, one step's, a converted folder, or a published file."""
+"""Loads weights from a run's folder, the folder of one of its steps, a converted folder, or a published file."""
 
 import dataclasses
 import hashlib
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
+from rar_jax.checkpoints.manifest import checkpoint_identity, file_identity
 from rar_jax.checkpoints.pytorch import (
     inception_from_pytorch,
     kind_of,
@@ -29,9 +30,9 @@ from rar_jax.models.rar import RAR
 from rar_jax.models.vqgan import VQGAN
 from rar_jax.run_folder import CONFIG_FILE, read_config, read_kind, write_config
 
-# The patch that a token of the published tokenizer stands for.
+# Side, in pixels, of the patch that one token of the published tokenizer encodes.
 _PUBLISHED_DOWNSAMPLING = 16
-# The kinds that no run trains: a converted folder's config.json has the sizes of the network, and no run's config.
+# The kinds without a run's config: the config.json of their converted folders has the sizes of the network instead.
 _NETWORKS = {"vqgan": VQGAN, "inception": InceptionV3}
 _FROM_PYTORCH = {"vqgan": vqgan_from_pytorch, "inception": inception_from_pytorch}
 
@@ -43,14 +44,16 @@ class Weights:
     Attributes:
       kind: rar, vqgan or inception.
       model: the network.
-      params: its parameters; of a run with a moving average, that.
-      step: of the checkpoint they are from; 0 for published weights.
-      config: of a RAR's run; for published weights one of its sizes, with the paper's sampling options.
+      params: its parameters; the moving average if the run has one.
+      identity: 12 hexadecimal digits that identify the checkpoint or the file by the SHA-256 digest of its bytes.
+      step: the checkpoint's step; 0 for published weights.
+      config: the config of a RAR's run; published weights get one of their size, with the paper's sampling options.
     """
 
     kind: str
     model: nn.Module
     params: dict[str, Any]
+    identity: str
     step: int = 0
     config: Config | None = None
 
@@ -62,19 +65,19 @@ def load_weights(
     sharding: jax.sharding.Sharding | None = None,
     dtype: str | None = "float32",
 ) -> Weights:
-    """Loads weights.
+    """Loads weights of any kind.
 
     Args:
-      path: a run's folder (its newest checkpoint that is whole, if `step` is not given), one of its steps' folders, a
-        folder that `python -m rar_jax convert` wrote, or a .bin, .pth or .safetensors file.
-      kind: rar, vqgan or inception; by default any will do.
-      step: of the checkpoint.
-      sharding: how each array is to lie; by default on the first device.
-      dtype: of the parameters, whatever they are stored in, and what a RAR computes in: float32, bfloat16, or None for
-        what its run computed in, which for published weights is the paper's bfloat16.
+      path: a run's folder, the folder of one of its steps, a folder that `python -m rar_jax convert` wrote, or a .bin,
+        .pth or .safetensors file.
+      kind: rar, vqgan or inception; by default all kinds are accepted.
+      step: the checkpoint's step; by default the newest one that is not damaged.
+      sharding: sharding of each array; by default the first device holds all arrays.
+      dtype: dtype of the parameters, whatever they are stored in, and the dtype that a RAR computes in: float32,
+        bfloat16, or None for the dtype that its run computed in, which for published weights is the paper's bfloat16.
 
     Raises:
-      UserError: there is nothing of that name and kind, or it cannot be read.
+      UserError: there are no weights of that name and kind, or they are damaged.
     """
     path = epath.Path(path)
     if not path.exists():
@@ -94,7 +97,7 @@ def load_weights(
 
 
 def split_step(path: epath.PathLike) -> tuple[epath.Path, int | None]:
-    """The run's folder, and the step, where a path names the folder of one of its steps; else the path, and None."""
+    """Splits the folder of one step into the run's folder and the step; returns any other path, and None."""
     path = epath.Path(path)
     if path.parent.name == FOLDER and path.name.isdigit():
         return path.parent.parent, int(path.name)
@@ -118,13 +121,13 @@ def _from_file(path: epath.Path, sharding: jax.sharding.Sharding, dtype: str | N
             config = _published_config(rar_sizes(tensors))
             dtype = dtype or config.train.dtype
             model, params = RAR(config.model, jnp.dtype(dtype)), rar_from_pytorch(tensors)
-        return Weights(kind, model, _put(params, sharding, dtype), config=config)
+        return Weights(kind, model, _put(params, sharding, dtype), file_identity(path), config=config)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
 
 
 def _put(params: dict[str, Any], sharding: jax.sharding.Sharding, dtype: str) -> dict[str, Any]:
-    """Casts and moves parameters to the devices one at a time, in place, so that no two copies of all are held."""
+    """Casts parameters and moves them to the devices, one at a time and in place, so that memory holds one copy."""
     for name in list(params):
         value = params.pop(name)
         if isinstance(value, dict):
@@ -136,7 +139,7 @@ def _put(params: dict[str, Any], sharding: jax.sharding.Sharding, dtype: str) ->
 
 def _published_config(sizes: dict[str, int]) -> Config:
     model = ModelConfig(**sizes)
-    # Of a size that is not the paper's, its smallest one's: some have to be.
+    # A model of another size than the paper's gets the default sampling options.
     name, sample = "published", SampleConfig()
     for size, (known, options) in RAR_SIZES.items():
         if (known.width, known.depth, known.mlp_width) == (model.width, model.depth, model.mlp_width):
@@ -159,16 +162,21 @@ def _from_folder(folder: epath.Path, step: int | None, sharding: jax.sharding.Sh
     else:
         raise UserError(f"no checkpoint of step {step} in {str(folder)!r}: there are {store.steps}")
     store.close()
+    identity = checkpoint_identity(folder / FOLDER / str(step))
     if kind in _NETWORKS:
         sizes = json.loads((folder / CONFIG_FILE).read_text())["model"]
         # JSON has no tuples.
         sizes = {field: tuple(size) if isinstance(size, list) else size for field, size in sizes.items()}
-        return Weights(kind, _NETWORKS[kind](**sizes), params, step)
-    return Weights(kind, RAR(config.model, jnp.dtype(dtype)), params, step, config)
+        return Weights(kind, _NETWORKS[kind](**sizes), params, identity, step)
+    return Weights(kind, RAR(config.model, jnp.dtype(dtype)), params, identity, step, config)
 
 
 def fingerprint(params: Mapping[str, Any]) -> str:
-    """Twelve hexadecimal digits that stand for all the weights."""
+    """Returns 12 hexadecimal digits that are equal for equal weights, whatever file or folder they are stored in.
+
+    Records of tokens and of scores store it for tokenizers and Inception networks. `Weights.identity` identifies the
+    file or the checkpoint instead.
+    """
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         digest.update(f"{jax.tree_util.keystr(path)} {leaf.shape}".encode())
@@ -180,15 +188,15 @@ def save_weights(folder: epath.PathLike, weights: Weights) -> None:
     """Writes weights as a folder that `load_weights` reads.
 
     Raises:
-      UserError: the folder holds something.
+      UserError: the folder is not empty.
     """
     folder = epath.Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"--output={folder} is there already: choose another folder")
     save_params(folder, weights.step, weights.params)
-    # Last: without it there is nothing to load.
+    # Written last, so that a folder that was interrupted is not taken for a complete one.
     if weights.kind in _NETWORKS:
-        # Every module of Flax has these two besides.
+        # Every Flax module also has the fields `parent` and `name`.
         fields = [field.name for field in dataclasses.fields(weights.model) if field.name not in ("parent", "name")]
         sizes = {field: getattr(weights.model, field) for field in fields}
         write_atomically(folder / CONFIG_FILE, json.dumps({"kind": weights.kind, "model": sizes}, indent=2) + "\n")

@@ -1,4 +1,9 @@
-"""Measures this machine: python -m rar_jax benchmark NAME [--json=FILE] ...; --help after the name lists its flags."""
+"""Measures this machine: data loading, evaluation, sampling or training.
+
+    python -m rar_jax benchmark data|evaluate|sample|train [flags]
+
+--help after the name lists the flags.
+"""
 
 import importlib
 import sys
@@ -8,11 +13,11 @@ from rar_jax.commands import cli
 NAMES = ("data", "evaluate", "sample", "train")
 
 
-def main():
-    """Runs the benchmark named by the first argument; each has flags and imports of its own."""
+def main() -> None:
+    """Runs the benchmark that the first argument names. Each one has its own flags and imports."""
     if len(sys.argv) < 2 or sys.argv[1] not in NAMES:
         cli.fail(f"name what to measure: python -m rar_jax benchmark {'|'.join(NAMES)}")
-    cli.run(importlib.import_module(f"rar_jax.performance.benchmarks.{sys.argv.pop(1)}").main)
+    cli.run(importlib.import_module(f"rar_jax.commands.benchmarks.{sys.argv.pop(1)}").main)
 
 
 if __name__ == "__main__":

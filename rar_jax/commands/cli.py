@@ -1,23 +1,26 @@
-"""What the commands share: the config flag with readable errors, and exit codes.
+"""What the commands share: how a command is run, exit codes, and errors in one line.
 
-Exit codes: 0 when the work is complete, 75 when it was preempted and what was done is saved (start it again), 2 for a
-user's mistake, 130 when stopped by SIGINT and 143 by SIGTERM, 1 for anything else.
+Exit codes: 0 if the work is complete, 75 if it was preempted and saved (start it again), 2 for a user's mistake, 130 if
+SIGINT stopped it, 143 if SIGTERM did, and 1 for anything else.
 """
 
 import contextlib
 import logging
+import os
 import re
 import signal
 import sys
-import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 import absl.logging
+import jax
 from absl import app, flags
 
 from rar_jax.config import field_paths, unknown_field
 from rar_jax.errors import UserError
+from rar_jax.files import cache_folder
 
 FAILURE = 1
 USER_MISTAKE = 2
@@ -25,18 +28,18 @@ USER_MISTAKE = 2
 PREEMPTED = 75
 
 
-# Of these, 128 and the number is what shells say.
+# A process that one of these stops exits with 128 plus its number, as in a shell.
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-# A path that is not there, that may not be used, or that is a file where a folder is needed, or the other way round.
+# The path is missing or taken, access is denied, or it is a file instead of a folder or a folder instead of a file.
 _UNUSABLE_PATHS = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
 
 
 class _Stopped(SystemExit):
-    """Raised by a signal wherever the command is; its code is 128 and the number."""
+    """Raised when a signal stops the command. Its code is 128 plus the number of the signal."""
 
 
 def fail(message: object, code: int = USER_MISTAKE) -> NoReturn:
-    """Ends the program with one line that says why."""
+    """Ends the program with one line on stderr that states the reason."""
     print(f"error: {message}", file=sys.stderr)
     sys.exit(code)
 
@@ -52,58 +55,78 @@ def _check_overrides(argv: Sequence[str]) -> None:
             fail(unknown_field(match.group(1)))
 
 
+def _config_file(argv: Sequence[str]) -> str | None:
+    """Returns the path that --config names, or None without the flag."""
+    for argument, following in zip(argv, [*argv[1:], ""], strict=True):
+        if match := re.fullmatch(r"--?config(?:=(.*))?", argument):
+            # What follows a colon is an argument of the file's get_config.
+            return (following if match[1] is None else match[1]).split(":")[0]
+    return None
+
+
+def _config_mistake(path: str, error: BaseException) -> str | None:
+    """Returns one line for an exception that a config file raised, or None if it did not come from that file.
+
+    ml_collections and absl replace some exceptions by their own, so that the chain of exceptions is searched.
+    """
+    cause = error
+    while (cause.__cause__ or cause.__context__) is not None:
+        cause = cause.__cause__ or cause.__context__
+    file = os.path.abspath(path)
+    lines = [
+        line for frame, line in traceback.walk_tb(cause.__traceback__)
+        if os.path.abspath(frame.f_code.co_filename) == file
+    ]  # fmt: skip
+    message = " ".join(str(cause).split())
+    if isinstance(cause, SyntaxError) and cause.filename and os.path.abspath(cause.filename) == file:
+        lines, message = [cause.lineno], cause.msg
+    return f"{path}, line {lines[-1]}: {type(cause).__name__}: {message}" if lines else None
+
+
 def _parse_flags(argv: Sequence[str]) -> list[str]:
-    """Parses flags; a mistake ends the program with one line instead of a traceback."""
+    """Parses flags. A mistake in them or in the config file ends the program with one line."""
     _check_overrides(argv)
+    path = _config_file(argv)
+    if path is not None and not os.path.isfile(path):
+        fail(f"--config={path}: there is no such file")
     try:
-        rest = flags.FLAGS(argv)
+        try:
+            rest = flags.FLAGS(argv)
+        finally:
+            # ml_collections keeps an OSError of the file until the config is used, and says first that an override of
+            # its fields is unknown.
+            if "config" in flags.FLAGS:
+                getattr(flags.FLAGS["config"].value, "to_dict", None)
     # A config file is the user's Python, so that it can raise anything.
     except Exception as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        fail(f"{lines[0]} {lines[-1]}" if len(lines) > 1 else lines[0])
+        message = f"{lines[0]} {lines[-1]}" if len(lines) > 1 else lines[0]
+        if path is not None and not isinstance(error, flags.Error):
+            message = f"--config={path}: {message}"
+        fail((path and _config_mistake(path, error)) or message)
     if len(rest) > 1:
         fail(f"unexpected argument {rest[1]!r}: options are given as --name=value")
     return rest
 
 
-def check_options(done: Sequence[str], options: Iterable[tuple[flags.FlagHolder, Collection[str]]]) -> None:
-    """Refuses options that say nothing of what is done.
+def keep_compiled_programs() -> None:
+    """Turns on JAX's persistent compilation cache, so that a command that starts again need not compile its programs.
 
-    Args:
-      done: the flags that say what is done, the first one above all.
-      options: each with the flags that it goes with.
-
-    Raises:
-      UserError: naming the first of them that was given.
+    The cache is in the user's cache folder, or in the folder that JAX_COMPILATION_CACHE_DIR names. JAX by default keeps
+    programs that took at least a second to compile; here it is a tenth, because a start compiles many small ones.
     """
-    for option, of in options:
-        if option.present and set(done).isdisjoint(of):
-            goes_with = " or ".join(f"--{name}" for name in of)
-            raise UserError(f"--{option.name} goes with {goes_with}, not with --{done[0]}: leave it out")
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder("compiled")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 @contextlib.contextmanager
 def user_errors() -> Iterator[None]:
-    """Within it, a `UserError` or an unusable path is a user's mistake: it ends the program with one line."""
+    """Ends the program with one line and exit code 2 if the block raises a `UserError` or finds an unusable path."""
     try:
         yield
     except (UserError, *_UNUSABLE_PATHS) as error:
         fail(error)
-
-
-def share_of_work(index: int | None, count: int | None, default: tuple[int, int] = (0, 1)) -> tuple[int, int]:
-    """Which of how many processes this is, by --process_index and --process_count.
-
-    Raises:
-      UserError: one is given without the other, or they do not fit.
-    """
-    if (index is None) != (count is None):
-        raise UserError("--process_index and --process_count go together")
-    if index is None:
-        return default
-    if index >= count:
-        raise UserError(f"--process_index={index} must be below --process_count={count}")
-    return index, count
 
 
 def _handle_signals(handler: Any) -> None:
@@ -112,35 +135,20 @@ def _handle_signals(handler: Any) -> None:
 
 
 def _stop(number: int, _: object) -> NoReturn:
-    # What the command leaves behind is cleared away on the way out; a second signal ends it at once.
+    # The exception lets the command remove its temporary files. A second signal ends the process at once.
     _handle_signals(signal.SIG_DFL)
     raise _Stopped(128 + number)
 
 
-def _quiet_checkpoints() -> None:
-    """Leaves out the tracebacks, hundreds on a full disk, of a save or restore that fails in the threads of Orbax.
-
-    `checkpoints.store` says the same in one line.
-    """
-    absl.logging.get_absl_logger().addFilter(
-        lambda record: record.levelno < logging.ERROR or "/orbax/" not in record.pathname
-    )
-    # Of tasks that Orbax gives up, or never begins.
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
-
-    def unraisable(error):
-        # TensorStore ends work that Orbax waits for no more.
-        if str(error.exc_value) != "Event loop is closed":
-            sys.__unraisablehook__(error)
-
-    sys.unraisablehook = unraisable
-
-
 def run(main: Callable[[Sequence[str]], None]) -> None:
-    """Runs a command, with our log lines on stderr and only the warnings of the libraries.
+    """Runs a command: parses its flags, calls it, and turns what a user can mend into one line.
 
-    SIGINT and SIGTERM end it with one line, but for training, which saves first (`training.preemption`).
+    Log lines of this package go to stderr, and of other libraries only their warnings. SIGINT and SIGTERM end the
+    command with one line, except in training, which saves first (`training.preemption`).
+
+    Args:
+      main: the command's function of the arguments that are not flags. Its module's docstring and flags are what
+        --help shows.
     """
     absl.logging.set_verbosity(absl.logging.WARNING)
     handler = logging.StreamHandler()
@@ -149,14 +157,20 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     log.propagate = False
-    _quiet_checkpoints()
     _handle_signals(_stop)
+    if main.__module__ != "__main__":
+        sys.modules["__main__"].__doc__, sys.argv[0] = sys.modules[main.__module__].__doc__, main.__module__
+
+    def guarded(argv):
+        with user_errors():
+            main(argv)
+
     try:
-        app.run(main, flags_parser=_parse_flags)
+        app.run(guarded, flags_parser=_parse_flags)
     except _Stopped as stopped:
-        # The frames of the command go, and with them its progress bar: the line below is to come after it.
+        # Dropping the frames of the command closes its progress bar before the line below is printed.
         code = stopped.with_traceback(None).code
     finally:
-        # While Python shuts down nobody would catch what a handler raises.
+        # While Python shuts down nothing would catch what a handler raises.
         _handle_signals(signal.SIG_DFL)
     fail(f"stopped by {signal.Signals(code - 128).name}", code)

@@ -1,6 +1,9 @@
-"""Converts weights: python -m rar_jax convert --input=rar_b.bin --output=CKPT, or a folder back to .safetensors.
+"""Converts weights between published files and folders of Orbax checkpoints.
 
-The kind of a published file (RAR, MaskGIT-VQGAN or FID Inception) and its sizes are read off its tensors.
+    python -m rar_jax convert --input=rar_b.bin --output=FOLDER
+    python -m rar_jax convert --input=FOLDER --output=model.safetensors
+
+The kind of a published file (RAR, MaskGIT-VQGAN or FID Inception) and its sizes are read from its tensors.
 """
 
 from absl import flags
@@ -9,25 +12,31 @@ from etils import epath
 from rar_jax.checkpoints.pytorch import inception_to_pytorch, rar_to_pytorch, vqgan_to_pytorch
 from rar_jax.checkpoints.tensor_files import write_safetensors
 from rar_jax.checkpoints.weights import Weights, load_weights, save_weights
-from rar_jax.commands import cli
+from rar_jax.commands import cli, shared_flags
 from rar_jax.errors import UserError
 
-_INPUT = flags.DEFINE_string("input", None, "A published .bin, .pth or .safetensors file, a run's or converted folder.")
-_OUTPUT = flags.DEFINE_string("output", None, "A folder to write (Orbax), or a .safetensors file (published names).")
-_NUM_HEADS = flags.DEFINE_integer("num_heads", None, "Of a RAR; by default read off its tensors.", lower_bound=1)
-_STEP = flags.DEFINE_integer("step", None, "Of a run; by default the newest.", lower_bound=0)
+_INPUT = flags.DEFINE_string(
+    "input", None, "Weights to read: a published .bin, .pth or .safetensors file, or the folder of a run or conversion."
+)
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "Folder to write (Orbax), or a .safetensors file (with the published names)."
+)
+_NUM_HEADS = flags.DEFINE_integer(
+    "num_heads", None, "Number of attention heads to expect of a RAR. Default: as its tensors say.", lower_bound=1
+)
+_STEP = shared_flags.define_step()
 
 _TO_PYTORCH = {"rar": rar_to_pytorch, "vqgan": vqgan_to_pytorch, "inception": inception_to_pytorch}
 
 
 def _check_num_heads(weights: Weights) -> None:
-    """Raises a `UserError` if --num_heads is given and not what the weights have."""
+    """Raises a `UserError` if --num_heads is given and the weights have another number of heads, or none."""
     given = _NUM_HEADS.value
     if given is None:
         return
     if weights.kind != "rar":
         raise UserError(
-            f"--num_heads={given} is of a RAR, and {_INPUT.value} holds {weights.kind} weights: leave it out"
+            f"--num_heads={given} is for a RAR, and {_INPUT.value} holds {weights.kind} weights: leave it out"
         )
     if given != weights.model.config.num_heads:
         raise UserError(
@@ -38,19 +47,18 @@ def _check_num_heads(weights: Weights) -> None:
 
 def main(argv):
     del argv
-    with cli.user_errors():
-        if not _INPUT.value or not _OUTPUT.value:
-            raise UserError("name what to read with --input and what to write with --output")
-        output = epath.Path(_OUTPUT.value)
-        if output.exists():
-            raise UserError(f"--output={output} is there already: remove it or choose another name")
-        weights = load_weights(_INPUT.value, step=_STEP.value)
-        _check_num_heads(weights)
-        if output.suffix == ".safetensors":
-            output.parent.mkdir(parents=True, exist_ok=True)
-            write_safetensors(output, _TO_PYTORCH[weights.kind](weights.params))
-        else:
-            save_weights(output, weights)
+    if not _INPUT.value or not _OUTPUT.value:
+        raise UserError("name what to read with --input and what to write with --output")
+    output = epath.Path(_OUTPUT.value)
+    if output.exists():
+        raise UserError(f"--output={output} exists already: remove it or choose another name")
+    weights = load_weights(_INPUT.value, step=_STEP.value)
+    _check_num_heads(weights)
+    if output.suffix == ".safetensors":
+        output.parent.mkdir(parents=True, exist_ok=True)
+        write_safetensors(output, _TO_PYTORCH[weights.kind](weights.params))
+    else:
+        save_weights(output, weights)
     print(f"{output}: {weights.kind} weights")
 
 

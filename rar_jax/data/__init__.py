@@ -1,1 +1,1 @@
-"""The way of the data: images -> tokenizer -> token records -> loader -> batches."""
+"""The data pipeline: images -> tokenizer -> token records -> loader -> batches."""

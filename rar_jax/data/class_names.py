@@ -1,4 +1,4 @@
-"""Classes by their names."""
+"""Names of classes, and the lookup of classes by name."""
 
 import difflib
 import functools
@@ -18,19 +18,19 @@ _NEAREST = 5
 
 @functools.cache
 def imagenet_classes() -> dict[str, str]:
-    """WordNet id -> name of the 1,000 classes of ImageNet, in the order of their labels.
+    """Returns WordNet id -> name for the 1,000 classes of ImageNet, in the order of their labels.
 
-    Names that two classes share have in brackets what tells them apart.
+    If two classes share a name, a word in brackets tells them apart.
     """
     lines = importlib.resources.files("rar_jax.data").joinpath("imagenet_classes.txt").read_text().splitlines()
     return dict(line.split(" ", 1) for line in lines)
 
 
 def class_names(config: Config) -> tuple[str, ...] | None:
-    """The names of a model's classes in the order of their labels, or None where they are not known.
+    """Returns the names of a model's classes in the order of their labels, or None if they are not known.
 
-    They are those of the token records it was trained from, if these can be read (WordNet ids are replaced by the names
-    of ImageNet), or of the digits. Otherwise 1,000 classes are taken for those of ImageNet.
+    The names come from the token records that the model was trained on, if these can be read, or from the digits.
+    WordNet ids are replaced by ImageNet's names. If no names are found, 1,000 classes are assumed to be ImageNet's.
     """
     number = config.model.num_classes
     names = ()
@@ -39,9 +39,9 @@ def class_names(config: Config) -> tuple[str, ...] | None:
     elif config.data.path:
         try:
             names = read_description(epath.Path(config.data.path)).class_names
-        except (UserError, OSError):  # The records need not be where the model is sampled.
+        except (UserError, OSError):  # The machine that samples may not have the records.
             names = ()
-        if names == tuple(map(str, range(number))):  # Of a JSONL file without a list of classes.
+        if names == tuple(map(str, range(number))):  # Imported from JSONL without a list of classes.
             names = ()
     imagenet = imagenet_classes()
     if len(names) == number:
@@ -50,22 +50,22 @@ def class_names(config: Config) -> tuple[str, ...] | None:
 
 
 def class_label(index: int, names: Sequence[str] | None) -> str:
-    """What to write beside images of a class: its index and, if it has one, its name."""
+    """Returns the caption for images of a class: its index and, if it has one, its name."""
     return f"{index}" if names is None or names[index] == f"{index}" else f"{index} {names[index]}"
 
 
 def find_classes(wanted: Sequence[int | str], names: Sequence[str] | None) -> list[int]:
-    """Classes by name or by index.
+    """Finds classes by name or by index.
 
     Args:
-      wanted: names, with capitals or without, and indices, as numbers or as text.
-      names: of the classes, if they are known.
+      wanted: names (upper and lower case are the same) and indices, as numbers or as text.
+      names: the names of all classes, or None if they are not known.
 
     Returns:
-      Their indices; whether there are classes of these is not checked.
+      The indices. Whether the model has classes with these indices is not checked.
 
     Raises:
-      UserError: no class, or more than one, has such a name; the message says which are near.
+      UserError: a name matches no class, or more than one. The message lists the nearest names.
     """
     found = []
     for name in wanted:
@@ -74,7 +74,7 @@ def find_classes(wanted: Sequence[int | str], names: Sequence[str] | None) -> li
         elif re.fullmatch(r"\s*-?\d+\s*", name):
             found.append(int(name))
         elif names is None:
-            raise UserError(f"class {name!r}: the names of this model's classes are not known; give indices")
+            raise UserError(f"class {name!r}: the names of this model's classes are not known; give its index")
         else:
             found.append(_find(name, names))
     return found
@@ -88,10 +88,11 @@ def _find(name: str, names: Sequence[str]) -> int:
     if len(matches) == 1:
         return matches[0]
     if matches:
-        raise UserError(f"class {name!r} can be {_listed(matches, names)}: give the name as it is here, or the index")
+        raise UserError(f"class {name!r} can be {_listed(matches, names)}: give one of these names or indices")
     near = [plain.index(close) for close in difflib.get_close_matches(key, plain, _NEAREST)]
     near += [i for i, known in enumerate(plain) if key and key in known and i not in near]
-    raise UserError(f"no class {name!r}" + (f"; nearest: {_listed(near[:_NEAREST], names)}" if near else ""))
+    nearest = f"; the nearest are {_listed(near[:_NEAREST], names)}" if near else ""
+    raise UserError(f"no class is named {name!r}{nearest}")
 
 
 def _plain(name: str) -> str:

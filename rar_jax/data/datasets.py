@@ -1,4 +1,4 @@
-"""The data sets of a config, opened and compared with it."""
+"""Opens the data sets of a config and checks that they match it."""
 
 from typing import NamedTuple
 
@@ -11,17 +11,22 @@ from rar_jax.files import cache_folder
 
 
 class Datasets(NamedTuple):
-    """Training images, and held-out ones if there are any."""
+    """The training images, and the held-out images if there are any."""
 
     train: Records
     heldout: Records | None
 
 
 def open_datasets(config: Config, tokenizer: Tokenizer | None) -> Datasets:
-    """Opens what `config.data` names; `tokenizer` is the config's.
+    """Opens the data sets that `config.data` names.
+
+    Args:
+      config: the run's config.
+      tokenizer: the config's tokenizer, or None if it has none.
 
     Raises:
-      UserError: it is not there, cannot be read, or is not what the config says; both values are given.
+      UserError: a data set does not exist, cannot be read, or does not match the config. The message gives the value in
+        the config and the value in the data set.
     """
     data, model = config.data, config.model
     if data.name == "synthetic":
@@ -38,7 +43,7 @@ def open_datasets(config: Config, tokenizer: Tokenizer | None) -> Datasets:
     records = _open(config, tokenizer, train)
     if records.num_images != data.num_images:
         raise UserError(
-            f"config.data.num_images={data.num_images}, and {train} holds {records.num_images} images: "
+            f"config.data.num_images={data.num_images}, but {train} holds {records.num_images} images: "
             f"set --config.data.num_images={records.num_images}"
         )
     records.read_ahead()
@@ -55,11 +60,11 @@ def _open(config: Config, tokenizer: Tokenizer | None, folder) -> TokenRecords:
     ):
         if ours != theirs:
             raise UserError(
-                f"config.{field}={ours}, and {folder} was made with {theirs}: set --config.{field}={theirs}"
+                f"config.{field}={ours}, but {folder} was made with {theirs}: set --config.{field}={theirs}"
             )
     if tokenizer is not None and described.tokenizer not in (UNKNOWN_TOKENIZER, tokenizer.fingerprint):
         raise UserError(
-            f"config.data.tokenizer={config.data.tokenizer} is {tokenizer.fingerprint}, and {folder} was made with "
-            f"{described.tokenizer}: its codes would show as other images"
+            f"config.data.tokenizer={config.data.tokenizer} is {tokenizer.fingerprint}, but {folder} was made with "
+            f"{described.tokenizer}: set the tokenizer that made these codes; another one decodes them to wrong images"
         )
     return records

@@ -1,6 +1,6 @@
-"""The embedded data set: the UCI handwritten digits that scikit-learn ships.
+"""The embedded data set: the UCI handwritten digits that come with scikit-learn.
 
-1,797 real images of 8x8 pixels in 17 grey levels and 10 classes.
+It has 1,797 real images of 8x8 pixels with 17 grey levels, in 10 classes.
 """
 
 import functools
@@ -22,7 +22,7 @@ SPLITS = ("train", "heldout")
 
 
 class DigitsTokenizer:
-    """A grey level is a code: each pixel is a token."""
+    """A tokenizer whose codes are the 17 grey levels. Each pixel is one token."""
 
     fingerprint = "digits"
     batch_size = 256
@@ -31,25 +31,25 @@ class DigitsTokenizer:
     downsampling = 1
 
     def encode(self, images: np.ndarray) -> np.ndarray:
-        """uint8 [B, 8, 8, 3] -> codes int32 [B, 64]; the 17 grey levels come back exactly from `decode`."""
+        """Encodes images: uint8 [B, 8, 8, 3] -> int32 [B, 64]. It inverts `decode` exactly."""
         grey = np.asarray(images, np.float32).mean(axis=-1)
         return np.rint(grey * 16 / 255).astype(np.int32).reshape(len(images), -1)
 
     def decode(self, tokens: np.ndarray) -> np.ndarray:
-        """Codes int [B, 64] -> uint8 [B, 8, 8, 3]."""
+        """Decodes codes: int [B, 64] -> uint8 [B, 8, 8, 3]."""
         grey = np.rint(np.asarray(tokens) * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
         return np.repeat(grey, 3, axis=-1)
 
     def begin_decode(self, tokens: np.ndarray) -> Callable[[], np.ndarray]:
-        """As `decode`, when what it returns is called."""
+        """Returns a function that decodes the codes when it is called."""
         return functools.partial(self.decode, tokens)
 
 
 @functools.cache
 def digits_split(split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Images of a split and their labels.
+    """Returns the images of a split and their labels.
 
-    A fifth of each digit is held out, drawn at random once and for all.
+    A fifth of the images of each digit is held out. They are drawn at random with a fixed seed.
 
     Args:
       split: one of `SPLITS`.
@@ -64,20 +64,26 @@ def digits_split(split: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def write_digits(folder: epath.PathLike) -> dict[str, epath.Path]:
-    """Writes the records of both splits under `folder`, unless they are there: split -> its folder.
+    """Writes the token records of both splits under `folder`, unless they exist. Returns split -> its folder.
 
-    Each is written aside and moved into place, so that runs started together do not disturb each other.
+    Each split is written to a temporary folder, which is then renamed, so that runs that start together do not disturb
+    each other.
+
+    Raises:
+      UserError: `folder` or the folder of a split exists but is something else.
     """
     folder = epath.Path(folder)
     if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is a file, not a folder: remove it, or set --config.data.path")
+        raise UserError(f"{folder} is a file, not a folder: remove it, or set --config.data.path to another folder")
     tokenizer = DigitsTokenizer()
     folders = {split: folder / split for split in SPLITS}
     for split, target in folders.items():
         if (target / DESCRIPTION).exists():
             continue
         if target.exists():
-            raise UserError(f"{target} is there but holds no token records: remove it, or set --config.data.path")
+            raise UserError(
+                f"{target} exists but holds no token records: remove it, or set --config.data.path to another folder"
+            )
         folder.mkdir(parents=True, exist_ok=True)
         images, labels = digits_split(split)
         aside = tempfile.mkdtemp(dir=folder)

@@ -1,7 +1,12 @@
-"""Published token files to token records: {"class_id": int, "tokens": [T ints]} a line."""
+"""Converts published token files (JSON Lines) to token records.
+
+Each line is {"class_id": int, "tokens": [T ints]}.
+"""
 
 import itertools
 import json
+from collections.abc import Iterator
+from typing import BinaryIO
 
 import numpy as np
 from etils import epath
@@ -11,7 +16,7 @@ from rar_jax.data.shards import ShardedOutput
 from rar_jax.errors import UserError
 from rar_jax.progress import Progress
 
-# No line of a thousand tokens is as long; a file without line ends must not be read into memory as one.
+# A line of a thousand tokens is shorter. A file without line ends must not be read into memory as one line.
 _LONGEST_LINE = 2**20
 
 
@@ -27,21 +32,22 @@ def import_jsonl(
     skip_bad: bool = False,
     shard_size: int = 100_000,
 ) -> Description:
-    """Writes the token records of a file, or what is missing of them.
+    """Writes the token records of a file. Shards that are already finished are kept.
 
     Args:
-      path: of the file.
+      path: the JSONL file.
       output: folder of the records.
       grid_side: the square root of T.
       codebook_size: V.
-      class_names: one a class.
-      tokenizer: the fingerprint of what made the codes.
-      crops_per_image: K records of the file are crops of one image; which ones is not known.
-      skip_bad: whether a malformed line is left out, counted and listed instead of ending the work.
-      shard_size: lines a shard.
+      class_names: the name of each class, in the order of the labels.
+      tokenizer: fingerprint of the tokenizer that made the codes.
+      crops_per_image: K. The file has K lines for each image, but does not say which lines belong to one image.
+      skip_bad: whether malformed lines are left out and listed. Otherwise the first one raises an error.
+      shard_size: lines per shard.
 
     Raises:
-      UserError: there is no such file, it has no lines, the output is of something else, or a line is malformed.
+      UserError: the file does not exist or has no lines, `output` was begun with other arguments or holds other files,
+        or a line is malformed.
     """
     path = epath.Path(path)
     if not path.is_file():
@@ -64,21 +70,16 @@ def import_jsonl(
         while place < size:
             writer = folder.open(shard, num_tokens=limits["T"], codebook_size=codebook_size, num_classes=limits["C"])
             rejected = []
-            for line in itertools.islice(iter(lambda: file.readline(_LONGEST_LINE), b""), shard_size):
+            for line in itertools.islice(_lines(file), shard_size):
                 line_number += 1
-                # The rest of a line that is too long belongs to it.
-                rest = line
-                while len(rest) == _LONGEST_LINE and not rest.endswith(b"\n"):
-                    rest = file.readline(_LONGEST_LINE)
                 try:
                     writer.write(*_parse(line))
                 except UserError as error:
+                    where = f"{path}, line {line_number}"
                     if not skip_bad:
                         writer.discard()
-                        raise UserError(
-                            f"{path}, line {line_number}: {error}; --skip_bad leaves such lines out"
-                        ) from None
-                    rejected.append((f"{path}, line {line_number}", str(error)))
+                        raise UserError(f"{where}: {error}; --skip_bad leaves such lines out") from None
+                    rejected.append((where, str(error)))
             progress.update(file.tell() - place, note=f"line {line_number}")
             place = file.tell()
             folder.finish(shard, writer, rejected, place=place, line=line_number)
@@ -96,8 +97,17 @@ def import_jsonl(
     )
 
 
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    """Yields the lines of a file. An overlong line is cut short, and the rest of it is skipped."""
+    while line := file.readline(_LONGEST_LINE):
+        rest = line
+        while len(rest) == _LONGEST_LINE and not rest.endswith(b"\n"):
+            rest = file.readline(_LONGEST_LINE)
+        yield line
+
+
 def _parse(line: bytes) -> tuple[int, np.ndarray]:
-    """The class and the codes [1, T] of a line; the ranges are not checked."""
+    """Returns the label and the codes [1, T] of a line. Their ranges are not checked."""
     if not line.endswith(b"\n") and len(line) == _LONGEST_LINE:
         raise UserError("it is too long")
     try:
@@ -113,7 +123,7 @@ def _parse(line: bytes) -> tuple[int, np.ndarray]:
         codes = np.array(tokens)
     except ValueError:
         codes = np.empty(0)
-    # NumPy takes true for 1 where there are numbers besides.
+    # NumPy converts booleans to integers if the list holds integers too.
     if codes.dtype.kind not in "iu" or codes.ndim != 1 or bool in map(type, tokens):
         raise UserError('"tokens" must be a list of integers')
     return label, codes[None]

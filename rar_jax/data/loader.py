@@ -1,4 +1,4 @@
-"""Batches for training and evaluation, the same whatever the number of processes."""
+"""Batches for training and evaluation. They do not depend on the number of processes."""
 
 import collections
 from collections.abc import Callable, Iterator
@@ -10,22 +10,23 @@ import numpy as np
 from rar_jax.data.records import HostBatch, Records
 from rar_jax.data.shuffle import chosen_crops, shuffled
 
-# Enough to keep ahead of a step; each thread prepares one whole batch at a time.
+# Enough to stay ahead of the training steps. Each thread prepares one whole batch at a time.
 _READ = grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)
-# Batches on their way to the devices or there, besides the one in use.
+# Number of batches that are put on the devices ahead of the one in use.
 _ON_DEVICE = 2
 
 
 class TrainBatches:
-    """A Grain source whose element i is this process's rows of the i-th global batch of the whole run.
+    """A Grain source. Element i holds this process's rows of the i-th global batch of the run.
 
-    Every epoch is its own shuffle of all images, from (seed, epoch); its last partial batch is left out. Where nobody
-    knows which records are crops of one image, an epoch is its share of one shuffle of all records. A batch is one
-    element because Grain's cost is by element: record by record it is some twenty times slower.
+    Each epoch visits all images in an order drawn from (seed, epoch) and leaves out its last partial batch. If the
+    crops of an image are separate records (`Description.crops_together` is False), K epochs share one shuffle of all
+    records, and each uses its own part of it. An element is a whole batch because Grain's cost is per element: with
+    one record per element, reading is about twenty times slower.
     """
 
     def __init__(self, records: Records, batch_size: int, num_batches: int, seed: int, rows: np.ndarray):
-        """Takes rows int [R] of each global batch of batch_size."""
+        """See `train_iterator`; `rows` must be given."""
         self._records = records
         self._batch_size = batch_size
         self._num_batches = num_batches
@@ -33,14 +34,14 @@ class TrainBatches:
         self._rows = rows
 
     def __len__(self) -> int:
-        # All epochs: Grain wraps indices around the length, and would repeat the first epoch.
+        # Counts all epochs: Grain wraps indices around the length, which would repeat the first epoch.
         return self._num_batches
 
     def __getitem__(self, index: int) -> HostBatch:
         records = self._records
         epoch, batch = divmod(int(index), records.num_images // self._batch_size)
         places = batch * self._batch_size + self._rows
-        # Epochs that share one shuffle of all records: one where a record is an image.
+        # Number of the shuffle of all records, and which part of it this epoch uses.
         shuffle, share = divmod(epoch, records.num_records // records.num_images)
         chosen = shuffled(share * records.num_images + places, records.num_records, self._seed, shuffle)
         return records.read(chosen, chosen_crops(chosen, records.crops_per_record, self._seed, epoch))
@@ -53,17 +54,18 @@ def train_iterator(
     seed: int,
     rows: np.ndarray | None = None,
 ) -> grain.DatasetIterator:
-    """Iterates over a run's batches, reading ahead. Its state (`get_state`, `set_state`) is one position.
+    """Returns an iterator over the batches of a run. It reads ahead; its state is the position of the next batch.
 
     Args:
       records: the images.
-      batch_size: B, global.
-      num_batches: of the whole run.
-      seed: of the order.
-      rows: int [R], those of each global batch that this process reads (`parallel.mesh.host_rows`); all by default.
+      batch_size: B, the size of the global batch.
+      num_batches: number of batches in the whole run.
+      seed: seed of the shuffles.
+      rows: int [R], the rows of each global batch that this process reads (`parallel.mesh.host_rows`). By default, the
+        process reads all rows.
 
     Returns:
-      A Grain iterator of {"tokens": int32 [R, T], "label": int32 [R]}.
+      A Grain iterator over {"tokens": int32 [R, T], "label": int32 [R]}, with `get_state` and `set_state`.
     """
     rows = np.arange(batch_size) if rows is None else rows
     source = TrainBatches(records, batch_size, num_batches, seed, rows)
@@ -71,10 +73,15 @@ def train_iterator(
 
 
 class DeviceBatches:
-    """Batches on the devices, some of them ahead of the step that will use them."""
+    """An iterator over batches on the devices. It puts batches there ahead of the steps that use them."""
 
     def __init__(self, batches: grain.DatasetIterator, put: Callable[[HostBatch], Any]):
-        """Begins; `put` starts a host batch on its way to the devices, as `parallel.mesh.put_batch` does."""
+        """Makes the iterator.
+
+        Args:
+          batches: batches on the host, from `train_iterator`.
+          put: starts the transfer of a batch to the devices, as `parallel.mesh.put_batch` does.
+        """
         self._batches = batches
         self._put = put
         self._ahead: collections.deque[tuple[Any, dict[str, Any]]] = collections.deque()
@@ -89,24 +96,29 @@ class DeviceBatches:
         return batch
 
     def get_state(self) -> dict[str, Any]:
-        """The position behind the last batch taken, whatever was read ahead of it; for `set_state` of the iterator."""
+        """Returns the position after the last batch taken, for `set_state` of the host's iterator.
+
+        Batches that were read ahead do not count.
+        """
         return self._state
 
 
 def eval_batches(
     records: Records, batch_size: int, num_images: int, rows: np.ndarray | None = None
 ) -> Iterator[HostBatch]:
-    """So many records of a data set, always the same ones, drawn from all of it: files are often in order of class.
+    """Yields batches of some records of a data set, the same ones on each call.
+
+    The records are drawn from the whole data set because files are often sorted by class.
 
     Args:
-      records: the images; of several crops the first is taken.
-      batch_size: B, global.
-      num_images: how many; 0 is all.
-      rows: as in `train_iterator`.
+      records: the images. If a record has several crops, the first is used.
+      batch_size: B, the size of the global batch.
+      num_images: number of records to draw; 0 uses all.
+      rows: see `train_iterator`.
 
     Yields:
-      {"tokens", "label", "row": int32 [R] 0..num_images-1, "weight": float32 [R], 0 for padding}; the last batch is
-      padded to full size.
+      {"tokens": int32 [R, T], "label": int32 [R], "number": int32 [R], "weight": float32 [R]}. "number" counts the
+      records drawn, from 0 to num_images - 1. "weight" is 1, or 0 for the padding that fills the last batch.
     """
     num_images = min(num_images or records.num_images, records.num_images)
     rows = np.arange(batch_size) if rows is None else rows
@@ -114,4 +126,4 @@ def eval_batches(
         numbers = start + rows
         valid = numbers < num_images
         chosen = shuffled(np.where(valid, numbers, 0), records.num_records, seed=0, epoch=0)
-        yield records.read(chosen) | {"row": numbers.astype(np.int32), "weight": valid.astype(np.float32)}
+        yield records.read(chosen) | {"number": numbers.astype(np.int32), "weight": valid.astype(np.float32)}

@@ -1,4 +1,4 @@
-"""Image files to square RGB arrays, cropped as ADM does (Dhariwal and Nichol, 2021)."""
+"""Decodes image files and cuts square RGB crops, as ADM does (Dhariwal and Nichol, 2021)."""
 
 import io
 
@@ -9,22 +9,22 @@ from rar_jax.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 CROPS = ("center", "ten")
-# Ten crops are cut from a picture this much larger than they are.
+# Ten crops are cut from a square whose side is this many times theirs.
 _MARGIN = 1.1
-# Times as long as wide; beyond it, a centre square would be a blow-up of a few pixels, and take gigabytes to make.
+# Largest allowed ratio of the sides. Beyond it, resizing would enlarge a few pixels and take gigabytes of memory.
 _LONGEST = 50
-# Modes of more than eight bits: what stands for white.
+# The value of white in the modes of more than eight bits.
 _WHITE = {"I": 65535.0, "I;16": 65535.0, "I;16B": 65535.0, "I;16L": 65535.0, "F": 1.0}
 
 
 def read_picture(data: bytes) -> Image.Image:
-    """Decodes an image file to RGB, upright.
+    """Decodes an image file to an upright RGB image.
 
-    EXIF rotation is applied, transparency is laid on white, 16 bits are scaled to 8; grey, CMYK and palette are
-    converted.
+    EXIF rotation is applied, transparent pixels are blended with white, 16-bit values are scaled to 8 bits, and grey,
+    CMYK and palette images are converted.
 
     Raises:
-      UserError: it is empty, not an image, damaged, too large or too narrow.
+      UserError: the data is empty, not an image or damaged, or the image is too large or too narrow.
     """
     if not data:
         raise UserError("it is empty")
@@ -32,12 +32,12 @@ def read_picture(data: bytes) -> Image.Image:
         image = Image.open(io.BytesIO(data))
         image.load()
         image = ImageOps.exif_transpose(image)
-    # Damaged files make Pillow's plugins raise many kinds.
+    # Pillow's plugins raise many kinds of errors for damaged files.
     except Exception as error:
         reason = str(error) if not isinstance(error, Image.UnidentifiedImageError) else "it is not an image"
         raise UserError(reason or type(error).__name__) from None
     if max(image.size) > _LONGEST * min(image.size):
-        raise UserError(f"it is {image.width} x {image.height} pixels: too narrow for a square")
+        raise UserError(f"it is {image.width} x {image.height} pixels, too narrow to cut a square")
     if image.mode in _WHITE:
         grey = np.asarray(image, np.float32) * (255 / _WHITE[image.mode])
         image = Image.fromarray(np.rint(grey.clip(0, 255)).astype(np.uint8))
@@ -48,9 +48,10 @@ def read_picture(data: bytes) -> Image.Image:
 
 
 def center_square(image: Image.Image, side: int) -> np.ndarray:
-    """ADM's centre crop: uint8 [side, side, 3].
+    """Cuts ADM's centre crop of an image: uint8 [side, side, 3].
 
-    Halved with a box filter while the short side is at least twice `side`, then bicubic to it, then cut.
+    The image is halved with a box filter while its short side is at least twice `side`, then resized (bicubic) until
+    its short side is `side`, then cropped.
     """
     while min(image.size) >= 2 * side:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
@@ -61,18 +62,18 @@ def center_square(image: Image.Image, side: int) -> np.ndarray:
 
 
 def square_side(crops: str, image_size: int) -> int:
-    """Side of the square that crops of `image_size` are cut from."""
+    """Returns the side in pixels of the square from which crops of `image_size` are cut."""
     return int(_MARGIN * image_size) if crops == "ten" else image_size
 
 
 def cut_crops(square: np.ndarray, image_size: int, crops: str, flip: bool) -> np.ndarray:
-    """The crops of one image: uint8 [S, S, 3] -> [K, image_size, image_size, 3].
+    """Cuts the crops of one image: uint8 [S, S, 3] -> [K, image_size, image_size, 3].
 
-    The centre comes first. `ten` adds the four corners and the mirrors of these five; `center` with `flip` adds its
-    mirror.
+    The first crop is the centre. `ten` adds the four corners and the mirror images of these five crops. `center` with
+    `flip` adds the mirror image of the centre.
     """
     margin = square.shape[0] - image_size
-    # Python's round, to even, as the usual ten-crop has it.
+    # Python rounds halves to even, as the usual ten-crop implementations do.
     middle = round(margin / 2)
     places = [(middle, middle)]
     if crops == "ten":

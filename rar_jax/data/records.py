@@ -1,7 +1,7 @@
-"""Token records: images as codes, in ArrayRecord shards with a description beside them.
+"""Token records: the codes of images, stored in ArrayRecord shards beside a description.
 
-A record is little-endian binary: int32 label, then the T codes of each of its crops as uint16. `dataset.json` says what
-they mean.
+A record is little-endian binary: an int32 label, then the T codes of each of its crops as uint16. The description,
+`dataset.json`, says what the numbers mean.
 """
 
 import dataclasses
@@ -21,27 +21,27 @@ from rar_jax.files import aside, write_atomically
 
 DESCRIPTION = "dataset.json"
 MAX_CODEBOOK_SIZE = 2**16
-# In place of a fingerprint, where codes came without their tokenizer.
+# Stands for the fingerprint if the tokenizer that made the codes is not known.
 UNKNOWN_TOKENIZER = "unknown"
 
-# Records one by one, so that any one is read alone; codes hardly compress.
+# Each record is a group, so that it can be read alone. Codes hardly compress.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
-# Random reads: a read-ahead would fetch what is not asked for.
+# Records are read at random, so reading ahead would fetch records that are not needed.
 _READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 _READER_BUFFER = 4096
 _SEQUENTIAL_READ = 2**24
 
-# {"tokens": int32 [B, T], "label": int32 [B]}
+# A batch on the host: {"tokens": int32 [B, T], "label": int32 [B]}.
 HostBatch = dict[str, np.ndarray]
 
 
 class Records(Protocol):
-    """Something that images can be read from by number.
+    """A data set whose records can be read by number.
 
     Attributes:
-      num_images: in an epoch.
-      num_records: that `read` takes the numbers of.
-      crops_per_record: that `read` chooses from.
+      num_images: number of images, which is the length of an epoch.
+      num_records: number of records.
+      crops_per_record: number of crops in each record.
     """
 
     num_images: int
@@ -49,26 +49,35 @@ class Records(Protocol):
     crops_per_record: int
 
     def read(self, indices: np.ndarray, crops: np.ndarray | int = 0) -> HostBatch:
-        """The records of int64 [B], in that order, and of each the crop of int64 [B] or one number for all."""
+        """Reads records.
+
+        Args:
+          indices: int64 [B], numbers of the records.
+          crops: int64 [B], the crop to take from each record, or one number for all.
+
+        Returns:
+          {"tokens": int32 [B, T], "label": int32 [B]}, in the order of `indices`.
+        """
 
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """What `dataset.json` holds.
+    """The contents of `dataset.json`.
 
     Attributes:
-      num_images: source images, which is what an epoch counts.
+      num_images: number of source images, which is the length of an epoch.
       grid_side: the square root of T.
-      codebook_size: V; every code is below.
-      class_names: one a class, in the order of the labels.
-      tokenizer: the fingerprint of what made the codes, or `UNKNOWN_TOKENIZER`.
-      source: where the images came from, for people.
-      shards: file name -> its number of records, in order.
+      codebook_size: V. Every code is below V.
+      class_names: the name of each class, in the order of the labels.
+      tokenizer: fingerprint of the tokenizer that made the codes, or `UNKNOWN_TOKENIZER`.
+      source: a text that says where the images came from.
+      shards: file name -> number of records, in order.
       crops_per_image: K.
-      crops_together: whether a record holds the K crops of an image (crop 0 is the centre), or one crop of nobody knows
-        which image, as in the published JSONL. An epoch takes one crop of every image in the one case, and a K-th of
-        the records in the other, without replacement over K epochs.
-      plan: of the command that made it, all that decided what is in it; it knows its own work by that.
+      crops_together: True if a record holds the K crops of an image; crop 0 is the centre. An epoch then uses one crop
+        of every image. False if a record holds one crop and the image of a crop is not known, as in the published JSONL
+        files. An epoch then uses 1/K of the records, and K epochs use no record twice.
+      plan: the settings of the command that made the records. With the same settings, the command recognises a finished
+        set; with others, it refuses the folder.
     """
 
     num_images: int
@@ -88,12 +97,12 @@ class Description:
 
 
 def shard_name(number: int) -> str:
-    """The file name of a shard."""
+    """Returns the file name of a shard."""
     return f"tokens-{number:05d}.array_record"
 
 
 def write_description(folder: epath.Path, description: Description) -> None:
-    """Writes `dataset.json`, last of all: a folder that has one is complete."""
+    """Writes `dataset.json`. It must be written last, because a folder that has it counts as complete."""
     write_atomically(folder / DESCRIPTION, json.dumps(dataclasses.asdict(description), indent=2) + "\n")
 
 
@@ -101,7 +110,7 @@ def read_description(folder: epath.Path) -> Description:
     """Reads `dataset.json`.
 
     Raises:
-      UserError: there is none, or it does not describe token records.
+      UserError: the file does not exist, or it does not describe token records.
     """
     path = folder / DESCRIPTION
     if not path.exists():
@@ -122,23 +131,26 @@ def _record_type(num_tokens: int, crops: int) -> np.dtype:
 
 
 class ShardWriter:
-    """Writes one shard aside, and into place when it is complete: one that has its name is whole."""
+    """Writes one shard to a temporary file and renames it at the end. A shard with its final name is complete."""
 
     def __init__(self, path: epath.Path, *, num_tokens: int, codebook_size: int, num_classes: int, crops: int = 1):
-        """Begins.
+        """Opens the temporary file.
 
         Args:
-          path: of the shard; its folder is there.
+          path: final path of the shard, in a folder that exists.
           num_tokens: T.
           codebook_size: V, at most 65,536.
           num_classes: C.
-          crops: a record.
+          crops: number of crops per record.
 
         Raises:
-          UserError: V does not fit the records.
+          UserError: the codebook is too large for the codes to fit in uint16.
         """
         if codebook_size > MAX_CODEBOOK_SIZE:
-            raise UserError(f"a codebook of {codebook_size} codes does not fit records of {MAX_CODEBOOK_SIZE}")
+            raise UserError(
+                f"a codebook of {codebook_size} codes does not fit token records, which allow at most "
+                f"{MAX_CODEBOOK_SIZE} codes"
+            )
         self._path = path
         self._aside = aside(path)
         self._record = np.zeros((), _record_type(num_tokens, crops))
@@ -150,7 +162,7 @@ class ShardWriter:
         """Adds a record: codes [crops, T] (0..V-1) and a label (0..C-1).
 
         Raises:
-          UserError: one is out of range, or the codes are not as many.
+          UserError: a code or the label is out of range, or the codes have another shape.
         """
         codebook_size, num_classes = self._limits
         if tokens.shape != (shape := self._record["tokens"].shape):
@@ -165,12 +177,12 @@ class ShardWriter:
         self.num_records += 1
 
     def close(self) -> None:
-        """Puts the shard into place."""
+        """Completes the shard and gives it its final name."""
         self._writer.close()
         self._aside.replace(self._path)
 
     def discard(self) -> None:
-        """Leaves nothing behind."""
+        """Removes the temporary file."""
         self._writer.close()
         self._aside.unlink(missing_ok=True)
 
@@ -188,16 +200,17 @@ def write_records(
     crops_together: bool = True,
     shard_size: int = 100_000,
 ) -> Description:
-    """Writes a data set; its description comes last, so that a folder with one is complete.
+    """Writes a data set, with its description last, so that a folder with a description is complete.
 
     Args:
-      folder: made if need be.
-      images: pairs of codes, [T] or [crops, T] where a record holds several (0..V-1), and a label (0..C-1).
+      folder: folder of the records. It is made if it does not exist.
+      images: pairs of codes (0..V-1) and a label (0..C-1). The codes are [T], or [crops, T] if a record holds several
+        crops.
       grid_side, codebook_size, class_names, tokenizer, source, crops_per_image, crops_together: see `Description`.
-      shard_size: records a shard.
+      shard_size: records per shard.
 
     Returns:
-      The description written.
+      The description that was written.
 
     Raises:
       UserError: a code or a label is out of range, or there are no images.
@@ -240,21 +253,21 @@ def write_records(
 
 
 class TokenRecords:
-    """A folder of token records, read at random. May be read from several threads."""
+    """A folder of token records, which can be read at random, and by several threads at once."""
 
     def __init__(self, folder: epath.PathLike):
         """Opens every shard.
 
         Raises:
-          UserError: the folder holds no data set, or a shard is missing, unreadable or not as long as described, or it
-            is on gs:// or the like, where ArrayRecord does not read.
+          UserError: the folder holds no token records, a shard is missing, unreadable, or not as long as described, or
+            the folder is on a bucket (such as gs://), which ArrayRecord cannot read.
         """
         scheme, remote, place = str(folder).partition("://")
         if remote:
             bucket = place.split("/")[0]
             raise UserError(
                 f"{folder}: token records cannot be read from {scheme}://; mount the bucket on every host, with "
-                f"mkdir -p /mnt/{bucket} && gcsfuse --implicit-dirs {bucket} /mnt/{bucket}, and name /mnt/{place}"
+                f"mkdir -p /mnt/{bucket} && gcsfuse --implicit-dirs {bucket} /mnt/{bucket}, and use /mnt/{place}"
             )
         folder = epath.Path(folder)
         path = folder / DESCRIPTION
@@ -272,7 +285,9 @@ class TokenRecords:
             except (RuntimeError, ValueError) as error:
                 raise UserError(f"shard {shard} cannot be read: {error}") from None
             if found != count:
-                raise UserError(f"shard {shard} holds {found} records, and {DESCRIPTION} says {count}")
+                raise UserError(
+                    f"shard {shard} holds {found} records, but {DESCRIPTION} says {count}: write the records again"
+                )
             self._readers.append((reader, threading.Lock()))
         self._starts = np.cumsum([0, *shards.values()])
         self.num_images = self.description.num_images
@@ -280,20 +295,17 @@ class TokenRecords:
         self.crops_per_record = self.description.crops_per_record
         if not 0 < self.num_images * self.description.crops_per_image <= self.num_records * self.crops_per_record:
             raise UserError(
-                f"{path} says {self.num_images} images of {self.description.crops_per_image} crops, and its shards "
-                f"hold {self.num_records * self.crops_per_record}"
+                f"{path} says {self.num_images} images of {self.description.crops_per_image} crops, but its shards "
+                f"hold {self.num_records * self.crops_per_record} crops: write the records again"
             )
 
     def read(self, indices: np.ndarray, crops: np.ndarray | int = 0) -> HostBatch:
-        """The records of int64 [B], in that order, and of each the crop of int64 [B] or one number for all.
-
-        Returns:
-          {"tokens": int32 [B, T], "label": int32 [B]}.
+        """Reads records; see `Records.read`.
 
         Raises:
-          UserError: a record cannot be read, or its label or a code is out of range; its shard is named.
+          UserError: a record cannot be read, or its label or a code is out of range. The message names the shard.
         """
-        # In file order, so that reads run forwards.
+        # Reads records in the order of the files, so that the reader moves only forwards.
         by_place = np.argsort(indices, kind="stable")
         ends = np.searchsorted(indices[by_place], self._starts)
         records = np.empty(len(indices), self._type)
@@ -315,7 +327,7 @@ class TokenRecords:
         return {"tokens": tokens.astype(np.int32), "label": records["label"].astype(np.int32)}
 
     def _check_range(self, what: str, values: np.ndarray, limit: int, indices: np.ndarray) -> None:
-        """Raises a `UserError` if a value [B] or [B, T] is not in 0..limit-1: lookups would take it for another."""
+        """Raises a `UserError` if a value [B] or [B, T] is not in 0..limit-1, because the model would not notice it."""
         if 0 <= values.min(initial=0) and values.max(initial=0) < limit:
             return
         outside = np.argwhere((values < 0) | (values >= limit))[0]
@@ -323,13 +335,14 @@ class TokenRecords:
         shard = np.searchsorted(self._starts, index, side="right") - 1
         raise UserError(
             f"record {index - self._starts[shard]} of shard {self._paths[shard]} has {what} {values[tuple(outside)]}, "
-            f"which is not in 0..{limit - 1} as {DESCRIPTION} says"
+            f"which is not in 0..{limit - 1}, the range that {DESCRIPTION} gives"
         )
 
     def read_ahead(self) -> None:
-        """Reads all the files once in the background, so that the random reads that follow find them in memory.
+        """Reads all files once in the background, so that the random reads that follow find them in memory.
 
-        A disk reads far faster in sequence than at random. Does nothing where half the machine's memory is not enough.
+        A disk reads much faster in sequence than at random. Does nothing if the files take more than half of the
+        machine's memory.
         """
         if (
             sum(path.stat().length for path in self._paths)
@@ -347,7 +360,7 @@ class TokenRecords:
 
 
 class SyntheticRecords:
-    """Made-up tokens, for smoke tests and timing: image i is drawn from a generator seeded with (seed, i)."""
+    """Random tokens for smoke tests and timing. Image i is drawn from a generator seeded with (seed, i)."""
 
     crops_per_record = 1
 
@@ -357,7 +370,7 @@ class SyntheticRecords:
         self._shape = num_tokens, codebook_size, num_classes
 
     def read(self, indices: np.ndarray, crops: np.ndarray | int = 0) -> HostBatch:
-        """As `TokenRecords.read`."""
+        """Reads records; see `Records.read`."""
         num_tokens, codebook_size, num_classes = self._shape
         generators = [np.random.default_rng((self._seed, int(i))) for i in indices]
         tokens = np.stack([g.integers(codebook_size, size=num_tokens, dtype=np.int32) for g in generators])

@@ -1,4 +1,4 @@
-"""Token records in the making: which shards are finished, and what was left out of them."""
+"""Keeps track of a set of token records while it is written: the finished shards, and what was left out of them."""
 
 import contextlib
 import json
@@ -12,34 +12,34 @@ from rar_jax.errors import UserError
 from rar_jax.files import hold_to_plan, write_atomically
 
 REJECTED = "rejected.txt"
-# What is known while shards are missing; removed when the set is complete.
+# Holds the plan and the reports while shards are missing. Removed when the set is complete.
 _MAKING = "making"
 _PLAN = "plan.json"
 
 
 class ShardedOutput:
-    """A folder of token records that several processes may fill, each its own shards, and that may be gone on with.
+    """A folder that several processes may fill with token records, each with its own shards. The work can resume.
 
-    A finished shard has its name and a report of what is in it and what was left out. The report is written first, so
-    that a shard in place always has one.
+    A finished shard has its final name and a report of what it holds and what was left out. The report is written
+    first, so that a shard in place always has one.
 
     Attributes:
-      made: the description of the set if it was complete from the beginning.
+      made: the description of the set if it was already complete, else None.
     """
 
     def __init__(self, folder: epath.PathLike, plan: Mapping[str, Any]):
-        """Begins, or goes on with what is there.
+        """Begins a set, or resumes one that was begun with the same plan.
 
         Args:
-          folder: made if need be.
-          plan: all that decides what goes into which shard; JSON values.
+          folder: folder of the records. It is made if it does not exist.
+          plan: everything that decides which records a shard holds; JSON values.
 
         Raises:
-          UserError: the folder was begun with another plan, or holds other things.
+          UserError: the folder was begun with another plan, or holds other files.
         """
         self._folder = epath.Path(folder)
         self._making = self._folder / _MAKING
-        # As it would be read back.
+        # A round trip through JSON, so that it compares equal to a plan that is read from a file.
         self._plan = plan = json.loads(json.dumps(plan))
         self.made = self._made()
         plan_file = self._making / _PLAN
@@ -49,7 +49,7 @@ class ShardedOutput:
             begun = json.loads(plan_file.read_text())
         else:
             if self._folder.exists() and any(path.name != _MAKING for path in self._folder.iterdir()):
-                raise UserError(f"--output={folder} holds other things: choose another folder")
+                raise UserError(f"--output={folder} holds other files: choose another folder")
             self._making.mkdir(parents=True, exist_ok=True)
             write_atomically(plan_file, json.dumps(plan, indent=2))
             begun = plan
@@ -59,7 +59,7 @@ class ShardedOutput:
         return read_description(self._folder) if (self._folder / DESCRIPTION).exists() else None
 
     def report(self, shard: int) -> dict[str, Any] | None:
-        """What `finish` was told of a shard, or None if it is not finished."""
+        """Returns the report that `finish` wrote for a shard, or None if the shard is not finished."""
         file = self._report_file(shard)
         if not file.exists():
             return None
@@ -67,17 +67,17 @@ class ShardedOutput:
         return report if not report["num_records"] or (self._folder / shard_name(shard)).exists() else None
 
     def open(self, shard: int, **options: Any) -> ShardWriter:
-        """A writer of one shard; `options` are its."""
+        """Opens a writer for one shard. `options` are those of `ShardWriter`."""
         return ShardWriter(self._folder / shard_name(shard), **options)
 
     def finish(self, shard: int, writer: ShardWriter, rejected: Sequence[tuple[str, str]], **more: Any) -> None:
-        """Puts a shard in place.
+        """Puts a shard and its report in place.
 
         Args:
           shard: its number.
-          writer: of it.
-          rejected: names of what was left out, and why.
-          more: to be found in its report; JSON values.
+          writer: its writer.
+          rejected: the name of each item that was left out, and the reason.
+          more: further fields for the report; JSON values.
         """
         report = {"num_records": writer.num_records, "rejected": list(rejected)} | more
         write_atomically(self._report_file(shard), json.dumps(report))
@@ -87,21 +87,21 @@ class ShardedOutput:
             writer.discard()
 
     def complete(self, num_shards: int, **description: Any) -> Description | None:
-        """Describes the set if all its shards are there; whichever process is the last does it.
+        """Describes the set if all its shards are finished. The process that finishes last does this.
 
         Args:
-          num_shards: of the whole set.
-          description: the fields of `Description` but num_images and shards.
+          num_shards: number of shards in the whole set.
+          description: the fields of `Description` except num_images, shards and plan.
 
         Returns:
-          The description, or None while other processes are at work.
+          The description, or None if other processes are still at work.
 
         Raises:
-          UserError: there are no records to describe.
+          UserError: the shards hold too few records for one image.
         """
         try:
             reports = [self.report(shard) for shard in range(num_shards)]
-        except FileNotFoundError:  # Another process completed it meanwhile.
+        except FileNotFoundError:  # Another process has just completed the set.
             reports = [None]
         if None in reports:
             return self._made()
@@ -113,12 +113,12 @@ class ShardedOutput:
         num_images = num_records // (1 if description["crops_together"] else description["crops_per_image"])
         if not num_images:
             raise UserError(
-                f"{description['source']} has {num_records} usable records, which are no image of "
+                f"{description['source']} has {num_records} usable records, too few for an image of "
                 f"{description['crops_per_image']} crops" + (f": see {self._folder / REJECTED}" if rejected else "")
             )
         made = Description(num_images=num_images, shards=shards, plan=self._plan, **description)
         write_description(self._folder, made)
-        with contextlib.suppress(FileNotFoundError):  # Processes that end together all do this.
+        with contextlib.suppress(FileNotFoundError):  # Processes that finish together may all do this.
             self._making.rmtree()
         for leftover in self._folder.glob("tokens-*.partial"):
             leftover.unlink(missing_ok=True)
@@ -129,6 +129,6 @@ class ShardedOutput:
 
 
 def _on_a_line(name: str) -> str:
-    """A file's name, whatever bytes it has, as text without tabs and line ends."""
+    """Returns a file's name, which may hold any bytes, as text without tabs and line ends."""
     text = name.encode("utf-8", "backslashreplace").decode()
     return text.replace("\t", "\\t").replace("\n", "\\n")

@@ -1,4 +1,4 @@
-"""The order of images and the choice of crops, without memory: any part of any epoch can be computed by itself."""
+"""The order of images and the choice of crops. Any part of any epoch can be computed without the rest."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ _ROUNDS = 8
 
 
 def _mix(values: np.ndarray, key: np.uint64) -> np.ndarray:
-    """A 64-bit finaliser (the one of SplitMix64): every input bit moves every output bit."""
+    """Hashes 64-bit values with the finaliser of SplitMix64: every input bit affects every output bit."""
     values = values + key
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -14,10 +14,11 @@ def _mix(values: np.ndarray, key: np.uint64) -> np.ndarray:
 
 
 def shuffled(indices: np.ndarray, n: int, seed: int, epoch: int) -> np.ndarray:
-    """Where a shuffle of n items sends each index: a bijection of 0..n-1, another one for each (seed, epoch).
+    """Returns where a shuffle of n items sends each index. The shuffle is a bijection of 0..n-1 given by (seed, epoch).
 
-    A balanced Feistel network over the smallest even number of bits that holds n; an image outside 0..n-1 is sent
-    through again until it falls inside (cycle walking), which takes fewer than four passes on average.
+    It is a balanced Feistel network over the smallest even number of bits that can hold every index. A result outside
+    0..n-1 is sent through the network again until it falls inside (cycle walking), which takes fewer than four passes
+    on average.
 
     Args:
       indices: int64 [N], each in 0..n-1.
@@ -44,17 +45,19 @@ def shuffled(indices: np.ndarray, n: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def chosen_crops(images: np.ndarray, crops: int, seed: int, epoch: int) -> np.ndarray:
-    """Which crop of each image an epoch takes: uniform, and all of an image's crops once in every `crops` epochs.
+    """Returns the crop of each image that an epoch uses.
+
+    The choice is uniform. Each cycle of `crops` epochs uses every crop of an image once.
 
     Args:
-      images: int64 [N], numbers of images.
-      crops: K, of each image.
+      images: int64 [N], the images' numbers.
+      crops: K, the number of crops of each image.
       seed, epoch: at least 0.
 
     Returns:
       int64 [N], in 0..K-1.
     """
     cycle, turn = divmod(epoch, crops)
-    # A third word, so that the key is none of the shuffle's.
+    # The third word makes the key differ from the keys of every shuffle.
     (key,) = np.random.SeedSequence((seed, cycle, crops)).generate_state(1, np.uint64)
     return ((_mix(np.asarray(images, np.uint64), key) + np.uint64(turn)) % np.uint64(crops)).astype(np.int64)

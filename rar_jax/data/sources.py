@@ -1,4 +1,4 @@
-"""Where images come from: class folders, and TFDS data sets."""
+"""Sources of images: class folders and TFDS data sets."""
 
 import dataclasses
 import functools
@@ -16,21 +16,21 @@ class Example(Protocol):
     """One image of a source, small enough to be sent to another process.
 
     Attributes:
-      name: for people.
+      name: a name for messages.
     """
 
     name: str
 
     def read(self) -> tuple[bytes, int]:
-        """The encoded image and its label. Raises OSError where it cannot be read."""
+        """Returns the encoded image and its label. Raises OSError if it cannot be read."""
 
 
 class Source(Protocol):
     """Images in a fixed order.
 
     Attributes:
-      name: for people.
-      class_names: one a class, in the order of the labels.
+      name: a name for messages.
+      class_names: the name of each class, in the order of the labels.
     """
 
     name: str
@@ -43,25 +43,26 @@ class Source(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class ImageFile:
-    """An image in a file."""
+    """An image stored in a file."""
 
     name: str
     label: int
 
     def read(self) -> tuple[bytes, int]:
-        """As `Example.read`."""
+        """See `Example.read`."""
         return epath.Path(self.name).read_bytes(), self.label
 
 
 class ClassFolders:
-    """A folder with a folder of images for each class, as torchvision's ImageFolder reads them."""
+    """A folder that holds a folder of images for each class, as for torchvision's ImageFolder."""
 
     def __init__(self, folder: epath.PathLike, class_names: Sequence[str] | None = None):
         """Lists the files.
 
         Args:
-          folder: of the class folders; images may lie in folders below these.
-          class_names: the folders in the order of the labels; by default all, sorted by name.
+          folder: folder that holds the class folders. Images may also lie in subfolders of these.
+          class_names: names of the class folders in the order of the labels. By default, all folders are classes,
+            sorted by name.
 
         Raises:
           UserError: there are no class folders, or one is missing or has no images.
@@ -92,7 +93,7 @@ class ClassFolders:
 
 
 class ImageFolder:
-    """The images of a folder and of those below it, without classes."""
+    """The images of a folder and its subfolders, without classes."""
 
     class_names = ("",)
 
@@ -100,7 +101,7 @@ class ImageFolder:
         """Lists the files.
 
         Raises:
-          UserError: there is no such folder, or it has no images.
+          UserError: the folder does not exist, or it has no images.
         """
         folder = epath.Path(folder)
         self.name = str(folder)
@@ -116,10 +117,10 @@ class ImageFolder:
 
 
 def list_images(folder: epath.Path) -> list[str]:
-    """The image files in a folder and those below it, sorted."""
+    """Returns the paths of the image files in a folder and its subfolders, sorted."""
     files = []
     for path in sorted(folder.iterdir()):
-        # By name first: asking a million files what they are takes minutes.
+        # Names are checked first, because asking the file system about a million files takes minutes.
         if path.suffix.lower() in SUFFIXES:
             files.append(str(path))
         elif path.is_dir():
@@ -129,8 +130,8 @@ def list_images(folder: epath.Path) -> list[str]:
 
 @functools.cache
 def _open_tfds(name: str, split: str, data_dir: str | None) -> Any:
-    """Opens a prepared data set once in each process, its images left as they are encoded."""
-    # Only here is it needed, and it is slow to import.
+    """Opens a prepared data set, once in each process. Its images are not decoded."""
+    # Imported here because it is slow to import and nothing else needs it.
     import tensorflow_datasets as tfds
 
     builder = tfds.builder(name, data_dir=data_dir)
@@ -149,34 +150,34 @@ class TfdsExample:
         return f"{self.dataset[0]}/{self.dataset[1]}[{self.index}]"
 
     def read(self) -> tuple[bytes, int]:
-        """As `Example.read`."""
+        """See `Example.read`."""
         _, data_source = _open_tfds(*self.dataset)
         example = data_source[self.index]
         return example["image"], int(example["label"])
 
 
 class TfdsImages:
-    """A TFDS data set with features image and label, prepared as ArrayRecord; TensorFlow is not needed."""
+    """A TFDS data set with the features image and label, prepared as ArrayRecord. It needs no TensorFlow."""
 
     def __init__(self, name: str, split: str, data_dir: str | None = None):
-        """Opens it.
+        """Opens the data set.
 
         Args:
-          name: such as imagenet2012.
-          split: such as train, or train[:1%].
-          data_dir: where it was prepared; by default where TFDS has it.
+          name: name of the data set in TFDS, such as imagenet2012.
+          split: name of the split, such as train or train[:1%].
+          data_dir: folder in which it was prepared. The default is that of TFDS.
 
         Raises:
-          UserError: it is not there, not prepared as ArrayRecord, or has no such split or features.
+          UserError: the data set does not exist, is not prepared as ArrayRecord, or lacks the split or a feature.
         """
         try:
             builder, self._data_source = _open_tfds(name, split, data_dir)
             self._length = len(self._data_source)
-        # TFDS raises a dozen kinds of its own for names, versions, splits and formats.
+        # TFDS raises many kinds of errors for wrong names, versions, splits and formats.
         except Exception as error:
             raise UserError(
                 f"TFDS set {name!r}, split {split!r}, in data_dir {data_dir!r} cannot be opened: "
-                f"{textwrap.shorten(str(error), 300)}; prepare it with tfds.builder({name!r}, "
+                f"{textwrap.shorten(str(error), 300)}; if it is not prepared, run tfds.builder({name!r}, "
                 "file_format='array_record').download_and_prepare()"
             ) from None
         features = builder.info.features

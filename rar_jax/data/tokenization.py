@@ -1,4 +1,4 @@
-"""Images to token records: decoded in worker processes, encoded on the devices, written shard by shard."""
+"""Converts images to token records, shard by shard. Worker processes decode images, and the devices encode them."""
 
 import collections
 import concurrent.futures
@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
@@ -24,14 +24,14 @@ from rar_jax.data.tokenizers import Tokenizer
 from rar_jax.errors import UserError
 from rar_jax.progress import Progress
 
-# Images a task of a worker: fewer cost more messages, more make the first batch late.
+# Images per task of a worker. Fewer cost more messages; more delay the first batch.
 _TASK = 8
-# Batches in the hands of the devices: one at work, one waiting.
+# Number of batches handed to the devices: one that they encode and one that waits.
 _ENCODING = 2
 
 
 class Rejected(NamedTuple):
-    """An image that cannot be used, and why."""
+    """An image that cannot be used, and the reason."""
 
     name: str
     reason: str
@@ -61,92 +61,109 @@ def tokenize_images(
     process_index: int = 0,
     process_count: int = 1,
 ) -> Description | None:
-    """Writes the token records of a source, or what is missing of them.
+    """Writes the token records of a source. Shards that are already finished are kept.
 
-    A record holds all crops of an image. What is in a shard depends on its own images alone, so that neither the number
-    of processes nor a restart changes it.
+    A record holds all crops of an image. A shard depends on its own images alone, so that neither the number of
+    processes nor a restart changes it.
 
     Args:
       source: the images.
-      tokenizer: what encodes them.
+      tokenizer: the tokenizer that encodes them.
       output: folder of the records.
       image_size: side of a crop in pixels.
       crops, flip: see `pictures.cut_crops`.
-      shard_size: images a shard.
-      num_workers: processes that decode; by default one a core but one.
-      strict: whether an image that cannot be used ends the work.
+      shard_size: images per shard.
+      num_workers: number of processes that decode images. The default is the number of cores minus one.
+      strict: whether an image that cannot be used raises an error. Otherwise it is left out and listed.
       process_index, process_count: process p of P makes the shards p, p + P, ...
 
     Returns:
       The description of the set, or None if other processes have not finished their shards.
 
     Raises:
-      UserError: the output is of something else, or an image cannot be used and `strict` is set.
+      UserError: `output` was begun with other arguments or holds other files, or `strict` is set and an image cannot be
+        used.
     """
     num_shards = -(-len(source) // shard_size)
-    listing = hashlib.sha256()
-    for i in range(len(source)):
-        listing.update(f"{source[i]!r}\n".encode())
-    plan = {
-        "source": source.name,
-        "images": len(source),
-        "listing": listing.hexdigest()[:12],
-        "tokenizer": tokenizer.fingerprint,
-        "image_size": image_size,
-        "crops": crops,
-        "flip": flip,
-        "shard_size": shard_size,
-    }
-    folder = ShardedOutput(output, plan)
+    folder = ShardedOutput(
+        output,
+        {
+            "source": source.name,
+            "images": len(source),
+            "listing": _listing(source),
+            "tokenizer": tokenizer.fingerprint,
+            "image_size": image_size,
+            "crops": crops,
+            "flip": flip,
+            "shard_size": shard_size,
+        },
+    )
     if folder.made is not None:
         return folder.made
     shards = {
         shard: [source[i] for i in range(shard * shard_size, min((shard + 1) * shard_size, len(source)))]
         for shard in range(process_index, num_shards, process_count)
     }
-    unfinished = {shard: examples for shard, examples in shards.items() if folder.report(shard) is None}
-    total, left = (sum(map(len, part.values())) for part in (shards, unfinished))
-    progress = Progress("tokenize", total, done=total - left, unit="image")
-    num_crops = len(
-        cut_crops(np.zeros((square_side(crops, image_size),) * 2 + (3,), np.uint8), image_size, crops, flip)
-    )
-    writer_options = {
-        "num_tokens": tokenizer.grid_side**2,
-        "codebook_size": tokenizer.codebook_size,
-        "num_classes": len(source.class_names),
-        "crops": num_crops,
-    }
+    side = square_side(crops, image_size)
+    num_crops = len(cut_crops(np.zeros((side, side, 3), np.uint8), image_size, crops, flip))
 
     def encode(squares: Sequence[np.ndarray]) -> np.ndarray:
         images = np.concatenate([cut_crops(square, image_size, crops, flip) for square in squares])
         return tokenizer.encode(images).reshape(len(squares), num_crops, -1)
 
-    batch_size = max(1, tokenizer.batch_size // num_crops)
-    decoded = decoded_squares(itertools.chain(*unfinished.values()), square_side(crops, image_size), num_workers)
-    writer, rejected, num_rejected = None, [], 0
+    described = {
+        "grid_side": tokenizer.grid_side,
+        "codebook_size": tokenizer.codebook_size,
+        "class_names": source.class_names,
+        "tokenizer": tokenizer.fingerprint,
+        "source": source.name,
+        "crops_per_image": num_crops,
+        "crops_together": True,
+    }
+    unfinished = {shard: examples for shard, examples in shards.items() if folder.report(shard) is None}
+    total, left = (sum(map(len, part.values())) for part in (shards, unfinished))
+    progress = Progress("tokenize", total, done=total - left, unit="image")
+    decoded = decoded_squares(itertools.chain(*unfinished.values()), side, num_workers)
     with contextlib.closing(decoded):
-        for batch, codes in _encoded(_batches(decoded, unfinished, batch_size, strict), encode):
-            writer = writer or folder.open(batch.shard, **writer_options)
-            for label, tokens in zip(batch.labels, codes, strict=True):
-                writer.write(label, tokens)
-            rejected += batch.rejected
-            num_rejected += len(batch.rejected)
-            if batch.last:
-                folder.finish(batch.shard, writer, rejected)
-                writer, rejected = None, []
-            note = f"{num_rejected} rejected" if num_rejected else ""
-            progress.update(len(batch.labels) + len(batch.rejected), note)
+        batches = _batches(decoded, unfinished, max(1, tokenizer.batch_size // num_crops), strict)
+        _write_shards(folder, _encoded(batches, encode), described, progress)
     progress.close()
-    return folder.complete(
-        num_shards,
-        grid_side=tokenizer.grid_side,
-        codebook_size=tokenizer.codebook_size,
-        class_names=source.class_names,
-        tokenizer=tokenizer.fingerprint,
-        source=source.name,
-        crops_per_image=num_crops,
-        crops_together=True,
-    )
+    return folder.complete(num_shards, **described)
+
+
+def _listing(source: Source) -> str:
+    """Returns 12 hexadecimal digits that identify the names and labels of all images."""
+    digest = hashlib.sha256()
+    for i in range(len(source)):
+        digest.update(f"{source[i]!r}\n".encode())
+    return digest.hexdigest()[:12]
+
+
+def _write_shards(
+    folder: ShardedOutput,
+    encoded: Iterable[tuple[_Batch, np.ndarray]],
+    described: Mapping[str, Any],
+    progress: Progress,
+) -> None:
+    """Writes batches of codes, shard by shard, and counts the images on the progress bar."""
+    writer, rejected, num_rejected = None, [], 0
+    for batch, codes in encoded:
+        writer = writer or folder.open(
+            batch.shard,
+            num_tokens=described["grid_side"] ** 2,
+            codebook_size=described["codebook_size"],
+            num_classes=len(described["class_names"]),
+            crops=described["crops_per_image"],
+        )
+        for label, tokens in zip(batch.labels, codes, strict=True):
+            writer.write(label, tokens)
+        rejected += batch.rejected
+        num_rejected += len(batch.rejected)
+        if batch.last:
+            folder.finish(batch.shard, writer, rejected)
+            writer, rejected = None, []
+        note = f"{num_rejected} rejected" if num_rejected else ""
+        progress.update(len(batch.labels) + len(batch.rejected), note)
 
 
 def _batches(
@@ -155,7 +172,7 @@ def _batches(
     batch_size: int,
     strict: bool,
 ) -> Iterator[_Batch]:
-    """Groups images; no batch has images of two shards, so that a shard's codes do not depend on another's."""
+    """Groups images into batches. A batch has images of one shard only, so that shards do not depend on each other."""
     for shard, examples in shards.items():
         batch = _Batch(shard, [], [], [], last=False)
         for result in itertools.islice(decoded, len(examples)):
@@ -164,7 +181,7 @@ def _batches(
                 batch = _Batch(shard, [], [], [], last=False)
             if isinstance(result, Rejected):
                 if strict:
-                    raise UserError(f"{result.name}: {result.reason}; without --strict it would be left out")
+                    raise UserError(f"{result.name}: {result.reason}; without --strict, it is left out")
                 batch.rejected.append(result)
             else:
                 batch.squares.append(result[0])
@@ -173,7 +190,7 @@ def _batches(
 
 
 def _encoded(batches: Iterable[_Batch], encode) -> Iterator[tuple[_Batch, np.ndarray]]:
-    """Batches and their codes, in order; the next ones are prepared while the devices work."""
+    """Yields each batch and its codes, in order. The next batches are prepared while the devices work."""
     with concurrent.futures.ThreadPoolExecutor(_ENCODING) as threads:
         waiting = collections.deque()
         for batch in batches:
@@ -188,19 +205,19 @@ def _encoded(batches: Iterable[_Batch], encode) -> Iterator[tuple[_Batch, np.nda
 def decoded_squares(
     examples: Iterable[Example], side: int, num_workers: int | None = None
 ) -> Iterator[tuple[np.ndarray, int] | Rejected]:
-    """Decodes images in worker processes, some ahead of where they are asked for.
+    """Decodes images in worker processes, ahead of the consumer.
 
     Args:
       examples: the images.
-      side: of the centre square wanted, in pixels.
-      num_workers: processes; by default one a core but one.
+      side: side of the centre square, in pixels.
+      num_workers: number of processes. The default is the number of cores minus one.
 
     Yields:
-      In order, uint8 [side, side, 3] and a label, or why there is none.
+      For each image in order, its square uint8 [side, side, 3] and label, or a `Rejected`.
     """
     num_workers = num_workers or max(1, (os.cpu_count() or 1) - 1)
     examples = iter(examples)
-    # Not forked: the threads of JAX would not survive it.
+    # Spawned, because JAX's threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(num_workers, context, initializer=_begin_worker) as pool:
         waiting = collections.deque()
@@ -216,14 +233,14 @@ def decoded_squares(
 
 
 def _begin_worker() -> None:
-    # Ctrl-C reaches the whole group; the main process says what happens.
+    # Ctrl-C reaches the whole process group. The main process alone reacts to it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def end_with_parent():
         multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
         os._exit(1)
 
-    # A parent that is killed does not end its workers.
+    # Killing the parent does not end its workers.
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 
@@ -233,7 +250,7 @@ def _decode(examples: Sequence[Example], side: int) -> list[tuple[np.ndarray, in
         try:
             data, label = example.read()
             results.append((center_square(read_picture(data), side), label))
-        # Whatever is the matter with one image, it is not worth the others.
+        # An error of any kind in one image must not end the work on the others.
         except Exception as error:
             results.append(Rejected(example.name, " ".join(str(error).split()) or type(error).__name__))
     return results

@@ -1,4 +1,4 @@
-"""Tokenizers: what turns images into codes and back."""
+"""Tokenizers, which convert images to codes and back."""
 
 import dataclasses
 import functools
@@ -20,14 +20,14 @@ _IMAGES_A_DEVICE = 16
 
 
 class Tokenizer(Protocol):
-    """Images to codes and back, in batches of any size.
+    """Converts images to codes and back, in batches of any size.
 
     Attributes:
-      fingerprint: tells it from all others; equal for equal weights, wherever their file is.
-      batch_size: images worked on at once; a smaller batch costs as much.
-      grid_side: of the token grid; T = grid_side ** 2.
+      fingerprint: identifies the weights. It is the same for the same weights, whatever file they are in.
+      batch_size: number of images that are processed at once. A smaller batch costs as much.
+      grid_side: side of the token grid; T = grid_side ** 2.
       codebook_size: V.
-      downsampling: side in pixels of the patch that a token stands for.
+      downsampling: side in pixels of the patch that a token represents.
     """
 
     fingerprint: str
@@ -37,28 +37,32 @@ class Tokenizer(Protocol):
     downsampling: int
 
     def encode(self, images: np.ndarray) -> np.ndarray:
-        """uint8 [B, H, W, 3] -> codes int32 [B, T]."""
+        """Encodes images: uint8 [B, H, W, 3] -> int32 [B, T]."""
 
     def decode(self, tokens: np.ndarray) -> np.ndarray:
-        """Codes int [B, T] -> uint8 [B, H, W, 3]."""
+        """Decodes codes: int [B, T] -> uint8 [B, H, W, 3]."""
 
     def begin_decode(self, tokens: np.ndarray) -> Callable[[], np.ndarray]:
-        """As `decode`, but what it returns is to be called for the images, which the devices are at work on."""
+        """Starts to decode codes on the devices. Returns a function that waits for the images and returns them."""
 
 
 class VQGANTokenizer:
-    """A MaskGIT-VQGAN on all devices of this machine, each with all the weights."""
+    """A MaskGIT-VQGAN on all devices of this machine. Each device has all the weights."""
 
     def __init__(self, model: VQGAN, params: Mapping[str, Any], image_size: int):
-        """Args:
-          model, params: the network.
+        """Puts the weights on the devices.
+
+        Args:
+          model, params: the network and its weights.
           image_size: side of the images in pixels.
 
         Raises:
-          UserError: the network does not divide the side.
+          UserError: the image size is not a multiple of the network's downsampling.
         """
         if image_size < 1 or image_size % model.downsampling:
-            raise UserError(f"image size {image_size} must be a multiple of the tokenizer's {model.downsampling}")
+            raise UserError(
+                f"image size {image_size} must be a multiple of {model.downsampling}, the tokenizer's downsampling"
+            )
         mesh = make_mesh((jax.local_device_count(), 1), jax.local_devices())
         self.fingerprint = f"vqgan-{fingerprint(params)}"
         self.batch_size = _IMAGES_A_DEVICE * mesh.size
@@ -81,20 +85,20 @@ class VQGANTokenizer:
         self._encode, self._decode = encode, decode
 
     def encode(self, images: np.ndarray) -> np.ndarray:
-        """As `Tokenizer.encode`."""
+        """See `Tokenizer.encode`."""
         return self._begin(self._encode, images)().reshape(len(images), -1)
 
     def decode(self, tokens: np.ndarray) -> np.ndarray:
-        """As `Tokenizer.decode`."""
+        """See `Tokenizer.decode`."""
         return self.begin_decode(tokens)()
 
     def begin_decode(self, tokens: np.ndarray) -> Callable[[], np.ndarray]:
-        """As `Tokenizer.begin_decode`."""
+        """See `Tokenizer.begin_decode`."""
         tokens = np.asarray(tokens, np.int32).reshape(len(tokens), self.grid_side, self.grid_side)
         return self._begin(self._decode, tokens)
 
     def _begin(self, function: Callable, rows: np.ndarray) -> Callable[[], np.ndarray]:
-        """Begins to apply a function, in batches of the one size that it is compiled for."""
+        """Starts to apply a function, in batches of the one size that it is compiled for."""
         results = []
         for start in range(0, len(rows), self.batch_size):
             batch = rows[start : start + self.batch_size]
@@ -104,33 +108,33 @@ class VQGANTokenizer:
 
 
 def open_tokenizer(name: str, image_size: int) -> Tokenizer:
-    """A tokenizer by name.
+    """Opens a tokenizer by name.
 
     Args:
-      name: digits, or MaskGIT-VQGAN weights of any size (see `checkpoints.load.load`).
+      name: `digits`, or the path of MaskGIT-VQGAN weights of any size (see `checkpoints.weights.load_weights`).
       image_size: side of the images in pixels.
 
     Raises:
-      UserError: there is none of that name, or it does not work on such images.
+      UserError: no tokenizer has this name, or it cannot encode images of this size.
     """
     if name == DigitsTokenizer.fingerprint:
         tokenizer = DigitsTokenizer()
         if image_size != (side := tokenizer.grid_side * tokenizer.downsampling):
-            raise UserError(f"image size {image_size} must be {side}: the digits tokenizer has no other")
+            raise UserError(f"image size {image_size} must be {side}: the digits tokenizer has no other size")
         return tokenizer
     weights = load_weights(name, "vqgan")
     return VQGANTokenizer(weights.model, weights.params, image_size)
 
 
 def tokenizer_for(config: Config, name: str) -> tuple[Tokenizer, Config]:
-    """A tokenizer for the codes of a model, and the model's config with the image size that follows.
+    """Opens a tokenizer for the codes of a model, and returns it with the model's config changed to use it.
 
     Args:
-      config: of the model; what it says of tokenizer and image size does not count.
+      config: config of the model. Its own tokenizer and image size are ignored.
       name: see `open_tokenizer`.
 
     Raises:
-      UserError: the tokenizer cannot be read or does not fit the model; both values are given.
+      UserError: the tokenizer cannot be read or does not fit the model. The message gives both values.
     """
     side = config.model.grid_side
     factor = 1 if name == DigitsTokenizer.fingerprint else load_weights(name, "vqgan").model.downsampling
@@ -140,10 +144,10 @@ def tokenizer_for(config: Config, name: str) -> tuple[Tokenizer, Config]:
 
 
 def load_tokenizer(config: Config) -> Tokenizer | None:
-    """The tokenizer of a config, or None where it has none.
+    """Opens the tokenizer of a config. Returns None if it has none.
 
     Raises:
-      UserError: the tokenizer cannot be read or does not fit the model; both values are given.
+      UserError: the tokenizer cannot be read or does not fit the model. The message gives both values.
     """
     name = config.data.tokenizer
     if name == "none":
@@ -152,7 +156,7 @@ def load_tokenizer(config: Config) -> Tokenizer | None:
         tokenizer = open_tokenizer(name, config.data.image_size)
     except UserError as error:
         raise UserError(
-            f"config.data.tokenizer={name}: {error}; it is digits, none or the weights of a VQGAN"
+            f"config.data.tokenizer={name}: {error}; it must be digits, none or the weights of a VQGAN"
         ) from None
     for field, ours, theirs in (
         ("model.grid_side", config.model.grid_side, tokenizer.grid_side),
@@ -161,8 +165,8 @@ def load_tokenizer(config: Config) -> Tokenizer | None:
     ):
         if ours != theirs:
             raise UserError(
-                f"config.{field}={ours}, and config.data.tokenizer={name} has {theirs}: "
-                "set the one or choose another tokenizer, such as none"
+                f"config.{field}={ours}, but config.data.tokenizer={name} has {theirs}: "
+                f"set --config.{field}={theirs}, or choose another tokenizer, such as none"
             )
     return tokenizer
 
@@ -170,7 +174,10 @@ def load_tokenizer(config: Config) -> Tokenizer | None:
 def decoded(
     tokenizer: Tokenizer, tokens: np.ndarray, on_batch: Callable[[int], None] = lambda images: None
 ) -> Iterator[np.ndarray]:
-    """Codes int [N, T] -> uint8 images, in batches of the tokenizer's size; `on_batch` is told of each."""
+    """Decodes codes int [N, T] and yields images uint8 [B, H, W, 3], in batches of the tokenizer's batch size.
+
+    Calls `on_batch(n)` after each batch of n images.
+    """
     for start in range(0, len(tokens), tokenizer.batch_size):
         images = tokenizer.decode(tokens[start : start + tokenizer.batch_size])
         on_batch(len(images))

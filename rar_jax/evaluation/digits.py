@@ -1,4 +1,4 @@
-"""How good are samples of the digits? Two measures that need no network trained elsewhere."""
+"""Scores of samples of the digits, by two measures that need no network trained elsewhere."""
 
 import functools
 
@@ -19,15 +19,15 @@ def _svm() -> SVC:
 
 
 def digits_scores(images: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """How good samples of the digits are.
+    """Scores samples of the digits.
 
     Args:
       images: uint8 [N, 8, 8, 3], N at least 2.
       labels: int [N], the class each was sampled for.
 
     Returns:
-      svm_accuracy: the share that an SVM trained on the real training digits recognises as their class. frechet_pixels:
-      the Frechet distance to the held-out digits in pixel statistics (grey levels 0..16).
+      svm_accuracy: the share of samples that an SVM trained on the real training digits recognises as their class.
+      frechet_pixels: the Frechet distance to the held-out digits in pixel statistics (grey levels 0..16).
     """
     tokenizer = DigitsTokenizer()
     samples, heldout = (tokenizer.encode(x) for x in (images, digits_split("heldout")[0]))
@@ -38,14 +38,14 @@ def digits_scores(images: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 
 
 def digits_report(images: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Scores samples against the real digits, beside the same scores of real digits.
+    """Scores samples against the real digits, and gives the same scores of real digits for comparison.
 
     Args:
       images, labels: see `digits_scores`.
 
     Returns:
-      svm_accuracy_samples, svm_accuracy_heldout: of the samples and of the held-out digits. frechet_samples,
-      frechet_train: of the samples and, as the yardstick, of the real training digits.
+      svm_accuracy_samples, svm_accuracy_heldout: the accuracy on the samples and on the held-out digits.
+      frechet_samples, frechet_train: the distance of the samples and of the real training digits.
     """
     samples, train, heldout = (digits_scores(*x) for x in ((images, labels), *map(digits_split, SPLITS)))
     return {

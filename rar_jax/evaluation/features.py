@@ -1,4 +1,4 @@
-"""What images are scored by: features of the FID Inception network, or pixels where there are no weights."""
+"""Features by which images are scored: those of the FID Inception network, or pixels, which need no weights."""
 
 import collections
 import functools
@@ -15,22 +15,22 @@ from rar_jax.errors import UserError
 from rar_jax.models.inception import InceptionFeatures, InceptionV3
 from rar_jax.parallel.mesh import batch_sharding, make_mesh, replicated
 
-# Of 2, 4, 8, 16 and 32 the fastest on two CPU cores: activations of more leave the caches. An accelerator wants more.
+# On two CPU cores, 2 is the fastest of 2, 4, 8, 16 and 32, because the activations fit the caches.
 _IMAGES_A_DEVICE = {"cpu": 2}
 _IMAGES_AN_ACCELERATOR = 64
-# The covariance of more numbers than these takes gigabytes, and says nothing that Inception features would not.
+# A covariance of more numbers takes gigabytes. Inception features suit such images better.
 _MOST_PIXELS = 64 * 64
-# As the digits' data set counts them.
+# The largest grey level, as in the digits' data set.
 _GREY_LEVELS = 16
 
 
 class Features(NamedTuple):
-    """Of a batch of images, float32.
+    """The features of a batch of images, float32.
 
     Attributes:
-      pool: [B, F]: Frechet distance, precision and recall.
-      spatial: [B, ...]: sFID; None of pixels.
-      logits: [B, classes]: Inception Score; None of pixels.
+      pool: [B, F], for the Frechet distance, precision and recall.
+      spatial: [B, ...], for sFID; None for pixels.
+      logits: [B, classes], for the Inception Score; None for pixels.
     """
 
     pool: np.ndarray
@@ -39,14 +39,14 @@ class Features(NamedTuple):
 
 
 class Extractor(Protocol):
-    """Images to features.
+    """Computes features of images.
 
     Attributes:
-      name: inception or pixels.
-      fingerprint: tells its weights from all others.
-      resize: what it does with the size of images.
-      batch_size: images it works on at once.
-      num_spatial: numbers of an image's spatial features, 0 where there are none.
+      name: `inception` or `pixels`.
+      fingerprint: identifies the weights.
+      resize: a text that says how images are resized.
+      batch_size: number of images that are processed at once.
+      num_spatial: how many numbers the spatial features of an image have, 0 if there are none.
     """
 
     name: str
@@ -56,27 +56,29 @@ class Extractor(Protocol):
     num_spatial: int
 
     def num_features(self, size: tuple[int, int]) -> int:
-        """F, for images of a height and width. Raises UserError where they are unfit."""
+        """Returns F for images of a size (height, width). Raises UserError if the size is not supported."""
 
     def extract(self, images: np.ndarray) -> Features:
-        """uint8 [B, H, W, 3], B at most `batch_size`, -> features; perhaps not computed yet."""
+        """Starts to compute the features of images uint8 [B, H, W, 3], B at most `batch_size`, and returns them."""
 
 
 class InceptionExtractor:
-    """The FID Inception network on all devices of this machine, each with all the weights and a part of the batch."""
+    """The FID Inception network on all devices of this machine. Each has all the weights and a part of the batch."""
 
     name = "inception"
     resize = "TensorFlow 1 bilinear to 299 x 299, no rounding"
-    # Seven channels of Mixed_6d, 17 x 17 places.
+    # Seven channels of Mixed_6d at 17 x 17 places.
     num_spatial = 7 * 17 * 17
 
     def __init__(
         self, model: InceptionV3, params: Mapping[str, Any], mesh: Mesh | None = None, batch_size: int | None = None
     ):
-        """Args:
-        model, params: the network.
-        mesh: by default all devices of this machine.
-        batch_size: a multiple of the devices.
+        """Puts the weights on the devices.
+
+        Args:
+          model, params: the network and its weights.
+          mesh: the devices; by default all devices of this machine.
+          batch_size: a multiple of the number of devices; by default one that suits them.
         """
         mesh = mesh or make_mesh((jax.local_device_count(), 1), jax.local_devices())
         self.fingerprint = f"inception-{fingerprint(params)}"
@@ -90,12 +92,12 @@ class InceptionExtractor:
         )
 
     def num_features(self, size: tuple[int, int]) -> int:
-        """As `Extractor.num_features`."""
+        """See `Extractor.num_features`."""
         return 2048
 
     def extract(self, images: np.ndarray) -> Features:
-        """As `Extractor.extract`."""
-        # One shape, so that it is compiled once.
+        """See `Extractor.extract`."""
+        # Pads every batch to one shape, so that the network is compiled once.
         padding = [(0, self.batch_size - len(images))] + [(0, 0)] * 3
         features = self._apply(self._params, np.pad(images, padding))
         return Features(*(each[: len(images)] for each in features))
@@ -106,7 +108,10 @@ def _apply(model: InceptionV3, params: Mapping[str, Any], images: jax.Array) -> 
 
 
 class PixelExtractor:
-    """Grey levels 0..16 of small images, such as the digits: no network, and no Frechet distance that papers report."""
+    """Grey levels 0..16 of small images, such as the digits.
+
+    This needs no network, but its Frechet distance is not the FID that papers report.
+    """
 
     name = "pixels"
     fingerprint = "pixels"
@@ -115,41 +120,50 @@ class PixelExtractor:
     num_spatial = 0
 
     def num_features(self, size: tuple[int, int]) -> int:
-        """As `Extractor.num_features`."""
+        """See `Extractor.num_features`."""
         if size[0] * size[1] > _MOST_PIXELS:
             raise UserError(
-                f"--features=pixels is of images of at most {_MOST_PIXELS} pixels, not {size[1]} x {size[0]}: name "
-                "Inception weights with --inception=WEIGHTS"
+                f"--features=pixels supports images of at most {_MOST_PIXELS} pixels, not {size[1]} x {size[0]}: use "
+                "--features=inception with --inception=WEIGHTS"
             )
         return size[0] * size[1]
 
     def extract(self, images: np.ndarray) -> Features:
-        """As `Extractor.extract`."""
+        """See `Extractor.extract`."""
         grey = np.rint(images.mean(axis=3, dtype=np.float32) * np.float32(_GREY_LEVELS / 255))
         return Features(grey.reshape(len(images), -1), None, None)
 
 
 def open_extractor(name: str, inception: epath.PathLike | None) -> Extractor:
-    """An extractor by name, and for inception its weights.
+    """Opens an extractor.
+
+    Args:
+      name: `inception` or `pixels`.
+      inception: path of the weights of the FID Inception network, which only `inception` takes.
 
     Raises:
-      UserError: weights are missing, or are not of the network.
+      UserError: the weights are missing, are not those of this network, or are given for `pixels`.
     """
     if name == PixelExtractor.name:
         if inception:
-            raise UserError(f"--inception={inception} and --features=pixels exclude each other")
+            raise UserError(f"--inception={inception} and --features=pixels exclude each other: remove one of them")
         return PixelExtractor()
     if not inception:
         raise UserError(
-            "name the weights of the FID Inception network with --inception=WEIGHTS, or score small images with "
-            "--features=pixels"
+            "--features=inception needs the weights of the FID Inception network: name them with --inception=WEIGHTS, "
+            "or score small images with --features=pixels"
         )
     weights = load_weights(inception, "inception")
     return InceptionExtractor(weights.model, weights.params)
 
 
 def extract_all(extractor: Extractor, batches: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, Features]]:
-    """Images of batches of any size and their features on the host, in order; the next are prepared meanwhile."""
+    """Yields images and their features on the host, in order. The devices compute the next batch meanwhile.
+
+    Args:
+      extractor: computes the features.
+      batches: uint8 [B, H, W, 3] each, of any size B.
+    """
     waiting = collections.deque()
     for batch in batches:
         for start in range(0, len(batch), extractor.batch_size):

@@ -1,4 +1,4 @@
-"""Sets of images to be scored: a folder or an .npz, read in batches and never held whole."""
+"""Sets of images to be scored, from a folder or an .npz file. They are read in batches and never held as a whole."""
 
 import collections
 import concurrent.futures
@@ -16,9 +16,9 @@ from rar_jax.data.sources import ImageFolder
 from rar_jax.errors import UserError
 
 _THREADS = 8
-# Pictures decoded ahead of where they are asked for.
+# Number of images that are decoded ahead of the consumer.
 _AHEAD = 64
-# What damaged archives raise while they are read.
+# The errors that reading a damaged archive raises.
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError)
 
 
@@ -26,10 +26,10 @@ class ImageSet(Protocol):
     """Images of one size, in a fixed order.
 
     Attributes:
-      name: for people.
-      size: height and width.
-      labels: int [N], the class of each, or None where none are known.
-      treatment: what is done to the images as they are stored.
+      name: a name for messages and reports.
+      size: height and width in pixels.
+      labels: int [N], the class of each image, or None if the classes are not known.
+      treatment: a text that says how the stored images are changed.
     """
 
     name: str
@@ -40,26 +40,31 @@ class ImageSet(Protocol):
     def __len__(self) -> int: ...
 
     def batches(self, size: int) -> Iterator[np.ndarray]:
-        """All images, uint8 [B, H, W, 3] with B = size but for the last. Raises UserError where one is unusable."""
+        """Yields all images in batches uint8 [B, H, W, 3]. B is `size`, except in the last batch.
+
+        Raises:
+          UserError: an image cannot be used.
+        """
 
 
 class FolderImages:
-    """The PNG, JPEG and WebP files of a folder and of those below it, sorted by name.
+    """The PNG, JPEG and WebP files of a folder and its subfolders, sorted by name.
 
-    Folders directly below are classes, if there are several and all images lie in one; then every stretch of images has
-    them in the proportions of the whole (`spread_order`). Pictures become upright RGB, grey ones too
-    (`data.pictures.read_picture`).
+    If there are several subfolders and each image is in one of them, the subfolders are classes. The images are then
+    interleaved, so that every stretch of images has the classes in the proportions of the whole set (`spread_order`).
+    All images are converted to upright RGB (`data.pictures.read_picture`).
     """
 
     def __init__(self, folder: epath.PathLike, image_size: int | None = None):
         """Lists the files.
 
         Args:
-          folder: of the images.
-          image_size: side that ADM's centre crop cuts them to; by default they stay as they are, all of one size.
+          folder: folder of the images.
+          image_size: side in pixels to which ADM's centre crop cuts the images. By default, images are not cut, and
+            must have one size.
 
         Raises:
-          UserError: there is no such folder, it has no images, or the first cannot be read.
+          UserError: the folder does not exist, it has no images, or the first image cannot be read.
         """
         source = ImageFolder(folder)
         self.name = source.name
@@ -72,7 +77,7 @@ class FolderImages:
         if len(names) > 1 and all(len(parts) > 1 for parts in places):
             order = spread_order(labels)
             self._files, self.labels = [self._files[i] for i in order], labels[order]
-        # That of the first decides.
+        # The first image decides the size of all.
         self.size = None
         self.size = self._read(self._files[0]).shape[:2]
         if image_size:
@@ -82,25 +87,26 @@ class FolderImages:
         return len(self._files)
 
     def cut(self, image_size: int) -> None:
-        """Has ADM's centre crop cut the pictures to this side from now on."""
+        """Sets the side to which ADM's centre crop cuts the images that are read from now on."""
         self._image_size, self.size = image_size, (image_size, image_size)
         self.treatment = f"ADM centre crop to {image_size}"
 
     def _read(self, file: str) -> np.ndarray:
         try:
-            picture = read_picture(epath.Path(file).read_bytes())
+            decoded = read_picture(epath.Path(file).read_bytes())
         except UserError as error:
             raise UserError(f"{file}: {error}") from None
-        image = center_square(picture, self._image_size) if self._image_size else np.asarray(picture)
+        image = center_square(decoded, self._image_size) if self._image_size else np.asarray(decoded)
         if self.size not in (None, image.shape[:2]):
             sizes = [f"{width} x {height}" for height, width in (image.shape[:2], self.size)]
             raise UserError(
-                f"{file} is {sizes[0]} pixels and {self._files[0]} {sizes[1]}: cut all to one size with --image_size"
+                f"{file} is {sizes[0]} pixels, but {self._files[0]} is {sizes[1]}: cut all to one size with "
+                "--image_size"
             )
         return image
 
     def batches(self, size: int) -> Iterator[np.ndarray]:
-        """As `ImageSet.batches`."""
+        """See `ImageSet.batches`."""
         with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
             waiting, batch = collections.deque(), []
             try:
@@ -119,15 +125,16 @@ class FolderImages:
 
 
 def spread_order(labels: np.ndarray) -> np.ndarray:
-    """An order in which every stretch of images has the classes in the proportions of the whole.
+    """Returns an order in which every stretch of images has the classes in the proportions of the whole set.
 
-    The Inception Score is a mean over stretches, and what is taken of a set may be its beginning.
+    The order matters because the Inception Score averages over consecutive splits, and because some scores use only the
+    first images of a set.
 
     Args:
       labels: int [N], sorted, 0..C-1, each class at least once.
 
     Returns:
-      int [N], places. Those of a class keep their order.
+      int [N], indices into `labels`. The images of a class keep their order.
     """
     counts = np.bincount(labels)
     within = np.arange(len(labels)) - (np.cumsum(counts) - counts)[labels]
@@ -135,18 +142,19 @@ def spread_order(labels: np.ndarray) -> np.ndarray:
 
 
 class NpzImages:
-    """arr_0 of an .npz, in the format of the ADM evaluator: uint8 [N, H, W, 3]; arr_1, if there is one, has the labels.
+    """The images of an .npz file in the format of the ADM evaluator.
 
-    Grey images, [N, H, W] or [N, H, W, 1], are given three equal channels.
+    The array arr_0 holds the images, uint8 [N, H, W, 3]. The array arr_1, if there is one, holds the labels. Grey
+    images, [N, H, W] or [N, H, W, 1], get three equal channels.
     """
 
     treatment = "none"
 
     def __init__(self, path: epath.PathLike):
-        """Reads what it says of itself.
+        """Reads the shape of the images, and the labels.
 
         Raises:
-          UserError: it cannot be read, has no arr_0, or that is not of images.
+          UserError: the file cannot be read, has no arr_0, or its arr_0 does not hold images.
         """
         self._path = epath.Path(path)
         self.name = str(path)
@@ -154,18 +162,20 @@ class NpzImages:
             raise UserError(f"{path}: there is no such file")
         with _array(self._path, "arr_0") as found:
             if found is None:
-                raise UserError(f"{path} has no arr_0, the images")
+                raise UserError(f"{path} has no arr_0, which must hold the images")
             file, shape, dtype = found
             if dtype != np.uint8:
                 values = _values(file, shape, dtype)
                 raise UserError(
-                    f"{path}: arr_0 is {dtype}{values}; images must be uint8 from 0 to 255, such as "
-                    "np.rint(255 * images).astype(np.uint8) of images in [0, 1]"
+                    f"{path}: arr_0 is {dtype}{values}; images must be uint8 from 0 to 255: "
+                    "convert images in [0, 1] with np.rint(255 * images).astype(np.uint8)"
                 )
             if len(shape) == 4 and shape[3] == 1:
                 shape = shape[:3]
             if not all(shape) or len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] != 3):
-                raise UserError(f"{path}: arr_0 is {list(shape)}; images must be [N, H, W, 3], or grey [N, H, W]")
+                raise UserError(
+                    f"{path}: arr_0 has shape {list(shape)}; images must be [N, H, W, 3], or grey [N, H, W]"
+                )
         self._grey = len(shape) == 3
         if self._grey:
             self.treatment = "grey to three equal channels"
@@ -182,21 +192,22 @@ class NpzImages:
             return np.frombuffer(found[0].read(), found[2])
 
     def batches(self, size: int) -> Iterator[np.ndarray]:
-        """As `ImageSet.batches`."""
-        row = int(np.prod(self.size)) * (1 if self._grey else 3)
+        """See `ImageSet.batches`."""
+        image_bytes = int(np.prod(self.size)) * (1 if self._grey else 3)
         with _array(self._path, "arr_0") as (file, _, _):
             for start in range(0, self._count, size):
                 count = min(size, self._count - start)
-                data = file.read(count * row)
-                if len(data) < count * row:
-                    raise UserError(f"{self._path} ends after {start + len(data) // row} of {self._count} images")
+                data = file.read(count * image_bytes)
+                if len(data) < count * image_bytes:
+                    found = start + len(data) // image_bytes
+                    raise UserError(f"{self._path} ends after {found} of {self._count} images: copy it again")
                 images = np.frombuffer(data, np.uint8).reshape(count, *self.size, -1)
                 yield np.repeat(images, 3, axis=3) if self._grey else images
 
 
 @contextlib.contextmanager
 def _array(path: epath.Path, name: str) -> Iterator[tuple[BinaryIO, tuple[int, ...], np.dtype] | None]:
-    """An array of an .npz as (file at its numbers, shape, dtype), to be read as a stream; None where there is none."""
+    """Opens an array of an .npz file as (stream of its values, shape, dtype), or as None if there is no such array."""
     try:
         with path.open("rb") as raw, zipfile.ZipFile(raw) as archive:
             if f"{name}.npy" not in archive.namelist():
@@ -210,14 +221,14 @@ def _array(path: epath.Path, name: str) -> Iterator[tuple[BinaryIO, tuple[int, .
                 except ValueError as error:
                     raise EOFError(error) from None
                 if fortran and len(shape) > 1:
-                    raise UserError(f"{path}: {name} is in Fortran order; save it with np.ascontiguousarray")
+                    raise UserError(f"{path}: {name} is in Fortran order: save it again with np.ascontiguousarray")
                 yield file, shape, dtype
     except _DAMAGE as error:
         raise UserError(f"{path} is not a whole .npz file ({error}): copy or download it again") from None
 
 
 def _values(file: BinaryIO, shape: tuple[int, ...], dtype: np.dtype) -> str:
-    """What to say of the first values of an array that is not uint8."""
+    """Returns a text for an error message about the first values of an array that is not uint8."""
     if dtype.kind not in "fiu" or not all(shape):
         return ""
     numbers = np.frombuffer(file.read(dtype.itemsize * min(4096, int(np.prod(shape)))), dtype)
@@ -227,11 +238,11 @@ def _values(file: BinaryIO, shape: tuple[int, ...], dtype: np.dtype) -> str:
 
 
 def open_images(path: epath.PathLike, image_size: int | None = None) -> FolderImages | NpzImages:
-    """The images of a folder or of an .npz.
+    """Opens the images of a folder or of an .npz file.
 
     Args:
-      path: of either.
-      image_size: see `FolderImages`; an .npz must have it already.
+      path: path of the folder or file.
+      image_size: see `FolderImages`. The images of an .npz file are not cut; they must have this size.
 
     Raises:
       UserError: see `FolderImages` and `NpzImages`.
@@ -239,22 +250,39 @@ def open_images(path: epath.PathLike, image_size: int | None = None) -> FolderIm
     if epath.Path(path).is_dir():
         return FolderImages(path, image_size)
     if epath.Path(path).suffix != ".npz":
-        raise UserError(f"no images in {str(path)!r}: it must be a folder or an .npz")
+        raise UserError(f"no images in {str(path)!r}: it must be a folder or an .npz file")
     images = NpzImages(path)
     if image_size and images.size != (image_size, image_size):
         height, width = images.size
-        raise UserError(f"{path} has images of {width} x {height}: --image_size={image_size} is of folders")
+        raise UserError(
+            f"{path} has images of {width} x {height}: --image_size={image_size} cuts images of folders only"
+        )
     return images
 
 
 def rows_at(places: np.ndarray, start: int, count: int) -> np.ndarray:
-    """Which rows of a batch of `count` images, the first of them at `start`, are at some places, int [n], rising."""
+    """Returns the rows of a batch whose images are at given places of the set.
+
+    Args:
+      places: int [n], ascending places in the set.
+      start: place of the batch's first image.
+      count: number of images in the batch.
+
+    Returns:
+      int [m], ascending rows of the batch.
+    """
     begin, end = np.searchsorted(places, (start, start + count))
     return places[begin:end] - start
 
 
 def chosen(images: ImageSet, places: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    """As `ImageSet.batches`, of the images at some places, int [n], rising; reads on to the last."""
+    """Yields the images at given places in batches, as `ImageSet.batches` does. Stops reading after the last place.
+
+    Args:
+      images: the set.
+      places: int [n], ascending places in the set.
+      size: number of images per batch.
+    """
     waiting, start = [], 0
     for batch in images.batches(size):
         waiting += list(batch[rows_at(places, start, len(batch))])
@@ -269,6 +297,6 @@ def chosen(images: ImageSet, places: np.ndarray, size: int) -> Iterator[np.ndarr
 
 
 def take(images: ImageSet, places: Sequence[int]) -> np.ndarray:
-    """The images at some places, in the order of `places`, uint8 [len(places), H, W, 3]; reads on to the last."""
+    """Returns the images at given places, in the order of `places`: uint8 [len(places), H, W, 3]."""
     places, rows = np.unique(places, return_inverse=True)
     return np.concatenate(list(chosen(images, places, _AHEAD)))[rows]

@@ -1,6 +1,7 @@
-"""Nearest neighbours among features: precision and recall, and which reference images are nearest.
+"""Nearest neighbours among features, for precision and recall and to find the nearest reference images.
 
-Distances are float32 matrix products on the first device, in blocks: 50,000 features need no 50,000 x 50,000 matrix.
+Distances are computed by float32 matrix products on the first device, in blocks, so that 50,000 features need no
+matrix of 50,000 x 50,000 distances.
 """
 
 import functools
@@ -13,36 +14,40 @@ import numpy as np
 
 from rar_jax.errors import UserError
 
-# A block of distances takes 64 MB.
+# The largest number of features in a block. A block of distances then takes 64 MB.
 _BLOCK = 4096
-# Candidates for the nearest are kept in so many lanes and sorted at the end: sorting whole rows takes far longer than
-# the distances do.
+# For each feature, the nearest candidates are kept in this many lanes and sorted at the end. Sorting all distances of a
+# feature would take much longer than computing them.
 _LANES = 128
-# Of |a|^2 + |b|^2: below it a squared distance is rounding, and the features are the same.
+# A squared distance below this fraction of |a|^2 + |b|^2 is a rounding error: the features are equal.
 _ROUNDING = 1e-5
 
 
 def precision_recall(
     reference: np.ndarray, samples: np.ndarray, k: int = 3, on_block: Callable[[int], None] = lambda distances: None
 ) -> tuple[float, float]:
-    """Improved precision and recall (Kynkaanniemi et al., 2019), as the ADM evaluator has them.
+    """Computes improved precision and recall (Kynkaanniemi et al., 2019), as the ADM evaluator defines them.
 
-    A set's manifold is the union of balls around its features, each as far as the k-th nearest other one. Precision is
-    the share of samples in the reference's manifold, recall the share of references in the samples'. ADM rounds
-    distances to float16; here they are float32.
+    The manifold of a set is the union of balls around its features. The radius of a ball is the distance to the k-th
+    nearest other feature of the set. Precision is the share of samples in the manifold of the reference, and recall is
+    the share of reference features in the manifold of the samples. ADM rounds distances to float16; here they are
+    float32.
 
     Args:
       reference: float [N, F].
       samples: float [M, F].
-      k: 3 in the papers.
-      on_block: told the number of distances once each block is done, of `num_distances` in all.
+      k: the neighbour that gives the radius; 3 in the papers.
+      on_block: called with the number of distances of each block when it is done. The sum is `num_distances`.
+
+    Returns:
+      Precision and recall.
 
     Raises:
-      UserError: a set has no k-th neighbour.
+      UserError: a set has no more than k features.
     """
-    for name, features in (("reference", reference), ("samples", samples)):
+    for name, features in (("reference", reference), ("sample", samples)):
         if len(features) <= k:
-            raise UserError(f"{len(features)} {name} are too few for precision and recall: at least {k + 1} are needed")
+            raise UserError(f"{len(features)} {name} images are too few for precision and recall: use at least {k + 1}")
     centre = np.mean(reference, axis=0, dtype=np.float64)
     reference, samples = _Blocks(reference, centre), _Blocks(samples, centre)
     radii_reference, radii_samples = _radii(reference, k, on_block), _radii(samples, k, on_block)
@@ -60,7 +65,10 @@ def precision_recall(
 
 
 def num_distances(num_reference: int, num_samples: int) -> int:
-    """How many distances `precision_recall` computes, padding included; those within a set once for both ends."""
+    """Returns the number of distances that `precision_recall` computes, including padding.
+
+    Within a set, it computes the distance of two features once.
+    """
     total, (n, m) = 0, (_layout(num) for num in (num_reference, num_samples))
     for blocks, size in (n, m):
         total += blocks * (blocks + 1) // 2 * size**2
@@ -68,15 +76,15 @@ def num_distances(num_reference: int, num_samples: int) -> int:
 
 
 def nearest(queries: np.ndarray, reference: np.ndarray, k: int) -> np.ndarray:
-    """The k reference features nearest to each query, nearest first.
+    """Finds the k reference features nearest to each query, nearest first.
 
     Args:
       queries: float [Q, F], Q at most 4096.
       reference: float [N, F].
-      k: at most N.
+      k: number of features to find, at most N.
 
     Returns:
-      int [Q, k], their rows.
+      int [Q, k], indices into `reference`.
     """
     centre = np.mean(reference, axis=0, dtype=np.float64)
     blocks, few = _Blocks(reference, centre), _Blocks(queries, centre)
@@ -85,13 +93,13 @@ def nearest(queries: np.ndarray, reference: np.ndarray, k: int) -> np.ndarray:
 
 
 def _layout(count: int) -> tuple[int, int]:
-    """How many blocks, and of how many rows: all alike and a multiple of the lanes, with little padding."""
+    """Returns the number of blocks and their size, which is a multiple of the lanes and leaves little padding."""
     blocks = -(-count // _BLOCK)
     return blocks, -(-count // (blocks * _LANES)) * _LANES
 
 
 class _Block(NamedTuple):
-    """Features [size, F] and their squared norms [size], float32; padding has an infinite norm, far from all."""
+    """Features [size, F] and their squared norms [size], float32. Padding has an infinite norm, far from all."""
 
     features: jax.Array
     norms: jax.Array
@@ -105,27 +113,27 @@ class _Blocks:
         blocks, self.size = _layout(self.count)
         self.blocks = []
         for start in range(0, blocks * self.size, self.size):
-            # Centred: what all have in common would cost the digits of their differences.
+            # Centred, because a common offset would cost digits of the differences.
             part = (features[start : start + self.size] - centre).astype(np.float32)
             padding = self.size - len(part)
             norms = np.pad(np.square(part).sum(axis=1), (0, padding), constant_values=np.inf)
             self.blocks.append(_Block(jnp.asarray(np.pad(part, ((0, padding), (0, 0)))), jnp.asarray(norms)))
 
     def join(self, parts: list[jax.Array]) -> np.ndarray:
-        """What is known of each feature, without the padding."""
+        """Concatenates results of the blocks, which have a value for each feature, without the padding."""
         return np.concatenate(jax.device_get(parts))[: self.count]
 
 
 def _squared_distances(a: _Block, b: _Block) -> jax.Array:
-    """[A, B] float32: |a|^2 + |b|^2 - 2ab; exactly 0 between equal features, inf for padding."""
+    """Computes |a|^2 + |b|^2 - 2ab: float32 [A, B]. It is exactly 0 for equal features and infinite for padding."""
     norms = a.norms[:, None] + b.norms
-    # A TPU or GPU would by default round the products' inputs to bfloat16 or TF32.
+    # By default, a TPU or GPU rounds the inputs of products to bfloat16 or TF32.
     squared = norms - 2 * jnp.dot(a.features, b.features.T, precision=jax.lax.Precision.HIGHEST)
     return jnp.where(squared <= _ROUNDING * norms, jnp.where(jnp.isinf(norms), jnp.inf, 0), squared)
 
 
 def _smallest(values: jax.Array, best: list[jax.Array]) -> list[jax.Array]:
-    """Sorts values [A, B] into the smallest so far, lane by lane: best[n] [A, lanes] has the n-th smallest."""
+    """Merges values [A, B] into the smallest so far, lane by lane. best[n] [A, lanes] has the n-th smallest."""
     best = list(best)
     for lanes in jnp.split(values, values.shape[1] // _LANES, axis=1):
         for n, held in enumerate(best):
@@ -136,7 +144,7 @@ def _smallest(values: jax.Array, best: list[jax.Array]) -> list[jax.Array]:
 @functools.partial(jax.jit, donate_argnums=(2, 3))
 def _update_both(a, b, best_a, best_b):
     squared = _squared_distances(a, b)
-    # Transposed once: read against its layout, each of its lanes takes several times as long.
+    # Transposed once, because reading lanes against the layout takes several times as long.
     transposed = jax.lax.optimization_barrier(squared.T)
     return _smallest(squared, best_a), _smallest(transposed, best_b)
 
@@ -149,17 +157,17 @@ def _update(a, best):
 @jax.jit
 def _last(best: list[jax.Array]) -> jax.Array:
     radii = jnp.sort(jnp.concatenate(best, axis=1), axis=1)[:, len(best) - 1]
-    # Padding has nobody near; it must cover nobody either.
+    # Padded rows must not count as neighbours, so their radius covers nothing.
     return jnp.where(jnp.isinf(radii), -1, radii)
 
 
 def _radii(features: _Blocks, k: int, on_block: Callable[[int], None]) -> list[jax.Array]:
-    """The squared distance of each feature to its k-th nearest other one, by blocks."""
-    # One more than k: each is its own nearest.
+    """Computes the squared distance of each feature to its k-th nearest other feature, by blocks."""
+    # Keeps k + 1 distances, because each feature is its own nearest neighbour.
     best = [[jnp.full((features.size, _LANES), jnp.inf) for _ in range(k + 1)] for _ in features.blocks]
     for i, block in enumerate(features.blocks):
         best[i] = _update(block, best[i])
-        # Else all would be dispatched at once, and said to be done.
+        # Waits for the block, because `on_block` must not be called when it is only dispatched.
         jax.block_until_ready(best[i])
         on_block(features.size**2)
         for j in range(i + 1, len(features.blocks)):
@@ -171,7 +179,7 @@ def _radii(features: _Blocks, k: int, on_block: Callable[[int], None]) -> list[j
 
 @jax.jit
 def _covered(a, b, radii_a, radii_b, a_inside, b_inside):
-    """Which features are within the radius of one of the other set, besides those known to be."""
+    """Marks the features of each block that are within the radius of a feature of the other block."""
     squared = _squared_distances(a, b)
     a_inside |= (squared <= radii_b).any(axis=1)
     b_inside |= (squared <= radii_a[:, None]).any(axis=0)

@@ -1,4 +1,4 @@
-"""How well a tokenizer gives images back: rFID, PSNR, SSIM, and how much of its codebook it uses."""
+"""Scores how well a tokenizer reconstructs images: rFID, PSNR, SSIM, and the use of its codebook."""
 
 import functools
 
@@ -13,25 +13,25 @@ from rar_jax.evaluation.image_sets import ImageSet
 from rar_jax.evaluation.scoring import Accumulator, Summary
 from rar_jax.progress import Progress
 
-# The window of Wang et al., 2004, and their constants for values from 0 to 255.
+# The window of Wang et al. (2004), and their constants for values from 0 to 255.
 WINDOW = 11
 _SIGMA = 1.5
 _C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-# The error that stands for none, in [0, 1]: 100 dB.
+# The smallest mean squared error, for values in [0, 1]. It limits PSNR to 100 dB.
 _LEAST_ERROR = 1e-10
 
 
 def psnr(images: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Peak signal-to-noise ratio of each pair, dB, at most 100: uint8 [B, H, W, 3] twice -> float64 [B]."""
+    """Computes the peak signal-to-noise ratio of pairs of images: two uint8 [B, H, W, 3] -> float64 [B], in dB."""
     errors = [np.mean((a / 255.0 - b / 255.0) ** 2) for a, b in zip(images, others, strict=True)]
     return -10 * np.log10(np.maximum(errors, _LEAST_ERROR))
 
 
 def ssim(images: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Structural similarity of each pair (Wang et al., 2004): uint8 [B, H, W, 3] twice -> float32 [B].
+    """Computes the structural similarity (Wang et al., 2004) of pairs of images: two uint8 [B, H, W, 3] -> float32 [B].
 
-    In a Gaussian window of 11 x 11 with a deviation of 1.5, at all places where it fits; the mean over these and the
-    three channels, each on its own.
+    The window is Gaussian, of 11 x 11 pixels with a standard deviation of 1.5. The result is the mean over all places
+    where the window fits, and over the three channels.
 
     Raises:
       UserError: the images are smaller than the window.
@@ -44,7 +44,7 @@ def ssim(images: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def _window_matrix(size: int) -> np.ndarray:
-    """[size - 10, size]: the mean in the window at each place where it fits."""
+    """Returns the weights [size - 10, size] of the mean in the window, at each place where the window fits."""
     weights = np.exp(-((np.arange(WINDOW) - WINDOW // 2) ** 2) / (2 * _SIGMA**2))
     matrix = np.zeros((size - WINDOW + 1, size), np.float32)
     for place in range(len(matrix)):
@@ -58,7 +58,7 @@ def _ssim(images: jax.Array, others: jax.Array) -> jax.Array:
     mean = functools.partial(
         jnp.einsum, "Hh,Ww,bhwc->bHWc", rows, columns, precision=jax.lax.Precision.HIGHEST, optimize=True
     )
-    # About the middle, so that squares keep more of their digits.
+    # Centred about the middle value, so that squares keep more digits.
     a, b = images.astype(jnp.float32) - 128, others.astype(jnp.float32) - 128
     mean_a, mean_b = mean(a), mean(b)
     var_a, var_b, cov = mean(a * a) - mean_a**2, mean(b * b) - mean_b**2, mean(a * b) - mean_a * mean_b
@@ -68,7 +68,14 @@ def _ssim(images: jax.Array, others: jax.Array) -> jax.Array:
 
 
 def codebook_scores(counts: np.ndarray) -> dict[str, float]:
-    """Of how often each code was drawn, int [V]: the share that was at all, and the perplexity exp(entropy)."""
+    """Scores the use of a codebook.
+
+    Args:
+      counts: int [V], how often each code was used.
+
+    Returns:
+      codebook_use, the share of codes that were used, and codebook_perplexity, exp(entropy).
+    """
     frequencies = counts[counts > 0] / counts.sum()
     return {
         "codebook_use": float((counts > 0).mean()),
@@ -79,18 +86,18 @@ def codebook_scores(counts: np.ndarray) -> dict[str, float]:
 def reconstruct(
     images: ImageSet, tokenizer: Tokenizer, extractor: Extractor, count: int, show: int
 ) -> tuple[Summary, Summary, dict[str, float]]:
-    """Encodes and decodes images and compares.
+    """Encodes and decodes images, and compares the results with the originals.
 
     Args:
-      images: of the tokenizer's size.
-      tokenizer: what is scored.
-      extractor: of the features.
-      count: images to use, the first.
-      show: images to keep.
+      images: the images, of the tokenizer's size.
+      tokenizer: the tokenizer to score.
+      extractor: computes the features.
+      count: number of images to use, from the beginning of the set.
+      show: number of images to keep in each summary.
 
     Returns:
-      What the features say of the images and of their reconstructions; psnr, ssim (means over images), codebook_use and
-      codebook_perplexity.
+      The summary of the images, the summary of their reconstructions, and the scores psnr and ssim (means over images),
+      codebook_use and codebook_perplexity.
 
     Raises:
       UserError: an image cannot be used, or there are fewer than two.
@@ -105,8 +112,8 @@ def reconstruct(
         codes += np.bincount(tokens.ravel(), minlength=len(codes))
         sums["psnr"] += float(psnr(batch, again).sum())
         sums["ssim"] += float(ssim(batch, again).sum())
-        for accumulator, pictures in zip(both, (batch, again), strict=True):
-            for part, features in extract_all(extractor, [pictures]):
+        for accumulator, each in zip(both, (batch, again), strict=True):
+            for part, features in extract_all(extractor, [each]):
                 accumulator.add(part, features)
         done += len(batch)
         progress.update(len(batch))

@@ -1,4 +1,4 @@
-"""Statistics on disk, in the format of the ADM evaluator's reference batches: mu, sigma, mu_s, sigma_s and arr_0."""
+"""Reads and writes statistics of features in the format of the ADM evaluator's reference batches (.npz)."""
 
 import numpy as np
 from etils import epath
@@ -7,18 +7,20 @@ from rar_jax.errors import UserError
 from rar_jax.evaluation.statistics import Gaussian
 from rar_jax.files import replacing
 
-# Names in the file: of the pool features (FID) and of the spatial features (sFID).
+# The arrays in the file with the mean and covariance of the pool features (FID) and the spatial features (sFID).
 _NAMES = {"pool": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
 
 
 def read_statistics(path: epath.PathLike) -> dict[str, Gaussian]:
-    """The stored statistics of an .npz, used as they are.
+    """Reads the statistics that are stored in an .npz file.
 
     Returns:
-      Those that it has, of pool (FID) and spatial (sFID); none of a file of images only.
+      kind -> statistics, for the kinds that the file has: pool (FID) and spatial (sFID). It is empty for a file that
+      has only images.
 
     Raises:
-      UserError: it cannot be read, has one half of a pair, or shapes that do not go together.
+      UserError: the file cannot be read, has a mean without its covariance or the reverse, or has shapes that do not
+        match or values that are not finite.
     """
     path = epath.Path(path)
     try:
@@ -26,7 +28,7 @@ def read_statistics(path: epath.PathLike) -> dict[str, Gaussian]:
             stored = {name: arrays[name] for pair in _NAMES.values() for name in pair if name in arrays.files}
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file") from None
-    # A truncated or foreign file: zipfile, zlib and NumPy each raise kinds of their own.
+    # For a truncated file or one of another format, zipfile, zlib and NumPy raise many kinds of errors.
     except Exception as error:
         raise UserError(f"{path} is not a whole .npz file ({error}): copy or download it again") from None
     found = {}
@@ -44,7 +46,7 @@ def read_statistics(path: epath.PathLike) -> dict[str, Gaussian]:
 
 
 def write_statistics(path: epath.PathLike, statistics: dict[str, Gaussian]) -> None:
-    """Writes what `read_statistics` reads; its folder is made if need be."""
+    """Writes statistics to an .npz file, as `read_statistics` returns them. Makes its folder if there is none."""
     path = epath.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     arrays = {}

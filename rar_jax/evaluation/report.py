@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+import os
 import textwrap
 from typing import Any
 
 import numpy as np
 from etils import epath
 
+from rar_jax.checkpoints.weights import split_step
 from rar_jax.errors import UserError
 from rar_jax.files import hold_to_plan, write_atomically
 from rar_jax.images.files import image_grid
@@ -87,6 +89,19 @@ class Report:
 
 def _hanging(head: str, text: str) -> list[str]:
     return textwrap.wrap(text, _LINE, initial_indent=head, subsequent_indent=" " * len(head), break_long_words=False)
+
+
+def report_folder(scored: epath.PathLike, name: str = "") -> epath.Path:
+    """Returns the default folder of a report: evaluation/NAME beside what is scored.
+
+    Args:
+      scored: path of the images or weights. For the folder of one step it is the run's folder that counts.
+      name: NAME; by default the name of what is scored, without the suffix of a file.
+    """
+    path, _ = split_step(scored)
+    if path.name in ("", ".."):
+        path = epath.Path(os.path.abspath(path))
+    return path.parent / "evaluation" / (name or (path.name if path.is_dir() else path.stem))
 
 
 def begin_report(folder: epath.PathLike, inputs: dict[str, Any]) -> None:

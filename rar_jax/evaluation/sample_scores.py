@@ -1,4 +1,4 @@
-"""Scores of samples that come from a model at hand, in training or while its sampling is tuned: few, and often."""
+"""Scores of samples of a model that is being trained or whose sampling is being tuned."""
 
 from collections.abc import Iterator
 from typing import Protocol
@@ -13,61 +13,86 @@ from rar_jax.evaluation.statistics import Moments, frechet, inception_score
 
 
 class SampleScorer(Protocol):
-    """Scores samples."""
+    """Scores samples.
+
+    Attributes:
+      names: the names of the scores, a Frechet distance first.
+    """
+
+    names: tuple[str, ...]
+
+    def prepare(self) -> None:
+        """Prepares what the scores are computed from. Raises a `UserError` if that cannot be used."""
 
     def score(self, images: Iterator[np.ndarray], labels: np.ndarray) -> dict[str, float]:
-        """Batches of uint8 [B, H, W, 3] and the class of each image, int [N] -> scores, a Frechet distance first."""
+        """Scores samples, after `prepare`.
+
+        Args:
+          images: batches of uint8 [B, H, W, 3], N images in all.
+          labels: int [N], the class of each image.
+
+        Returns:
+          name -> score, for all of `names`.
+        """
 
 
 class DigitsScorer:
-    """Of the digits: by an SVM and by their pixels, without a network trained elsewhere."""
+    """Scores samples of the digits by an SVM and by their pixels, without a network trained elsewhere."""
+
+    names = ("frechet_pixels", "svm_accuracy")
+
+    def prepare(self) -> None:
+        """Does nothing: the digits are embedded."""
 
     def score(self, images: Iterator[np.ndarray], labels: np.ndarray) -> dict[str, float]:
-        """As `SampleScorer.score`."""
+        """Scores samples; see `SampleScorer.score`."""
         scores = digits_scores(np.concatenate(list(images)), labels)
-        return {name: scores[name] for name in ("frechet_pixels", "svm_accuracy")}
+        return {name: scores[name] for name in self.names}
 
 
 class ReferenceScorer:
-    """By features, against a reference: FID and Inception Score, or of pixels the Frechet distance.
+    """Scores samples against a reference by features: FID and Inception Score, or the Frechet distance of pixels.
 
     Attributes:
-      fingerprint: of the features.
+      names: see `SampleScorer`.
+      fingerprint: identifies the features.
     """
 
     def __init__(self, extractor: Extractor, reference: Reference, image_size: int):
-        """Prepares nothing yet; `prepare` does.
+        """Checks that samples and reference can be compared; computes nothing yet.
 
         Args:
-          extractor: of the features.
-          reference: to compare with; pictures of a folder are cut to the side of the samples.
-          image_size: side of the samples.
+          extractor: extracts the features.
+          reference: compared with the samples. Images of a folder are cut to the side of the samples.
+          image_size: side of the samples in pixels.
 
         Raises:
-          UserError: these cannot be compared.
+          UserError: samples and reference cannot be compared.
         """
         reference.cut(image_size)
         reference.check(extractor, (image_size, image_size))
         self._extractor, self._reference = extractor, reference
         self.fingerprint = extractor.fingerprint
-        self._name = FRECHET_NAMES[extractor.name]["pool"]
+        # Inception features come with logits.
+        more = ("inception_score",) if extractor.name == "inception" else ()
+        self.names = (FRECHET_NAMES[extractor.name]["pool"], *more)
 
     def prepare(self) -> None:
-        """Extracts what the reference does not store. Raises UserError if one of its images cannot be used."""
+        """Extracts the features of the reference. Raises a `UserError` if one of its images cannot be used."""
         self._reference.prepare(self._extractor, features=False)
 
     def score(self, images: Iterator[np.ndarray], labels: np.ndarray) -> dict[str, float]:
-        """As `SampleScorer.score`, after `prepare`."""
+        """Scores samples; see `SampleScorer.score`."""
         moments, logits = Moments(), []
         for _, features in extract_all(self._extractor, images):
             moments.add(features.pool)
             logits.append(features.logits)
-        scores = {self._name: frechet(moments.gaussian(), self._reference.gaussians["pool"])}
-        if logits[0] is not None:
-            scores["inception_score"] = inception_score(np.concatenate(logits))
-        return scores
+        scores = [frechet(moments.gaussian(), self._reference.gaussians["pool"])]
+        if "inception_score" in self.names:
+            scores.append(inception_score(np.concatenate(logits)))
+        return dict(zip(self.names, scores, strict=True))
 
 
 def open_scorer(features: str, inception: str, reference: epath.PathLike, image_size: int) -> ReferenceScorer:
-    """A scorer by names; see `features.open_extractor` and `scoring.Reference`."""
+    """Returns a scorer of features and a reference; see `features.open_extractor` and `scoring.Reference`."""
     return ReferenceScorer(open_extractor(features, inception), Reference(reference, None), image_size)

@@ -1,32 +1,70 @@
-"""Images appearing token by token."""
+"""Makes animations of images that appear token by token."""
 
 import numpy as np
+from etils import epath
 
 from rar_jax.data.tokenizers import Tokenizer
+from rar_jax.generation.generator import Generator
+from rar_jax.generation.pictures import SampleGrid
+from rar_jax.images.files import write_animation
+from rar_jax.sampling.options import Options
 
-# An image of more tokens appears several at a time.
+# If an image has more tokens, each frame adds several.
 _MAX_STEPS = 64
 _GREY = 128
+# Rows and columns of an animation at most.
+_GRID_SIZE = 4, 2
 
 
 def appearing(tokenizer: Tokenizer, tokens: np.ndarray, orders: np.ndarray) -> np.ndarray:
-    """Decodes what is there of each image's codes at every step; patches without a code yet are grey.
+    """Decodes images at every step of their sampling. Patches that have no code yet are grey.
 
     Args:
-      tokenizer: what turns codes into images.
-      tokens: int [N, T], in grid order.
-      orders: int [N, T], the positions in the order in which they were sampled.
+      tokenizer: the tokenizer that decodes the codes.
+      tokens: int [N, T], codes in grid order.
+      orders: int [N, T], each image's positions in the order in which they were sampled.
 
     Returns:
-      uint8 [F, N, H, W, 3], F up to 65: all grey first, the whole images last.
+      uint8 [F, N, H, W, 3], F at most 65 frames. The first is all grey, and the last shows the whole images.
     """
     count, num_tokens = tokens.shape
     known = np.linspace(0, num_tokens, min(num_tokens, _MAX_STEPS) + 1).round().astype(int)
     there = np.argsort(orders, axis=1) < known[:, None, None]
-    # The decoder looks beyond a patch: what it sees there is like the last token.
+    # The decoder also sees the codes around a patch. The missing ones are set to the code that was sampled last.
     last = np.take_along_axis(tokens, orders[:, np.maximum(known - 1, 0)], axis=1).T[..., None]
     images = tokenizer.decode(np.where(there, tokens, last).reshape(-1, num_tokens))
     side = tokenizer.grid_side
     patches = there.reshape(-1, side, side).repeat(tokenizer.downsampling, 1).repeat(tokenizer.downsampling, 2)
     images = np.where(patches[..., None], images, np.uint8(_GREY))
     return images.reshape(len(known), count, *images.shape[1:])
+
+
+def animate(
+    generator: Generator,
+    labels: np.ndarray,
+    options: Options,
+    path: epath.PathLike,
+    *,
+    seed: int = 0,
+    batch_size: int = 256,
+) -> int:
+    """Writes an animation of a few images of a job as they are sampled, token by token, one class per row.
+
+    Args:
+      generator: the model.
+      labels: int [N], of all images of the job.
+      options: how images are sampled.
+      path: .gif or .webp file.
+      seed: seed of the job.
+      batch_size: batch size of the job.
+
+    Returns:
+      The number of images in the animation.
+    """
+    sampler, grid = generator.sampler, SampleGrid(labels, generator.class_names, _GRID_SIZE)
+    numbers = grid.numbers
+    batch_size = sampler.batch_size(max(batch_size, len(numbers)), len(labels))
+    tokens = sampler.decode_numbers(labels, numbers, batch_size, seed, options)
+    frames = appearing(generator.tokenizer, np.asarray(tokens)[: len(numbers)], sampler.orders(numbers, seed, options))
+    write_animation(path, [grid.draw(images) for images in frames])
+    return len(numbers)

@@ -23,32 +23,34 @@ class Generator:
     """A trained model, ready to sample.
 
     Attributes:
-      config: of the run that trained it; `config.sample` has the options used when none are given.
-      step: of the checkpoint.
+      config: the config of the run that trained it; `config.sample` has the default sampling options.
+      step: the checkpoint's step.
+      identity: 12 hexadecimal digits that identify the checkpoint or file (`Weights.identity`).
       sampler: the network, on the devices that it runs on.
-      tokenizer: what turns its codes into images.
-      class_names: in the order of the labels, or None where they are not known.
+      tokenizer: decodes tokens to images.
+      class_names: names of the classes in the order of the labels, or None if they are not known.
     """
 
     config: Config
     step: int
+    identity: str
     sampler: Sampler
     tokenizer: Tokenizer
     class_names: tuple[str, ...] | None
 
     def labels(self, classes: Sequence[int | str]) -> np.ndarray:
-        """Classes by name or by index as labels, int32 [N].
+        """Returns the labels, int32 [N], of classes given by name or by index.
 
         Raises:
-          UserError: there are none, one is not in 0..C-1, or a name is of no class or of several.
+          UserError: no class is given, an index is not in 0..C-1, or a name matches no class or several.
         """
         return check_labels(find_classes(classes, self.class_names), self.sampler.model.config.num_classes)
 
     def options(self, **given: Any) -> Options:
-        """The config's options with changes.
+        """Returns the config's sampling options with some of them replaced.
 
         Raises:
-          UserError: one is unknown or out of range.
+          UserError: an option is unknown or out of range.
         """
         default = sample_options(self.config)
         names = [field.name for field in dataclasses.fields(default)]
@@ -66,14 +68,14 @@ class Generator:
         on_batch: Callable[[int], None] = lambda images: None,
         **options: Any,
     ) -> np.ndarray:
-        """Samples one image a class given.
+        """Samples one image for each class given.
 
         Args:
           classes: N classes, by index or by name.
-          seed: of all draws.
-          batch_size: images decoded at once; the decode loop is compiled once for each.
-          on_batch: told the number of images after each batch.
-          options: fields of `sampling.options.Options`; those not given are the config's.
+          seed: seed of all draws.
+          batch_size: images sampled at once; the decode loop is compiled once for each batch size.
+          on_batch: called with n after each batch of n images.
+          options: fields of `sampling.options.Options`; the config's values are the defaults.
 
         Returns:
           uint8 [N, H, W, 3].
@@ -93,19 +95,20 @@ class Generator:
 
 
 def load_generator(checkpoint: epath.PathLike, step: int | None = None, tokenizer: str | None = None) -> Generator:
-    """Loads a trained model.
+    """Loads a trained model and its tokenizer.
 
     Args:
-      checkpoint: a run's folder, one of its steps', a converted folder, or a published .bin, .pth or .safetensors file.
-      step: of the checkpoint; by default the newest, or where that is damaged the one before it, with a warning.
-      tokenizer: what turns its codes into images: digits, or the weights of a VQGAN, named in the same way; by default
-        the run's `config.data.tokenizer`.
+      checkpoint: a run's folder, the folder of one of its steps, a converted folder, or a published .bin, .pth or
+        .safetensors file.
+      step: the checkpoint's step; by default the newest one that is not damaged, with a warning if a newer one is.
+      tokenizer: `digits`, or the weights of a VQGAN, named like the checkpoint; by default the run's
+        `config.data.tokenizer`.
 
     Raises:
-      UserError: there is no such checkpoint, it cannot be read, or there is no tokenizer for its codes.
+      UserError: there is no such checkpoint, it is damaged, or there is no tokenizer for it.
     """
     mesh = make_mesh((jax.local_device_count(), 1), jax.local_devices())
-    # bfloat16 pays on accelerators; on a CPU its products are many times slower than float32's.
+    # bfloat16 is faster on accelerators; on a CPU its matrix products are many times slower than float32's.
     dtype = "float32" if jax.default_backend() == "cpu" else None
     weights = load_weights(checkpoint, "rar", step, replicated(mesh), dtype)
     config = weights.config
@@ -114,6 +117,6 @@ def load_generator(checkpoint: epath.PathLike, step: int | None = None, tokenize
     else:
         images, config = tokenizer_for(config, tokenizer)
     if images is None:
-        raise UserError(f"{checkpoint} comes without a tokenizer for its codes: name one with --tokenizer=WEIGHTS")
+        raise UserError(f"{checkpoint} comes without a tokenizer: name one with --tokenizer=WEIGHTS")
     sampler = Sampler(weights.model, weights.params, mesh)
-    return Generator(config, weights.step, sampler, images, class_names(weights.config))
+    return Generator(config, weights.step, weights.identity, sampler, images, class_names(weights.config))

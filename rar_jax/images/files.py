@@ -1,4 +1,4 @@
-"""Images on disk: PNG files and grids."""
+"""Lays images out in grids, and writes images and animations to files."""
 
 from collections.abc import Sequence
 
@@ -8,25 +8,25 @@ from PIL import Image, ImageDraw, ImageFont
 
 from rar_jax.files import replacing
 
-# Tiny images are enlarged to about this width in a grid, smoothly: blocks of pixels are harder to read.
+# Smaller images are enlarged to about this width in a grid. They are smoothed, because blocks are harder to read.
 _MIN_WIDTH = 64
-# Height of letters in pixels.
+# Smallest font size in pixels.
 _MIN_TEXT = 14
-# How long a frame of an animation is shown, and its last.
+# Durations of an animation's frames and of its last frame.
 _MILLISECONDS = 80
 _LAST_MILLISECONDS = 3000
 
 
 def image_grid(images: np.ndarray, columns: int, row_names: Sequence[str] = ()) -> np.ndarray:
-    """Lays images out in rows, with a line of white between; tiny ones are enlarged (bicubic).
+    """Lays images out in a grid with white lines between them. Tiny images are enlarged (bicubic).
 
     Args:
       images: uint8 [N, H, W, 3].
-      columns: images a row; a last row that is not full ends in white.
-      row_names: drawn in front of the rows.
+      columns: images per line of the grid. The last line is filled with white.
+      row_names: names of the lines of the grid, drawn to their left.
 
     Returns:
-      uint8 [rows, columns, 3].
+      uint8 [height, width, 3].
     """
     zoom = max(1, _MIN_WIDTH // images.shape[2])
     if zoom > 1:
@@ -54,14 +54,23 @@ def image_grid(images: np.ndarray, columns: int, row_names: Sequence[str] = ()) 
 
 
 def interleave_rows(above: np.ndarray, below: np.ndarray, columns: int) -> np.ndarray:
-    """For a grid that has below each row of images that of their counterparts, uint8 [N, H, W, 3] each."""
+    """Orders images for a grid that shows the counterparts of each line of images in the line below.
+
+    Args:
+      above: uint8 [N, H, W, 3].
+      below: uint8 [N, H, W, 3], the counterparts.
+      columns: images per line of the grid. The last line of each kind is filled with white images.
+
+    Returns:
+      uint8 [M, H, W, 3], for `image_grid` with the same `columns`.
+    """
     blank = np.full((-len(above) % columns, *above.shape[1:]), 255, np.uint8)
     rows = [np.concatenate([part, blank]).reshape(-1, 1, columns, *above.shape[1:]) for part in (above, below)]
     return np.concatenate(rows, axis=1).reshape(-1, *above.shape[1:])
 
 
 def write_png(path: epath.PathLike, image: np.ndarray) -> None:
-    """Writes one image, uint8 [H, W, 3]; its folder is made if need be."""
+    """Writes an image, uint8 [H, W, 3], to a PNG file. Makes its folder if there is none."""
     path = epath.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:
@@ -69,7 +78,10 @@ def write_png(path: epath.PathLike, image: np.ndarray) -> None:
 
 
 def write_animation(path: epath.PathLike, frames: Sequence[np.ndarray]) -> None:
-    """Writes frames, uint8 [H, W, 3], as an animated GIF or WebP, by the ending of the name; it lingers on the last."""
+    """Writes frames, uint8 [H, W, 3], to an animated GIF or WebP file, chosen by the suffix of the path.
+
+    The animation repeats, and shows the last frame longer. Makes the folder if there is none.
+    """
     path = epath.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     first, *rest = map(Image.fromarray, frames)

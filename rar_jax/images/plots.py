@@ -1,8 +1,8 @@
-"""Figures of a run: its curves, and the scan orders."""
+"""Figures: panels of curves, scan orders and heat maps."""
 
+import dataclasses
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import matplotlib
 
@@ -18,7 +18,7 @@ from rar_jax.orders import SCAN_ORDERS, scan_order
 
 
 def save_figure(figure: plt.Figure, path: epath.PathLike) -> None:
-    """Writes a PNG and closes the figure; its folder is made if need be."""
+    """Writes a figure as a PNG and closes it. Makes the folder if it does not exist."""
     path = epath.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:
@@ -27,9 +27,9 @@ def save_figure(figure: plt.Figure, path: epath.PathLike) -> None:
 
 
 def plot_scan_orders(path: epath.PathLike, side: int) -> None:
-    """The six orders on one sheet (the paper's Figure 6): a line through the grid, first positions dark, last light.
+    """Draws the six scan orders on one page: a line through the grid, with dark first and light last positions.
 
-    An order that the side does not admit is left out, and its panel says why.
+    An order that is not defined for the side of the grid is left out, and its panel says why. (Figure 6 of the paper.)
     """
     figure, axes = plt.subplots(2, 3, figsize=(9, 6.4), layout="constrained")
     for axis, name in zip(axes.flat, SCAN_ORDERS, strict=True):
@@ -51,105 +51,83 @@ def plot_scan_orders(path: epath.PathLike, side: int) -> None:
     save_figure(figure, path)
 
 
-def _series(entries: Sequence[dict[str, Any]], name: str) -> tuple[Sequence[float], Sequence[float]]:
-    """The steps at which something was logged, and its values."""
-    points = [(entry["step"], entry[name]) for entry in entries if name in entry]
-    return tuple(zip(*points, strict=True)) if points else ((), ())
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """A line of a panel.
+
+    Attributes:
+      points: (step, value) pairs in the order of the steps; may be empty.
+      label: entry in the panel's legend; empty for none.
+      color, style, marker: as Matplotlib names them.
+    """
+
+    points: Sequence[tuple[float, float]]
+    label: str = ""
+    color: str = "tab:blue"
+    style: str = "-"
+    marker: str = ""
 
 
-# Scores along a run, as logged: score/NAME_guided and score/NAME_unguided.
-_SCORE_TITLES = {
-    "fid": "FID of samples",
-    "inception_score": "Inception Score of samples",
-    "frechet_pixels": "Frechet distance of pixels of samples (not FID)",
-    "svm_accuracy": "Samples recognised as their class",
-}
-_GUIDANCE_STYLES = (("guided", "-"), ("unguided", "--"))
+@dataclasses.dataclass(frozen=True)
+class Panel:
+    """A panel of a page of curves.
+
+    Attributes:
+      title: the quantity that is drawn.
+      lines: the lines, drawn over one another in this order.
+      limits: of the vertical axis; by default they fit the lines.
+    """
+
+    title: str
+    lines: Sequence[Line]
+    limits: tuple[float, float] | None = None
 
 
-def _logged_scores(entries: Sequence[dict[str, Any]]) -> list[str]:
-    logged = {name for entry in entries for name in entry}
-    return [name for name in _SCORE_TITLES if f"score/{name}_guided" in logged]
-
-
-def plot_curves(path: epath.PathLike, entries: Sequence[dict[str, Any]], anneal_steps: tuple[int, int]) -> None:
-    """Losses, accuracy, learning rate and r over a run, and the scores of its samples where there are any.
+def plot_panels(
+    path: epath.PathLike,
+    panels: Sequence[Panel],
+    *,
+    shaded: tuple[str, tuple[float, float]] | None = None,
+    legend: Mapping[str, str] | None = None,
+) -> None:
+    """Draws panels of lines over the steps of a run, two in a row.
 
     Args:
-      path: of the PNG.
-      entries: the lines of metrics.jsonl.
-      anneal_steps: the steps between which r falls, marked in every panel.
+      path: the PNG to write.
+      panels: at least one.
+      shaded: name and range of steps that are shaded in every panel.
+      legend: name -> color, written below all panels.
     """
-    scores = _logged_scores(entries)
-    rows = 2 + -(-len(scores) // 2)
-    figure, axes = plt.subplots(rows, 2, figsize=(11, 3.75 * rows), layout="constrained", sharex=True)
-    for axis, kind, title in (
-        (axes[0, 0], "loss", "Loss (nats a token)"),
-        (axes[0, 1], "accuracy", "Accuracy of the next token"),
-    ):
-        axis.plot(*_series(entries, f"train/{kind}"), color="0.8", label="training batches, in their drawn orders")
-        for split, style in (("train", "--"), ("heldout", "-")):
-            for order, color in (("target", "tab:blue"), ("random", "tab:orange")):
-                label = f"{split}, {order} order"
-                axis.plot(*_series(entries, f"{split}/{order}_{kind}"), style, color=color, label=label)
-        axis.set(title=title)
-    for axis, name, title in (
-        (axes[1, 0], "train/learning_rate", "Learning rate"),
-        (axes[1, 1], "train/r", "r: probability of a random order"),
-    ):
-        axis.plot(*_series(entries, name), color="tab:green")
-        axis.set(title=title)
-    axes[1, 1].set_ylim(-0.05, 1.05)
-    for axis, name in zip(axes[2:].flat, scores, strict=False):
-        for guidance, style in _GUIDANCE_STYLES:
-            points = _series(entries, f"score/{name}_{guidance}")
-            axis.plot(*points, style, marker=".", color="tab:red", label=guidance)
-        axis.set(title=_SCORE_TITLES[name])
-        axis.legend(fontsize=8)
-    shown = axes[0, 0].get_xlim()
-    for axis in axes.flat:
-        axis.grid(alpha=0.25)
-        axis.axvspan(*anneal_steps, color="tab:purple", alpha=0.06, label="annealing window")
-        axis.set_xlim(shown)  # The window may lie far beyond a short run.
-    for axis in axes[-1]:
-        axis.set_xlabel("step")
-    axes[0, 0].legend(fontsize=8)
-    save_figure(figure, path)
-
-
-def plot_runs(path: epath.PathLike, runs: Mapping[str, Sequence[dict[str, Any]]]) -> None:
-    """Losses and scores of several runs on one page.
-
-    Args:
-      path: of the PNG.
-      runs: what each is called -> the lines of its metrics.jsonl.
-    """
-    panels = [
-        ("train/loss", "Loss of training batches, in their drawn orders (nats a token)"),
-        ("heldout/target_loss", "Held-out loss, target order (nats a token)"),
-        ("heldout/random_loss", "Held-out loss, random order (nats a token)"),
-    ]
-    everything = [entry for entries in runs.values() for entry in entries]
-    panels += [(f"score/{name}", _SCORE_TITLES[name]) for name in _logged_scores(everything)]
+    steps = [step for panel in panels for line in panel.lines for step, _ in line.points] or [0, 1]
+    margin = 0.05 * (max(steps) - min(steps)) or 1
     rows = -(-len(panels) // 2)
-    figure, axes = plt.subplots(rows, 2, figsize=(12, 3.75 * rows), layout="constrained", squeeze=False)
-    for axis, (name, title) in zip(axes.flat, panels, strict=False):
-        for i, entries in enumerate(runs.values()):
-            if name.startswith("score/"):
-                for guidance, style in _GUIDANCE_STYLES:
-                    axis.plot(*_series(entries, f"{name}_{guidance}"), style, marker=".", color=f"C{i}")
-                title_end = ", guided and (dashed) not"
-            else:
-                axis.plot(*_series(entries, name), color=f"C{i}")
-                title_end = ""
-        axis.set(title=title + title_end, xlabel="step")
-        axis.title.set_fontsize(10)
-        axis.grid(alpha=0.25)
+    figure, axes = plt.subplots(rows, 2, figsize=(11.5, 3.75 * rows), layout="constrained", squeeze=False)
+    for axis, panel in zip(axes.flat, panels, strict=False):
+        _draw_panel(axis, panel, shaded)
+        # The shaded range may lie far beyond a short run.
+        axis.set_xlim(min(steps) - margin, max(steps) + margin)
     for axis in axes.flat[len(panels) :]:
         axis.axis("off")
-    handles = [plt.Line2D([], [], color=f"C{i}", label=textwrap.fill(name, 130)) for i, name in enumerate(runs)]
-    figure.legend(handles=handles, loc="outside lower left", fontsize=8)
+    if legend:
+        handles = [plt.Line2D([], [], color=color, label=textwrap.fill(name, 130)) for name, color in legend.items()]
+        figure.legend(handles=handles, loc="outside lower left", fontsize=8)
     save_figure(figure, path)
+
+
+def _draw_panel(axis: plt.Axes, panel: Panel, shaded: tuple[str, tuple[float, float]] | None) -> None:
+    for line in panel.lines:
+        x, y = zip(*line.points, strict=True) if line.points else ((), ())
+        axis.plot(x, y, line.style, color=line.color, marker=line.marker, label=line.label or None)
+    if shaded is not None:
+        name, (start, end) = shaded
+        axis.axvspan(start, end, color="tab:purple", alpha=0.06, label=name)
+    axis.set(title=panel.title, xlabel="step")
+    axis.title.set_fontsize(10)
+    if panel.limits is not None:
+        axis.set_ylim(panel.limits)
+    axis.grid(alpha=0.25)
+    if any(line.label for line in panel.lines):
+        axis.legend(fontsize=8)
 
 
 def plot_heat_maps(
@@ -158,13 +136,13 @@ def plot_heat_maps(
     values: Mapping[tuple[float, float, float], float],
     title: str,
 ) -> None:
-    """A heat map of the first two coordinates for each value of the third; the smallest value is framed.
+    """Draws a heat map of the first two coordinates for each value of the third, and frames the smallest value.
 
     Args:
-      path: of the PNG.
-      axes_names: of the coordinates.
+      path: the PNG to write.
+      axes_names: the names of the coordinates.
       values: coordinates -> value; there may be gaps.
-      title: of the page.
+      title: the title of the page.
     """
     rows, columns, pages = (sorted({place[axis] for place in values}) for axis in range(3))
     figure, axes = plt.subplots(
@@ -186,6 +164,6 @@ def plot_heat_maps(
         axis.set_xticks(range(len(columns)), [f"{each:g}" for each in columns])
         axis.set_yticks(range(len(rows)), [f"{each:g}" for each in rows])
     figure.colorbar(marks, ax=axes)
-    # Twelve letters of this size are an inch.
+    # Twelve letters of this size take an inch.
     figure.suptitle(textwrap.fill(title, int(12 * figure.get_figwidth())), fontsize=10)
     save_figure(figure, path)

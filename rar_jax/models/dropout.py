@@ -1,9 +1,9 @@
-"""Dropout whose random bits cost next to nothing, and are the same on any mesh.
+"""Dropout whose random bits are cheap and the same on any mesh.
 
-A mask is a hash of (seeds of the row, place in the row), computed from the indices alone: a few integer operations that
-XLA fuses into the product with the mask. So no bits are stored, the backward pass hashes again instead of keeping the
-mask, and each device makes those of its own rows. Threefry, JAX's default generator, takes some hundred operations a
-draw; here it draws the seeds.
+A mask is a hash of the seeds of a batch row and the place within the row. The hash takes a few integer operations,
+which XLA fuses with the multiplication by the mask. No bits are stored: the backward pass computes the hash again, and
+each device computes it for its own rows. Threefry, JAX's default generator, takes about a hundred operations per draw,
+so it draws only the seeds.
 """
 
 import functools
@@ -21,10 +21,10 @@ def _mix(x: jax.Array, shift: int, multiplier: int) -> jax.Array:
 
 
 def _bits(seeds: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Random bits uint32 of a shape [B, ...], from seeds uint32 [B, 2] of its rows.
+    """Returns random bits, uint32 of a given shape [B, ...], from the seeds uint32 [B, 2] of its rows.
 
-    The mixing steps are those of C. Wellons' hash lowbias32 (https://nullprogram.com/blog/2018/07/31/), with one seed
-    added before the first and the other xored in before the second.
+    The mixing steps are those of C. Wellons' hash lowbias32 (https://nullprogram.com/blog/2018/07/31/). The first seed
+    is added before the first step, and the second seed is combined by xor before the second step.
     """
     place = jnp.zeros((1,) * len(shape), jnp.uint32)
     for axis in range(1, len(shape)):
@@ -39,7 +39,7 @@ def _bits(seeds: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _drop(x: jax.Array, seeds: jax.Array, rate: float) -> jax.Array:
-    """Zero with probability `rate`, else x / (1 - rate)."""
+    """Drops elements of x as `drop` does, given seeds."""
     keep = _bits(seeds, x.shape) >= np.uint32(round(rate * 2**32))
     return jnp.where(keep, x * np.asarray(1 / (1 - rate), x.dtype), jnp.zeros((), x.dtype))
 
@@ -56,22 +56,26 @@ _drop.defvjp(_drop_forward, _drop_backward)
 
 
 def drop(x: jax.Array, seeds: jax.Array | None, rate: float) -> jax.Array:
-    """Each element of x is zero with probability `rate`, else divided by 1 - rate.
+    """Sets each element of x to zero with probability `rate`, and divides the others by 1 - rate.
 
     Args:
-      x: [B, ...]; what is dropped of a row depends on its seeds and its shape, not on the other rows.
-      seeds: uint32 [B, 2], or None outside training: x as it is.
-      rate: from 0 to below 1, rounded to a multiple of 2^-32.
+      x: [B, ...]. The elements dropped in a row depend on its seeds and its shape, not on the other rows.
+      seeds: uint32 [B, 2], or None to return x unchanged, as outside training.
+      rate: probability from 0 to below 1, rounded to a multiple of 2^-32.
     """
     return x if seeds is None or not rate else _drop(x, seeds, rate)
 
 
 class Seeds(NamedTuple):
-    """The seeds of a block's four dropouts, uint32 [B, 2] each (or [L, B, 2], of all blocks); None where all is kept.
+    """The seeds of a block's four dropouts.
+
+    Each is uint32 [B, 2], or [L, B, 2] for all blocks, or None to drop nothing.
 
     Attributes:
-      weights: of the attention probabilities. projection: after that of the attention.
-      hidden: after GELU. output: after the second MLP layer.
+      weights: for dropout of the attention probabilities.
+      projection: for dropout after the output projection of the attention.
+      hidden: for dropout after GELU.
+      output: for dropout after the second MLP layer.
     """
 
     weights: jax.Array | None = None
@@ -84,7 +88,16 @@ NO_DROPOUT = Seeds()
 
 
 def draw_seeds(key: jax.Array, depth: int, rows: int) -> Seeds:
-    """Seeds of every dropout of every block for every row, [L, B, 2] each; `key` is a typed PRNG key []."""
+    """Draws the seeds of every dropout for every block and every row.
+
+    Args:
+      key: a typed PRNG key [].
+      depth: L.
+      rows: B.
+
+    Returns:
+      Seeds uint32 [L, B, 2].
+    """
     keys = jax.random.split(key, (len(Seeds._fields), depth))
     each_row = jax.vmap(jax.vmap(row_keys, in_axes=(0, None)), in_axes=(0, None))
     return Seeds(*jax.random.key_data(each_row(keys, jnp.arange(rows)))[..., :2])

@@ -1,9 +1,10 @@
-"""The FID Inception network: features of images, from which FID, sFID, precision, recall and Inception Score come.
+"""The FID Inception network, whose features of images give FID, sFID, precision, recall and the Inception Score.
 
-Inception v3 (Szegedy et al., 2016, "Rethinking the Inception Architecture for Computer Vision") as in TensorFlow's
-graph of 2015-12-05, with which FID (Heusel et al., 2017) and the ADM evaluator score, and its PyTorch port
-pt_inception-2015-12-05. It differs from other Inception v3 networks: 1,008 classes, average pooling that does not count
-the padding, and a max-pool in the last block. Modules have the published names. Images are NHWC.
+It is Inception v3 (Szegedy et al., 2016, "Rethinking the Inception Architecture for Computer Vision") as in
+TensorFlow's graph of 2015-12-05, which FID (Heusel et al., 2017) and the ADM evaluator use, and in its PyTorch port
+pt_inception-2015-12-05. It differs from other Inception v3 networks in three ways: it has 1,008 classes, average
+pooling does not count the padding, and the last block has a max-pool. Modules have the published names. Images are
+NHWC.
 """
 
 from typing import NamedTuple
@@ -13,21 +14,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# As the published numbers were made: a TPU's default would round the products' inputs to bfloat16.
+# Published scores use float32 products. By default, a TPU rounds their inputs to bfloat16.
 _PRECISION = jax.lax.Precision.HIGHEST
 _SIDE = 299
 _NUM_LOGITS = 1008
-# What sFID (Nash et al., 2021) takes of the 768 channels of Mixed_6d.
+# sFID (Nash et al., 2021) uses this many of the 768 channels of Mixed_6d.
 _SPATIAL_CHANNELS = 7
 
 
 class InceptionFeatures(NamedTuple):
-    """What evaluations take from the network, float32.
+    """The outputs of the network that evaluations use, float32.
 
     Attributes:
-      pool: [B, 2048], the average over the last block's positions: FID, precision and recall.
-      spatial: [B, 17, 17, 7], the first channels of Mixed_6d.branch1x1: sFID.
-      logits_unbiased: [B, 1008], without the bias of the last layer: their softmax gives the Inception Score.
+      pool: [B, 2048], the average over the positions of the last block, for FID, precision and recall.
+      spatial: [B, 17, 17, 7], the first channels of Mixed_6d.branch1x1, for sFID.
+      logits_unbiased: [B, 1008], logits without the bias of the last layer, for the Inception Score.
     """
 
     pool: jax.Array
@@ -36,23 +37,25 @@ class InceptionFeatures(NamedTuple):
 
 
 def _resize_matrix(size: int, new_size: int) -> np.ndarray:
-    """[new_size, size], the weights of linear interpolation at i * size / new_size, as in TensorFlow 1."""
+    """Returns [new_size, size], the weights of linear interpolation at i * size / new_size, as in TensorFlow 1."""
     source = np.arange(new_size) * size / new_size
     lower = np.floor(source).astype(int)
     fraction = source - lower
     matrix = np.zeros((new_size, size), np.float32)
     matrix[np.arange(new_size), lower] = 1 - fraction
-    # Beyond the last pixel there is the last pixel again.
+    # Beyond the border, the last pixel is repeated.
     matrix[np.arange(new_size), np.minimum(lower + 1, size - 1)] += fraction
     return matrix
 
 
 def resize_bilinear(images: jax.Array, side: int) -> jax.Array:
-    """TensorFlow 1's `resize_bilinear`: no half-pixel centres, no aligned corners, no antialiasing, no rounding.
+    """Resizes images to squares, as TensorFlow 1's `resize_bilinear` does.
+
+    It uses no half-pixel centres, no aligned corners, no antialiasing and no rounding.
 
     Args:
       images: uint8 or float32 [B, H, W, C].
-      side: in pixels.
+      side: new height and width in pixels.
 
     Returns:
       float32 [B, side, side, C].
@@ -63,7 +66,7 @@ def resize_bilinear(images: jax.Array, side: int) -> jax.Array:
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation by the statistics of the training set. [..., C] -> the same."""
+    """Batch normalisation with the statistics of the training set: [..., C] -> [..., C]."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -74,20 +77,20 @@ class BatchNorm(nn.Module):
 
 
 def _pointwise(x: jax.Array, kernel: jax.Array, *_, precision, **__) -> jax.Array:
-    """A 1 x 1 convolution of stride 1: [B, H, W, C], [1, 1, C, F] -> [B, H, W, F].
+    """Computes a 1 x 1 convolution of stride 1: [B, H, W, C], [1, 1, C, F] -> [B, H, W, F].
 
-    XLA compiles a product for it, which on a CPU is up to twice as fast as its convolution.
+    It is a matrix product, which on a CPU is up to twice as fast as XLA's convolution.
     """
     return jnp.einsum("bhwc,cf->bhwf", x, kernel[0, 0], precision=precision)
 
 
 class ConvNormRelu(nn.Module):
-    """Convolution without bias, batch normalisation, ReLU. [B, H, W, C] -> [B, H', W', features].
+    """A convolution without bias, batch normalisation and ReLU: [B, H, W, C] -> [B, H', W', features].
 
     Attributes:
-      features: output channels.
-      size: of the kernel, height and width.
-      stride: both ways.
+      features: number of output channels.
+      size: height and width of the kernel.
+      stride: stride in both directions.
       padding: SAME or VALID.
     """
 
@@ -106,9 +109,9 @@ class ConvNormRelu(nn.Module):
 
 
 def _branch(x: jax.Array, name: str, *convs: tuple[int, int, int], halve: bool = False) -> jax.Array:
-    """Convolutions one after the other, each (features, height, width); with `halve`, the last has stride 2."""
+    """Applies convolutions in sequence, each (features, height, width). With `halve`, the last has stride 2."""
     for i, (features, *size) in enumerate(convs, 1):
-        # The published names count from 1 where a branch has several.
+        # The published names are numbered from 1 if a branch has several convolutions.
         numbered = name if len(convs) == 1 else f"{name}_{i}"
         last = (2, "VALID") if halve and i == len(convs) else ()
         x = ConvNormRelu(features, tuple(size), *last, name=numbered)(x)
@@ -128,7 +131,7 @@ def _join(*branches: jax.Array) -> jax.Array:
 
 
 class InceptionA(nn.Module):
-    """[B, 35, 35, C] -> [B, 35, 35, 224 + pool_features]."""
+    """The block of the first resolution: [B, 35, 35, C] -> [B, 35, 35, 224 + pool_features]."""
 
     pool_features: int
 
@@ -143,7 +146,7 @@ class InceptionA(nn.Module):
 
 
 class InceptionB(nn.Module):
-    """Halves the side. [B, 35, 35, C] -> [B, 17, 17, 480 + C]."""
+    """The block that halves the side first: [B, 35, 35, C] -> [B, 17, 17, 480 + C]."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -155,7 +158,13 @@ class InceptionB(nn.Module):
 
 
 class InceptionC(nn.Module):
-    """7 x 7 convolutions as 1 x 7 and 7 x 1 of some width. [B, 17, 17, C] -> [B, 17, 17, 768]."""
+    """The block of the second resolution: [B, 17, 17, C] -> [B, 17, 17, 768].
+
+    It factors 7 x 7 convolutions into 1 x 7 and 7 x 1 convolutions.
+
+    Attributes:
+      width: number of channels between these convolutions.
+    """
 
     width: int
 
@@ -171,7 +180,7 @@ class InceptionC(nn.Module):
 
 
 class InceptionD(nn.Module):
-    """Halves the side. [B, 17, 17, C] -> [B, 8, 8, 512 + C]."""
+    """The block that halves the side again: [B, 17, 17, C] -> [B, 8, 8, 512 + C]."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -183,7 +192,13 @@ class InceptionD(nn.Module):
 
 
 class InceptionE(nn.Module):
-    """3 x 3 convolutions as 1 x 3 beside 3 x 1. [B, 8, 8, C] -> [B, 8, 8, 2048]."""
+    """The block of the third resolution: [B, 8, 8, C] -> [B, 8, 8, 2048].
+
+    It replaces 3 x 3 convolutions by parallel 1 x 3 and 3 x 1 convolutions.
+
+    Attributes:
+      max_pool: whether the pooling branch takes the maximum, as in the last block, instead of the average.
+    """
 
     max_pool: bool = False
 
@@ -203,11 +218,11 @@ class InceptionE(nn.Module):
 
 
 class InceptionV3(nn.Module):
-    """The FID Inception network; its published weights are the only ones that make scores comparable."""
+    """The FID Inception network. Scores are comparable only if they use its published weights."""
 
     @nn.compact
     def __call__(self, images: jax.Array) -> InceptionFeatures:
-        """Images uint8 or float32 [B, H, W, 3] in [0, 255], of any size -> their features."""
+        """Computes the features of images uint8 or float32 [B, H, W, 3] in [0, 255], of any size."""
         x = (resize_bilinear(images, _SIDE) - 128) / 128
         x = ConvNormRelu(32, (3, 3), 2, "VALID", name="Conv2d_1a_3x3")(x)
         x = ConvNormRelu(32, (3, 3), 1, "VALID", name="Conv2d_2a_3x3")(x)
@@ -223,7 +238,7 @@ class InceptionV3(nn.Module):
         x = InceptionC(128, name="Mixed_6b")(x)
         x = InceptionC(160, name="Mixed_6c")(x)
         x = InceptionC(160, name="Mixed_6d")(x)
-        # branch1x1 comes first in the block.
+        # branch1x1 has the first channels of the block.
         spatial = x[..., :_SPATIAL_CHANNELS]
         x = InceptionC(192, name="Mixed_6e")(x)
         x = InceptionD(name="Mixed_7a")(x)

@@ -1,7 +1,8 @@
-"""The MaskGIT-VQGAN tokenizer: a convolutional encoder and decoder around a codebook.
+"""The MaskGIT-VQGAN tokenizer: a convolutional encoder and decoder with a codebook between them.
 
-As in MaskGIT (Chang et al., 2022) and its PyTorch port. Images are NHWC in [0, 1]; a level halves the side (average
-pooling on the way in, nearest neighbour on the way out), so that L levels stand for patches of 2 ** (L - 1) pixels.
+It follows MaskGIT (Chang et al., 2022) and its PyTorch port. Images are NHWC in [0, 1]. Between two levels, the encoder
+halves the side by average pooling, and the decoder doubles it by nearest-neighbour upsampling. With L levels, a code
+represents a patch whose side is 2 ** (L - 1) pixels.
 """
 
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-# The products decide which code is nearest: a TPU's default would round their inputs to bfloat16.
+# By default, a TPU rounds the inputs of products to bfloat16, which would change which code is nearest.
 _PRECISION = jax.lax.Precision.HIGHEST
 
 
@@ -19,12 +20,12 @@ def _conv(features: int, size: int, use_bias: bool, name: str) -> nn.Conv:
 
 
 def _norm_silu(x: jax.Array, name: str) -> jax.Array:
-    # The two-pass variance: E[x^2] - E[x]^2 loses digits where the mean is large.
+    # Uses the two-pass variance, because E[x^2] - E[x]^2 loses digits if the mean is large.
     return nn.silu(nn.GroupNorm(num_groups=32, epsilon=1e-6, use_fast_variance=False, name=name)(x))
 
 
 class ResBlock(nn.Module):
-    """Two normalised convolutions and a shortcut. [B, H, W, C] -> [B, H, W, width]."""
+    """Two normalised convolutions and a shortcut: [B, H, W, C] -> [B, H, W, width]."""
 
     width: int
 
@@ -39,7 +40,7 @@ class ResBlock(nn.Module):
 
 
 class Level(nn.Module):
-    """The blocks of one resolution; with `upsample`, as in the decoder, then twice the side by nearest neighbour."""
+    """The residual blocks of one resolution. With `upsample`, for the decoder, the side is doubled after them."""
 
     width: int
     num_blocks: int
@@ -56,7 +57,7 @@ class Level(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Images [B, H, W, 3] -> latents [B, H / f, W / f, latent_width], f = 2 ** (levels - 1)."""
+    """The encoder: images [B, H, W, 3] -> latents [B, H / f, W / f, latent_width], f = 2 ** (levels - 1)."""
 
     width: int
     multipliers: Sequence[int]
@@ -76,7 +77,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents [B, h, w, latent_width] -> images [B, h f, w f, 3], not clipped."""
+    """The decoder: latents [B, h, w, latent_width] -> images [B, h f, w f, 3], not clipped."""
 
     width: int
     multipliers: Sequence[int]
@@ -92,7 +93,7 @@ class Decoder(nn.Module):
         return _conv(3, 3, True, "conv_out")(_norm_silu(x, "norm_out"))
 
 
-# The sizes of the published tokenizer for images of 256 x 256.
+# The sizes of the published tokenizer for images of 256 x 256 pixels.
 MASKGIT_F16 = {
     "width": 128,
     "multipliers": (1, 1, 2, 2, 4),
@@ -103,13 +104,14 @@ MASKGIT_F16 = {
 
 
 class VQGAN(nn.Module):
-    """The tokenizer's network.
+    """The network of the tokenizer: an encoder, a codebook and a decoder.
 
     Attributes:
-      width: channels at the full resolution; every width must be divisible by the 32 groups of the norms.
-      multipliers: channels of each level, finest first, in units of width.
-      num_blocks: residual blocks a level, and in the middle.
-      latent_width: of a code's vector.
+      width: number of channels at the full resolution. The norms have 32 groups, so every level's width must be
+        divisible by 32.
+      multipliers: width of each level in units of `width`, from the finest level to the coarsest.
+      num_blocks: number of residual blocks per level, and in the middle.
+      latent_width: length of a code's vector.
       codebook_size: V.
     """
 
@@ -121,7 +123,7 @@ class VQGAN(nn.Module):
 
     @property
     def downsampling(self) -> int:
-        """Side in pixels of the patch that a code stands for."""
+        """The side in pixels of the patch that a code represents."""
         return 2 ** (len(self.multipliers) - 1)
 
     def setup(self):
@@ -130,24 +132,24 @@ class VQGAN(nn.Module):
         self.quantize = nn.Embed(self.codebook_size, self.latent_width)
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Images float32 [B, H, W, 3] in [0, 1] -> their reconstructions, alike."""
+        """Reconstructs images float32 [B, H, W, 3] in [0, 1]. Returns the same shape and range."""
         return self.decode(self.encode(images))
 
     def encode(self, images: jax.Array) -> jax.Array:
-        """Images float32 [B, H, W, 3] in [0, 1] -> codes int32 [B, h, w]."""
+        """Encodes images: float32 [B, H, W, 3] in [0, 1] -> int32 [B, h, w]."""
         return self.nearest_codes(self.encoder(images))
 
     def nearest_codes(self, latents: jax.Array) -> jax.Array:
-        """Latents [B, h, w, latent_width] -> the nearest code's index by squared distance, int32 [B, h, w]."""
+        """Finds the nearest code by squared distance: latents [B, h, w, latent_width] -> int32 [B, h, w]."""
         codebook = self.quantize.embedding
         products = jnp.einsum("bhwc,vc->bhwv", latents, codebook, precision=_PRECISION)
         # |z - e|^2 without |z|^2, which is the same for every code.
         return jnp.argmin(jnp.sum(codebook**2, axis=-1) - 2 * products, axis=-1).astype(jnp.int32)
 
     def decode(self, codes: jax.Array) -> jax.Array:
-        """Codes int32 [B, h, w] -> images float32 [B, H, W, 3], clipped to [0, 1]."""
+        """Decodes codes: int32 [B, h, w] -> images float32 [B, H, W, 3], clipped to [0, 1]."""
         return jnp.clip(self.decoder(self.quantize(codes)), 0.0, 1.0)
 
     def decode_pixels(self, codes: jax.Array) -> jax.Array:
-        """Codes int32 [B, h, w] -> images uint8 [B, H, W, 3]."""
+        """Decodes codes: int32 [B, h, w] -> images uint8 [B, H, W, 3]."""
         return jnp.rint(self.decode(codes) * 255).astype(jnp.uint8)

@@ -1,4 +1,4 @@
-"""The order in which image tokens are predicted: fixed scan orders, and the annealed random permutation."""
+"""The orders in which image tokens are predicted: fixed scan orders, and the annealed random permutation."""
 
 from rar_jax.orders.permutation import randomness, row_keys, sample_orders
 from rar_jax.orders.scan import SCAN_ORDERS, scan_order

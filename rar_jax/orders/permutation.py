@@ -1,22 +1,23 @@
-"""The annealed random permutation: the one change RAR makes to autoregressive training."""
+"""The annealed random permutation, which is the only change that RAR makes to autoregressive training."""
 
 import jax
 import jax.numpy as jnp
 
 
 def randomness(step: jax.Array, start: int, end: int) -> jax.Array:
-    """The probability r that a sample's tokens are permuted, at a step; the paper counts its window in epochs.
+    """Returns the probability r that the tokens of a sample are permuted at a training step.
 
-    1 before `start`, linear down to 0 at `end`, 0 after. start == end switches from 1 to 0 at that step, so that
-    (0, 0) is plain training in the scan order and an end past the run never anneals.
+    r is 1 before `start`, falls linearly to 0 at `end`, and is 0 afterwards. If start == end, it switches from 1 to 0
+    at that step: with (0, 0) all training is in the scan order, and with both at the end of the run r is always 1. The
+    paper gives start and end in epochs (Table 2).
 
     Args:
-      step: int32 [] or [N], counted from 0.
+      step: int32 [] or [N], steps counted from 0.
       start: the step at which r begins to fall.
       end: the step at which r reaches 0; start <= end.
 
     Returns:
-      float32, the shape of step.
+      float32, in the shape of step.
     """
     if start == end:
         return jnp.where(step < start, 1.0, 0.0).astype(jnp.float32)
@@ -24,27 +25,27 @@ def randomness(step: jax.Array, start: int, end: int) -> jax.Array:
 
 
 def row_keys(key: jax.Array, rows: jax.Array) -> jax.Array:
-    """One key for each row of the global batch, so that draws do not depend on how rows are spread over devices.
+    """Returns a key for each row of the global batch, so that draws do not depend on how the batch is sharded.
 
     Args:
       key: a typed PRNG key [].
       rows: int32 [B], each row's place in the global batch.
 
     Returns:
-      typed PRNG keys [B].
+      Typed PRNG keys [B].
     """
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, rows)
 
 
 def sample_orders(key: jax.Array, batch_size: int, scan_order: jax.Array, r: jax.Array) -> jax.Array:
-    """Draws the order in which each sample of a batch is trained.
+    """Draws the order in which the tokens of each sample of a batch are predicted.
 
-    Each row is, independently, a uniformly random permutation with probability r, else `scan_order`.
+    Each sample's order is, independently, a uniformly random permutation with probability r, else `scan_order`.
 
     Args:
-      key: a typed PRNG key [], of this step.
-      batch_size: B, of the global batch.
-      scan_order: int32 [T], the target order, a permutation of 0..T-1.
+      key: a typed PRNG key [] of this step.
+      batch_size: B, the size of the global batch.
+      scan_order: int32 [T], the scan order to which training anneals, a permutation of 0..T-1.
       r: float32 [], the probability of a permutation.
 
     Returns:

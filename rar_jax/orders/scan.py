@@ -13,19 +13,23 @@ def _row_major(n: int) -> np.ndarray:
 
 
 def _alternate(n: int) -> np.ndarray:
-    """Boustrophedon: odd rows run right to left."""
+    """Boustrophedon order: odd rows of the grid run from right to left."""
     grid = np.arange(n * n).reshape(n, n)
     grid[1::2] = grid[1::2, ::-1]
     return grid.ravel()
 
 
 def _bits(values: np.ndarray, n: int) -> list[np.ndarray]:
-    """The log2(n) bits of each value, least significant first."""
+    """Returns the log2(n) bits of each value, least significant first."""
     return [(values >> k) & 1 for k in range(n.bit_length() - 1)]
 
 
 def _interleave(n: int, *, coarse_first: bool) -> np.ndarray:
-    """Visits positions by the code whose bit pairs (row bit above column bit) are taken from coarse to fine or back."""
+    """Sorts positions by a code that interleaves their row and column bits.
+
+    Each pair of bits has the row bit above the column bit. The pairs are taken from coarse to fine, or from fine to
+    coarse.
+    """
     row, column = np.divmod(np.arange(n * n), n)
     pairs = [2 * r + c for r, c in zip(_bits(row, n), _bits(column, n), strict=True)]
     code = np.zeros(n * n, np.int64)
@@ -35,20 +39,20 @@ def _interleave(n: int, *, coarse_first: bool) -> np.ndarray:
 
 
 def _z_curve(n: int) -> np.ndarray:
-    """Morton order: one quadrant is finished before the next begins."""
+    """Morton order: finishes one quadrant before it begins the next."""
     return _interleave(n, coarse_first=True)
 
 
 def _subsample(n: int) -> np.ndarray:
-    """Recursive 2x2 subsampling: even/even, even/odd, odd/even, odd/odd positions, then within each.
+    """Recursive 2x2 subsampling: visits even/even, even/odd, odd/even and odd/odd positions, each by the same rule.
 
-    This is the Morton code with its bit pairs reversed: the finest pair decides first.
+    This sorts by the Morton code with its bit pairs reversed, so that the finest pair decides first.
     """
     return _interleave(n, coarse_first=False)
 
 
 def _spiral_out(n: int) -> np.ndarray:
-    """From (n/2, n/2 - 1): one up, one right, two down, two left, three up, ... until the grid is full."""
+    """Starts at (n/2, n/2 - 1) and goes one up, one right, two down, two left, three up, ... until the grid is full."""
     row, column = n // 2, n // 2 - 1
     visited = [row * n + column]
     directions = ((-1, 0), (0, 1), (1, 0), (0, -1))
@@ -78,7 +82,7 @@ def _even(n: int) -> str | None:
     return None if n % 2 == 0 else "an even side"
 
 
-# name -> (positions of a side, what the side must be or None when it is fine)
+# name -> (function from a side to the positions, function from a side to what it must be, or None if it is allowed)
 _ORDERS: dict[str, tuple[Callable[[int], np.ndarray], Callable[[int], str | None]]] = {
     "row_major": (_row_major, _any_side),
     "spiral_in": (_spiral_in, _even),
@@ -93,7 +97,7 @@ SCAN_ORDERS = tuple(_ORDERS)
 
 @functools.cache
 def scan_order(name: str, side: int) -> np.ndarray:
-    """The positions of a side x side grid in the order visited.
+    """Returns the positions of a side x side grid in the order visited.
 
     Args:
       name: one of `SCAN_ORDERS`, the names of the VQGAN code (Figure 6 of the RAR paper).
@@ -103,7 +107,7 @@ def scan_order(name: str, side: int) -> np.ndarray:
       int32 [n * n], read-only; entry k is the row-major position visited at step k.
 
     Raises:
-      UserError: unknown name, or a side the order is not defined for.
+      UserError: the name is unknown, or the order is not defined for this side.
     """
     if name not in _ORDERS:
         raise UserError(f"unknown scan order {name!r}: choose one of {', '.join(SCAN_ORDERS)}")
@@ -112,8 +116,8 @@ def scan_order(name: str, side: int) -> np.ndarray:
     positions, requirement = _ORDERS[name]
     if needs := requirement(side):
         raise UserError(
-            f"scan order {name!r} needs {needs}, and the grid side is {side}: choose row_major or alternate, "
-            f"which have no such limit, or another grid"
+            f"scan order {name!r} needs {needs}, but the grid side is {side}: choose row_major or alternate, "
+            f"which work for every side, or another grid"
         )
     order = positions(side).astype(np.int32)
     order.setflags(write=False)

@@ -1,4 +1,4 @@
-"""Several processes that train together: how they find each other, agree, and end."""
+"""Start-up, agreement and shutdown of several processes that train together."""
 
 import contextlib
 import glob
@@ -17,29 +17,31 @@ from jax.experimental import multihost_utils
 
 from rar_jax.errors import UserError
 
-# A process that sends no sign of life for so long is dead, and the others end. JAX's own default is 100.
+# A process that sends no heartbeat for this long counts as dead, and the others end. JAX's default is 100.
 _HEARTBEAT_SECONDS = 30
-# Of an error that the others are told.
+# Bytes of a message that one process sends to the others.
 _LONGEST_MESSAGE = 1000
+# First character of the message about a failure: whether a user can mend it.
+_MENDABLE, _DEFECT = "u", "d"
 
 
 def initialize(
     coordinator_address: str | None = None, num_processes: int | None = None, process_id: int | None = None
 ) -> None:
-    """Finds the other processes, before anything else asks JAX for devices; does nothing where there are none.
+    """Connects this process with the others, before anything else asks JAX for devices; does nothing if it is alone.
 
-    Of several only the first logs what is not a warning.
+    Only the first process logs messages below the level of a warning.
 
-    Without arguments the environment says who they are: that of Slurm's srun, of Open MPI 4's mpirun, or of a Cloud TPU
-    (also on GKE), as `jax.distributed.initialize` reads it. There JAX takes one GPU a process.
+    Without arguments the processes are found by the environment of Slurm's srun, of Open MPI 4's mpirun, or of a Cloud
+    TPU (also on GKE), as `jax.distributed.initialize` reads it. JAX then uses one GPU per process.
 
     Args:
-      coordinator_address: host:port that process 0 listens on and all reach.
-      num_processes: of them; 1 also keeps JAX from looking at the environment.
-      process_id: of this one, from 0.
+      coordinator_address: host:port that process 0 listens on and all processes reach.
+      num_processes: number of processes; with 1 the environment is ignored.
+      process_id: number of this process, from 0.
 
     Raises:
-      UserError: the arguments do not go together, or the others were not found.
+      UserError: only some of the arguments are given or one is out of range, or the other processes were not found.
     """
     if num_processes == 1 and process_id in (None, 0):
         return
@@ -55,22 +57,22 @@ def initialize(
     elif not coordinator_address.rpartition(":")[2].isdigit():
         raise UserError(f"--coordinator_address={coordinator_address} must be host:port")
     else:
-        # Else Slurm's environment, where there is one, would choose a GPU.
+        # Otherwise JAX would take the choice of GPUs from Slurm's environment.
         given["cluster_detection_method"] = "deactivate"
     try:
         jax.distributed.initialize(**given, heartbeat_timeout_seconds=_HEARTBEAT_SECONDS)
     except RuntimeError as error:
         told = {name: value for name, value in given.items() if value is not None}
         raise UserError(
-            f"the processes did not find each other ({told or 'as the environment says'}): is each of them started, "
-            f"and the first one's address and port reachable and free? {error}"
+            f"the processes did not find each other ({told or 'by the environment'}): check that all of them are "
+            f"started, and that the first one's address is reachable and its port free. {error}"
         ) from None
     if not is_first():
         logging.getLogger("rar_jax").setLevel(logging.WARNING)
 
 
 def _in_a_cluster() -> bool:
-    """Whether the environment is one that `jax.distributed.initialize` understands, with several processes."""
+    """Returns whether `jax.distributed.initialize` understands the environment and it has several processes."""
     if "SLURM_STEP_NODELIST" in os.environ:
         return int(os.environ.get("SLURM_NTASKS", 1)) > 1
     if "OMPI_MCA_orte_hnp_uri" in os.environ:
@@ -81,10 +83,10 @@ def _in_a_cluster() -> bool:
 
 @contextlib.contextmanager
 def ending_at_once() -> Iterator[None]:
-    """Within it, one process of several that fails is gone at once.
+    """Ends this process at once if the body fails and there are several processes.
 
-    At its exit JAX would wait for the others, which wait for its part of a computation. So they are told, at the latest
-    when its heartbeats are missed.
+    At a regular exit JAX would wait for the others, which wait for this process's part of a computation. The others
+    learn of the end at the latest when its heartbeats are missing.
     """
     if jax.process_count() == 1:
         yield
@@ -108,36 +110,44 @@ def _leave(code: int) -> NoReturn:
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """Within it, each process does its own part: where one raises a `UserError` or an `OSError`, all raise.
+    """Makes all processes fail if the body fails in one of them, so that the others do not wait for it.
 
-    Without it the others would wait for that one. The part must not need the others, or all of them must need each
-    other alike.
+    The body must not need the other processes, or it must need all of them alike.
 
     Raises:
-      UserError: another process failed; says which and why.
+      Exception: the body's own exception, in the processes where it failed.
+      UserError: another process failed with a `UserError` or an `OSError`; the message names the process.
+      RuntimeError: another process failed with any other exception; the message names the process.
     """
-    if jax.process_count() == 1:
-        yield
-        return
-    failed = None
+    failed, message = None, ""
     try:
         yield
-    except (ValueError, OSError) as error:
+    except Exception as error:
         failed = error
-    message = np.zeros(_LONGEST_MESSAGE, np.uint8)
-    if failed is not None:
-        text = (str(failed) or type(failed).__name__).encode()[:_LONGEST_MESSAGE]
-        message[: len(text)] = np.frombuffer(text, np.uint8)
-    messages = multihost_utils.process_allgather(message)
+        mendable = isinstance(error, (UserError, OSError))
+        text = str(error) if mendable else f"{type(error).__name__}: {error}"
+        message = (_MENDABLE if mendable else _DEFECT) + (text or type(error).__name__)
+    messages = from_all(message)
     if failed is not None:
         raise failed
-    for process, theirs in enumerate(messages):
-        if theirs.any():
-            raise UserError(f"process {process}: {bytes(theirs[theirs > 0]).decode(errors='replace')}")
+    for process, text in enumerate(messages):
+        if text:
+            kind = UserError if text[0] == _MENDABLE else RuntimeError
+            raise kind(f"process {process}: {text[1:]}")
+
+
+def from_all(text: str) -> list[str]:
+    """Returns every process's text, cut to 1000 bytes, in the order of the processes; all of them must call this."""
+    if jax.process_count() == 1:
+        return [text]
+    message = np.zeros(_LONGEST_MESSAGE, np.uint8)
+    data = text.encode()[:_LONGEST_MESSAGE]
+    message[: len(data)] = np.frombuffer(data, np.uint8)
+    return [bytes(each[each > 0]).decode(errors="replace") for each in multihost_utils.process_allgather(message)]
 
 
 def from_first(value: Any) -> Any:
-    """The first process's value, a JSON one, in all: what each reads itself of a shared folder may be out of date."""
+    """Returns the first process's JSON value in all processes: their views of a shared folder may be out of date."""
     if jax.process_count() == 1:
         return value
     text = json.dumps(value).encode()
@@ -149,11 +159,11 @@ def from_first(value: Any) -> Any:
 
 
 def is_first() -> bool:
-    """Whether this process writes the files that there are one of, and speaks for all."""
+    """Returns whether this process is the first, which writes the shared files and logs for all."""
     return jax.process_index() == 0
 
 
 def wait_for_all(what: str) -> None:
-    """Returns when every process has come here."""
+    """Returns once every process has called it."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(what)

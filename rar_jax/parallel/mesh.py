@@ -1,4 +1,4 @@
-"""The device mesh, and how batches lie on it."""
+"""The device mesh, and how batches are sharded over it."""
 
 import math
 from collections.abc import Sequence
@@ -14,16 +14,18 @@ AXES = ("data", "fsdp", "tensor")
 
 
 def make_mesh(shape: Sequence[int], devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh of so many devices along `AXES`.
+    """Makes a mesh with axes `AXES`.
+
+    An axis takes whole axes of a TPU's torus where it can. If the devices are in several slices (of TPUs, or nodes of
+    GPUs), the slices are laid along `data`, and along `fsdp` if `data` is too small, because the network between slices
+    is slower than the one within them.
 
     Args:
-      shape: the sizes of the axes; 1 for those at the end that are not given.
-      devices: all unless some are given. An axis takes whole axes of a TPU's torus where it can. Where the devices are
-        in several slices (of TPUs, or nodes of GPUs), the slices lie along `data`, and along `fsdp` if they are more,
-        as the network between them is the slower one.
+      shape: the sizes of the axes; axes missing at the end have size 1.
+      devices: the devices of the mesh; by default all.
 
     Raises:
-      UserError: the slices cannot lie so.
+      UserError: `data` and `fsdp` do not divide over the slices.
     """
     devices = jax.devices() if devices is None else devices
     shape = (*shape, *(1,) * (len(AXES) - len(shape)))
@@ -31,7 +33,7 @@ def make_mesh(shape: Sequence[int], devices: Sequence[jax.Device] | None = None)
 
 
 def _grid(shape: tuple[int, ...], devices: Sequence[jax.Device]) -> np.ndarray:
-    """The devices in the order of the mesh: [data, fsdp, tensor]."""
+    """Returns the devices in the order of the mesh: [data, fsdp, tensor]."""
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     if slices == 1:
         return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
@@ -40,47 +42,35 @@ def _grid(shape: tuple[int, ...], devices: Sequence[jax.Device]) -> np.ndarray:
     if shape[1] % across[1]:
         raise UserError(
             f"config.mesh.data={shape[0]} and config.mesh.fsdp={shape[1]} do not divide over the {slices} slices of "
-            f"devices, within one of which the config.mesh.tensor={shape[2]} devices of that axis must be"
+            f"devices, and the config.mesh.tensor={shape[2]} devices of the last axis must be within one slice"
         )
     within = tuple(size // many for size, many in zip(shape, across, strict=True))
     return mesh_utils.create_hybrid_device_mesh(within, across, devices, allow_split_physical_axes=True)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The whole array on every device."""
+    """Returns the sharding that keeps the whole array on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The leading axis split over every device."""
+    """Returns the sharding that splits the leading axis over all devices."""
     return NamedSharding(mesh, PartitionSpec(AXES))
 
 
 def host_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
-    """The rows of a global batch that this process's devices hold, and that it reads: int64 [R], ascending."""
+    """Returns the rows of a global batch that this process reads for its devices: int64 [R], ascending."""
     held = batch_sharding(mesh).addressable_devices_indices_map((batch_size,))
     return np.sort(np.concatenate([np.arange(batch_size)[index] for index in held.values()]))
 
 
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Makes global arrays of each process's `host_rows`: [R, ...] a process -> [B, ...] over the mesh."""
-    sharding = batch_sharding(mesh)
-
-    def put(rows):
-        batch_size = len(rows) * mesh.size // len(mesh.local_devices)
-        held = host_rows(mesh, batch_size)
-
-        def shard(index):
-            start, stop, _ = index[0].indices(batch_size)
-            return rows[np.searchsorted(held, start) :][: stop - start]
-
-        return jax.make_array_from_callback((batch_size, *rows.shape[1:]), sharding, shard)
-
-    return {name: put(rows) for name, rows in batch.items()}
+    """Makes global arrays [B, ...] over the mesh from the rows [R, ...] that each process holds (`host_rows`)."""
+    return jax.make_array_from_process_local_data(batch_sharding(mesh), batch)
 
 
 def fetch(array: jax.Array) -> np.ndarray:
-    """The whole of an array, in the memory of every process; all that hold some of it must ask."""
+    """Returns a whole array in every process's memory; all processes that hold a part of it must call this."""
     if array.is_fully_addressable:
         return np.asarray(array)
     return multihost_utils.process_allgather(array, tiled=True)

@@ -1,4 +1,4 @@
-"""Partition rules: which axis of which parameter or activation is split over which axes of the mesh."""
+"""Partition rules: how each axis of a parameter or activation is sharded over the axes of the mesh."""
 
 import functools
 import re
@@ -13,11 +13,12 @@ from rar_jax.parallel.mesh import AXES, replicated
 
 _WEIGHTS = ("fsdp", "tensor")
 
-# Patterns of parameter paths, first match wins. Block parameters have a leading layer axis. What matches nothing
-# (biases, norms, the cls token) is replicated. Over `tensor`, the MLP and the projection lie as they are used: hidden
-# units and heads. The columns of the qkv kernel are q, k and v, each of all heads, of which no contiguous part is whole
-# heads; so its rows are split, and each layer trades them for the columns of its heads. The others are gathered where
-# they are used, over both axes.
+# Patterns of parameter paths; the first match wins. Block parameters have a leading layer axis. Parameters that match
+# no pattern (biases, norms, the cls token) are replicated. The kernels of the MLP and of the attention's output
+# projection are sharded over `tensor` as they are used, by hidden units and by heads. The output axis of the qkv kernel
+# holds q, k and v one after the other, so a contiguous part of it does not hold q, k and v of the same heads. Therefore
+# its input axis is sharded, and each layer redistributes the kernel by heads. All other parameters are gathered over
+# both axes where they are used.
 PARAMETER_RULES = (
     (r"blocks/mlp/fc1/kernel", PartitionSpec(None, "fsdp", "tensor")),
     (r"blocks/(mlp/fc2|attention/proj)/kernel", PartitionSpec(None, "tensor", "fsdp")),
@@ -26,23 +27,26 @@ PARAMETER_RULES = (
     (r"embeddings/embedding|(position|target_aware|step)_embedding", PartitionSpec(None, _WEIGHTS)),
 )
 
-# Axes of activations, by the names of `models.rar.constrain`. Between the products every device has images of
-# its own, also along `tensor`, so that no work on them is done twice (as with sequence parallelism, but our sequences
-# are of odd length). Those along `tensor` gather them for the products with split heads or hidden units, and add the
-# results up.
+# Logical axes of activations, as named by `models.rar.constrain`. Between the products, every device has its own
+# images, also along `tensor`, so that no work is done twice. (Sequence parallelism does the same with tokens, but our
+# sequences have an odd length.) For products with sharded heads or hidden units, the devices along `tensor` gather
+# their images; afterwards, they add up the results.
 ACTIVATION_RULES = (
     ("batch", AXES),
     ("shared_batch", ("data", "fsdp")),
     ("heads", "tensor"),
     ("hidden", "tensor"),
-    # Of a kernel that is on its way to a product (`models.rar.gather`).
+    # Axes of kernels, which `models.rar.gather` gathers before a product.
     ("width", "fsdp"),
     ("inputs", _WEIGHTS),
 )
 
 
 def partition_spec(path: str) -> PartitionSpec:
-    """The rule for a parameter, found anywhere in a path, so that optimizer moments follow their parameters."""
+    """Returns the sharding of a parameter by the end of its path.
+
+    The moments of the optimizer have paths with the same ends, so they are sharded like their parameters.
+    """
     for pattern, spec in PARAMETER_RULES:
         if re.search(rf"(^|/)({pattern})$", path):
             return spec
@@ -50,13 +54,14 @@ def partition_spec(path: str) -> PartitionSpec:
 
 
 def shardings(tree: Any, mesh: Mesh) -> Any:
-    """A tree of shardings for a train state, or for any tree that holds parameters by their names.
+    """Returns the shardings of a train state, or of any tree that holds parameters under their names.
 
     Args:
-      tree: of arrays or shapes. mesh: from `make_mesh`.
+      tree: arrays or shapes.
+      mesh: from `make_mesh`.
 
     Returns:
-      The same tree of `NamedSharding`; scalars are replicated.
+      A tree of the same structure with a `NamedSharding` for each leaf. Scalars are replicated.
     """
 
     def sharding(path, leaf):
@@ -68,7 +73,7 @@ def shardings(tree: Any, mesh: Mesh) -> Any:
 
 
 def on_mesh(function: Callable, mesh: Mesh) -> Callable:
-    """A function to be jitted, with the activations within it split over a mesh by `ACTIVATION_RULES`."""
+    """Returns a function to be jitted, whose activations are sharded over a mesh by `ACTIVATION_RULES`."""
 
     @functools.wraps(function)
     def traced(*args, **kwargs):

@@ -1,1 +1,1 @@
-"""What training and sampling cost: formulas, measured ceilings, and what compiled programs need."""
+"""What training and sampling cost: formulas, measured rates, and analysis of compiled programs."""

@@ -1,4 +1,4 @@
-"""What this machine can do at most: the ceilings that times are held against, measured in the same run."""
+"""The highest rates that this machine reaches, measured in the same process as the times that are compared to them."""
 
 import statistics
 import time
@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 
 _REPEATS = 3
-# A burst of calls is timed as one, so that the time to launch one does not count.
+# The calls of a burst are timed together, so that the time to launch a call hardly counts.
 _BURST = 4
 
 
 def seconds(function: Callable[[], Any], repeats: int = _REPEATS, burst: int = 1) -> list[float]:
-    """Times a call, in s, `repeats` times, after one that is not counted; each the mean of a burst."""
+    """Returns `repeats` times of a call in s, each the mean over a burst of calls, after one call that is not timed."""
     jax.block_until_ready(function())
     times = []
     for _ in range(repeats):
@@ -25,16 +25,21 @@ def seconds(function: Callable[[], Any], repeats: int = _REPEATS, burst: int = 1
 
 
 def bandwidth() -> float:
-    """Bytes/s at which the first device reads memory: the sum of a large array."""
+    """Returns the rate at which the first device reads its memory, in bytes/s, measured by summing a large array."""
     x = jnp.ones(1 << (28 if jax.default_backend() == "cpu" else 30), jnp.float32)
     total = jax.jit(jnp.sum)
     return x.nbytes / statistics.median(seconds(lambda: total(x), burst=_BURST))
 
 
 def product_rate(dtype: jnp.dtype, brief: bool = False) -> float:
-    """FLOP/s of the first device: the product of two large square matrices of a dtype; `brief` is a rough one."""
+    """Returns the rate of matrix products of the first device, in FLOP/s, measured on large square matrices.
+
+    Args:
+      dtype: dtype of the matrices.
+      brief: measure a rough rate in a shorter time.
+    """
     side = (1024 if brief else 4096) if jax.default_backend() == "cpu" else 8192
-    # Of a constant, GPUs make products faster: they draw less power.
+    # Random numbers, because a GPU multiplies constant matrices faster: it draws less power.
     x = jax.random.normal(jax.random.key(0), (side, side), dtype)
     product = jax.jit(jnp.matmul)
     return 2 * side**3 / statistics.median(seconds(lambda: product(x, x), burst=1 if brief else _BURST))

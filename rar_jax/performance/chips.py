@@ -1,15 +1,18 @@
-"""Accelerators, by their data sheets."""
+"""The rates and memory of accelerators, from their data sheets."""
 
 from typing import NamedTuple
 
 
 class Chip(NamedTuple):
-    """What a data sheet says of an accelerator.
+    """The data sheet of an accelerator.
 
     Attributes:
-      flop_rate: of dense bfloat16 products, FLOP/s. bandwidth: of its memory, bytes/s. memory: bytes.
-      link_rate: to its neighbours over all links, one way, bytes/s: half of a rate that is given for both ways.
-      source: of the figures.
+      flop_rate: rate of dense bfloat16 products, FLOP/s.
+      bandwidth: memory bandwidth, bytes/s.
+      memory: memory, bytes.
+      link_rate: rate at which it sends to its neighbours over all links, bytes/s. Where a data sheet gives the sum of
+        both directions, this is half of it.
+      source: the data sheet.
     """
 
     flop_rate: float

@@ -1,4 +1,4 @@
-"""What devices send each other in a compiled program, read off its text (optimised, scheduled HLO)."""
+"""The collectives of a compiled program, found in its text (optimised and scheduled HLO)."""
 
 import math
 import re
@@ -19,7 +19,7 @@ _ITEMSIZE = {
     "f64": 8,
 }
 _SHAPE = re.compile(r"\b(" + "|".join(_ITEMSIZE) + r")\[([\d,]*)\]")
-# What a device sends of the bytes of the result, for N devices.
+# Bytes that a device sends per byte of the result, by the ring algorithms, with N devices in a group.
 _SENT = {
     "all-gather": lambda n: (n - 1) / n,
     "all-reduce": lambda n: 2 * (n - 1) / n,
@@ -33,14 +33,14 @@ _CALLED = re.compile(r"(?:calls|to_apply|body|condition)=%?([\w.-]+)|(?:branch|c
 
 
 class Collective(NamedTuple):
-    """One of the program.
+    """A collective operation of a program.
 
     Attributes:
       kind: all-gather, all-reduce, reduce-scatter, all-to-all or collective-permute.
-      devices: that take part with each other.
-      count: how often it runs.
+      devices: number of devices in a group that communicates.
+      count: number of times that it runs.
       sent: bytes that a device sends each time, by the ring algorithms.
-      overlapped: the schedule computes between its start and its end.
+      overlapped: whether the schedule places computation between its start and its end.
     """
 
     kind: str
@@ -51,7 +51,7 @@ class Collective(NamedTuple):
 
 
 def _computations(text: str) -> tuple[dict[str, list[str]], str]:
-    """The lines of each computation by its name, and the name of the entry."""
+    """Returns the lines of each computation by its name, and the name of the entry computation."""
     computations, lines, entry = {}, None, ""
     for line in text.splitlines():
         if match := _COMPUTATION.match(line):
@@ -65,7 +65,7 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str]:
 
 
 def _trips(line: str, condition: list[str]) -> int:
-    """Of a while loop that counts to a constant."""
+    """Returns the number of iterations of a while loop that counts to a constant."""
     if match := re.search(r'"known_trip_count":\{"n":"(\d+)"\}', line):
         return int(match.group(1))
     bounds = [
@@ -75,7 +75,7 @@ def _trips(line: str, condition: list[str]) -> int:
 
 
 def _runs(computations: dict[str, list[str]], name: str, count: int = 1) -> Iterator[tuple[str, int]]:
-    """Every computation that one runs, itself included, and how often."""
+    """Yields the name of each computation that this one runs, itself included, and how many times it runs."""
     yield name, count
     for line in computations[name]:
         called = [n.strip(" %") for one, many in _CALLED.findall(line) for n in (one or many).split(",")]
@@ -86,7 +86,7 @@ def _runs(computations: dict[str, list[str]], name: str, count: int = 1) -> Iter
 
 
 def _group_size(line: str, num_devices: int) -> int:
-    """How many devices take part with each other."""
+    """Returns the number of devices in a group of a collective."""
     if match := re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", line):
         sizes = dict(re.findall(r"'(\w+)'=(\d+)", match.group(1)))
         return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", match.group(2)))
@@ -98,18 +98,30 @@ def _group_size(line: str, num_devices: int) -> int:
 
 
 def _bytes(shapes: str) -> int:
+    """Returns the bytes of all the arrays in the text of a shape or of a tuple of shapes."""
     return sum(
         _ITEMSIZE[kind] * math.prod(int(size) for size in sizes.split(",") if size)
         for kind, sizes in _SHAPE.findall(shapes)
     )
 
 
+def _bytes_of_operands(shapes: str) -> int:
+    """Returns the bytes of the operands of an asynchronous start.
+
+    Its shapes are "((operands), (results), ...)" or "(operand, result, ...)".
+    """
+    inner = shapes.strip()[1:]
+    if inner.startswith("("):
+        return _bytes(inner[: inner.index(")")])
+    return _bytes(_SHAPE.search(inner).group(0))
+
+
 def collectives(text: str, num_devices: int) -> list[Collective]:
-    """The collectives of a program, those in loops once a turn.
+    """Returns the collectives of a program. One in a loop counts once per iteration.
 
     Args:
-      text: `jax.stages.Compiled.as_text()`.
-      num_devices: that the program is for.
+      text: text of the program, from `jax.stages.Compiled.as_text()`.
+      num_devices: number of devices that it is compiled for.
     """
     computations, entry = _computations(text)
     found = {}
@@ -121,22 +133,14 @@ def collectives(text: str, num_devices: int) -> list[Collective]:
             devices = _group_size(rest, num_devices)
             result = _bytes(shapes)
             if "all-reduce-scatter" in name:
-                # A TPU's reduce-scatter: a fusion of the sum and the slice, of which only the slice goes out.
+                # A TPU's reduce-scatter is a fusion of an all-reduce and a slice. Only the slice is its result.
                 kind, result = "reduce-scatter", result / devices
-            # TPUs run one collective as stages of several fusions, in a chain, beside what these compute.
+            # A TPU can divide a collective into a chain of fusions that also compute. Together they are one.
             chain = re.search(r"channel_id=(\d+)", rest) if "chain_id=" in rest else None
             if start and kind != "all-reduce":
-                # An asynchronous start gives (operands, results).
+                # The result of an asynchronous start holds both the operands and the results.
                 result -= _bytes_of_operands(shapes)
-            # A loop of which some turns are apart, or that has several in one, repeats a collective's channel.
+            # Peeling or unrolling a loop repeats a collective's channel, so the channel alone is not the key.
             key = (chain.group(1), count) if chain else (name, instruction)
             found[key] = Collective(kind, devices, count, result * _SENT[kind](devices), bool(start or chain))
     return [each for each in found.values() if each.devices > 1]
-
-
-def _bytes_of_operands(shapes: str) -> int:
-    """Of a start's result "((operands), (results), ...)" or "(operand, result, ...)", the bytes of the operands."""
-    inner = shapes.strip()[1:]
-    if inner.startswith("("):
-        return _bytes(inner[: inner.index(")")])
-    return _bytes(_SHAPE.search(inner).group(0))

@@ -1,7 +1,7 @@
-"""What a RAR must compute and read, by formula: FLOPs (a multiply-add is two) and bytes.
+"""The FLOPs and bytes of RAR, by formula. A multiply-add counts as two FLOPs.
 
-Counted are the matrix products, attention's among them; norms, activations and softmax are left out, as they are where
-utilisations are quoted. Dimension letters as in `models.rar`.
+Only matrix products are counted, including those of attention. Norms, activations and softmax are left out, as is usual
+when utilisation is reported. Dimension letters are those of `models.rar`.
 """
 
 from collections.abc import Iterator
@@ -11,55 +11,75 @@ from rar_jax.models.sizes import PREFIX, ModelConfig
 
 
 class Work(NamedTuple):
-    """FLOPs to be done and bytes to be read for it."""
+    """The FLOPs to compute, and the bytes to read for them."""
 
     flops: float
     bytes: float
 
     def seconds(self, flop_rate: float, bandwidth: float) -> float:
-        """The roofline: products and reads overlap, and the slower one counts. Rates in FLOP/s and bytes/s."""
+        """Returns the time by the roofline model: products and reads overlap, and the slower one decides.
+
+        Args:
+          flop_rate: rate of matrix products, FLOP/s.
+          bandwidth: rate at which memory is read, bytes/s.
+        """
         return max(self.flops / flop_rate, self.bytes / bandwidth)
 
 
 def block_kernels(model: ModelConfig) -> int:
-    """Weights that each token is multiplied by in a block, its modulation apart: qkv, projection, MLP."""
+    """Returns the number of weights in the qkv, projection and MLP kernels of a block, without its modulation."""
     return 4 * model.width**2 + 2 * model.width * model.mlp_width
 
 
 def modulation_flops(model: ModelConfig) -> int:
-    """Of one place of one sequence: the six modulations of every block and the head's two."""
+    """Returns the FLOPs of the modulations at one place of one sequence: six in each block and two in the head."""
     return 2 * (6 * model.depth + 2) * model.width**2
 
 
 def forward_flops(model: ModelConfig) -> float:
-    """Of one image in training: T+1 places, of which each sees itself and those before it, and T predictions."""
+    """Returns the FLOPs of the forward pass of one image in training.
+
+    It has T+1 places, each of which attends to itself and to the places before it, and T predictions.
+    """
     places = model.num_tokens + 1
     attention = 4 * model.width * places * (places + 1) / 2
     products = 2 * places * block_kernels(model)
     head = 2 * model.num_tokens * model.width * model.codebook_size
-    # The head's modulation is not needed at the first place.
+    # The head predicts nothing at the first place, so its modulation is not computed there.
     modulations = places * modulation_flops(model) - 4 * model.width**2
     return model.depth * (products + attention) + head + modulations
 
 
 def train_flops(model: ModelConfig) -> float:
-    """Of one image in a training step: the forward pass, and twice that backward. Recomputation does not count.
+    """Returns the FLOPs of one image in a training step: the forward pass, and twice as many for the backward pass.
 
-    Model FLOP utilisation (Chowdhery et al., 2022, "PaLM", appendix B) is this x images a second and device / the rate
-    of products, FLOP/s, of a device.
+    Recomputation is not counted. Model FLOP utilisation (Chowdhery et al., 2022, "PaLM", appendix B) is this number
+    times the images per second and device, divided by the device's rate of matrix products in FLOP/s.
     """
     return 3 * forward_flops(model)
 
 
-def decode_steps(model: ModelConfig, sequences: int, itemsize: int) -> Iterator[Work]:
-    """The steps of a decode loop with a KV cache: the prefill of the first two places, then one a token.
+def recomputed_flops(model: ModelConfig, remat: str) -> float:
+    """Returns the FLOPs that the backward pass of one image computes a second time under the model's `remat`."""
+    places = model.num_tokens + 1
+    # No policy keeps the products of queries and keys. "dots" does not keep the products with the values either.
+    scores = model.depth * 2 * model.width * places * (places + 1) / 2
+    if remat != "block":
+        return (2 if remat == "dots" else 1) * scores
+    head = 2 * model.num_tokens * model.width * (model.codebook_size + 2 * model.width)
+    return forward_flops(model) - head
 
-    A step reads every kernel, and the keys and values of the places up to its own, once.
+
+def decode_steps(model: ModelConfig, sequences: int, itemsize: int) -> Iterator[Work]:
+    """Yields the work of each step of a decode loop with a KV cache, without the modulations.
+
+    The first step is the prefill of the first two places. Each later step processes one token. A step reads every
+    kernel once, and once the keys and values of the places up to its own.
 
     Args:
-      model: the network.
-      sequences: decoded at once, twice the images with guidance.
-      itemsize: bytes of a weight and of a cached number.
+      model: sizes of the network.
+      sequences: number of sequences decoded at once, which is twice the number of images with guidance.
+      itemsize: bytes of a weight and of a number in the cache.
     """
     for predicted in range(1, model.num_tokens + 1):
         seen = PREFIX + predicted - 1
@@ -72,34 +92,29 @@ def decode_steps(model: ModelConfig, sequences: int, itemsize: int) -> Iterator[
 
 
 def decode_modulation_flops(model: ModelConfig, classes: int) -> int:
-    """Of a decode: the modulations of every place, once a class (of the batch, and the null class with guidance)."""
-    # The head's are not needed at the first place.
+    """Returns the FLOPs of the modulations of a decode. They are computed once for each place and class.
+
+    Args:
+      model: sizes of the network.
+      classes: number of classes: the images of the batch, and one more for the null class with guidance.
+    """
+    # The head predicts nothing at the first place, so its modulation is not computed there.
     return classes * ((model.num_tokens + 1) * modulation_flops(model) - 4 * model.width**2)
 
 
 def decode_floor(
     model: ModelConfig, batch: int, guided: bool, itemsize: int, flop_rate: float, bandwidth: float
 ) -> tuple[float, float]:
-    """The least time a decode of a batch can take, s: its steps, each by the roofline, and its modulations.
+    """Returns the least time that decoding a batch can take, in s: of its steps by the roofline, and its modulations.
 
     Args:
-      model: the network.
-      batch: images.
-      guided: each runs with the null class too.
+      model: sizes of the network.
+      batch: number of images.
+      guided: whether each image is also decoded with the null class.
       itemsize: bytes of a number in the compute dtype.
-      flop_rate: of products, FLOP/s. bandwidth: of memory, bytes/s.
+      flop_rate: rate of matrix products, FLOP/s.
+      bandwidth: rate at which memory is read, bytes/s.
     """
     sequences, classes = (2 * batch, batch + 1) if guided else (batch, batch)
     steps = sum(work.seconds(flop_rate, bandwidth) for work in decode_steps(model, sequences, itemsize))
     return steps, decode_modulation_flops(model, classes) / flop_rate
-
-
-def recomputed_flops(model: ModelConfig, remat: str) -> float:
-    """Of one image in a training step: what the backward pass computes again under the model's `remat`."""
-    places = model.num_tokens + 1
-    # Query by key, which no policy keeps; "dots" does not keep the mixed values either.
-    scores = model.depth * 2 * model.width * places * (places + 1) / 2
-    if remat != "block":
-        return (2 if remat == "dots" else 1) * scores
-    head = 2 * model.num_tokens * model.width * (model.codebook_size + 2 * model.width)
-    return forward_flops(model) - head

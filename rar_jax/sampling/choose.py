@@ -1,4 +1,4 @@
-"""Choosing a token from logits: temperature, top-k, top-p."""
+"""Chooses tokens from logits, with a temperature, top-k and top-p."""
 
 from typing import NamedTuple
 
@@ -7,13 +7,15 @@ import jax.numpy as jnp
 
 
 class Choice(NamedTuple):
-    """How a token is chosen; each is a scalar, or None to go without.
+    """The settings by which a token is chosen. Each is a scalar.
 
     Attributes:
-      temperature: float32, above 0, what logits are divided by; None is greedy: the likeliest token.
-      top_k: int32, from 1 to V: only the k likeliest tokens can be drawn (all that tie with the k-th).
-      top_p: float32, above 0 and up to 1: only the likeliest tokens can be drawn, as many as it takes until their
-        probabilities, after temperature and top-k, sum to p (nucleus sampling, Holtzman et al., 2020).
+      temperature: float32, above 0. Logits are divided by it. None is greedy: it takes the most likely token.
+      top_k: int32, from 1 to V. Only the k most likely tokens, and those that tie with the k-th, can be drawn. None
+        allows all tokens.
+      top_p: float32, above 0, at most 1. Only the most likely tokens can be drawn, in the smallest number whose
+        probabilities, after temperature and top-k, sum to p (nucleus sampling, Holtzman et al., 2020). None allows all
+        tokens.
     """
 
     temperature: jax.Array | None
@@ -22,7 +24,7 @@ class Choice(NamedTuple):
 
 
 def _truncate(logits: jax.Array, choice: Choice) -> jax.Array:
-    """Logits [B, V] with -inf for the tokens that top-k and top-p rule out."""
+    """Returns logits [B, V] with -inf for the tokens that top-k and top-p exclude."""
     if choice.top_k is None and choice.top_p is None:
         return logits
     ranked = jnp.sort(logits, axis=-1, descending=True)
@@ -31,7 +33,7 @@ def _truncate(logits: jax.Array, choice: Choice) -> jax.Array:
         ranked = jnp.where(ranks < choice.top_k, ranked, -jnp.inf)
     if choice.top_p is not None:
         probabilities = jax.nn.softmax(ranked)
-        # The likelier ones fall short of p, so this one is needed; the likeliest always is.
+        # A token is kept if the more likely ones sum to less than p. The most likely token is always kept.
         before = jnp.cumsum(probabilities, axis=-1) - probabilities
         ranked = jnp.where((before < choice.top_p) | (ranks == 0), ranked, -jnp.inf)
     least = jnp.min(ranked, axis=-1, keepdims=True, where=jnp.isfinite(ranked), initial=jnp.inf)
@@ -39,12 +41,12 @@ def _truncate(logits: jax.Array, choice: Choice) -> jax.Array:
 
 
 def choose_token(keys: jax.Array, logits: jax.Array, choice: Choice) -> jax.Array:
-    """Draws one token a row.
+    """Draws a token for each row.
 
     Args:
-      keys: typed PRNG keys [B], one a row, so that a row's draw does not depend on the rows beside it.
+      keys: typed PRNG keys [B], one per row, so that a row's draw does not depend on the other rows.
       logits: float32 [B, V].
-      choice: how.
+      choice: how tokens are chosen.
 
     Returns:
       int32 [B].

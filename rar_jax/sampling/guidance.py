@@ -7,23 +7,23 @@ GUIDANCE_SCHEDULES = ("pow_cosine", "cosine", "linear", "constant", "none")
 
 
 def guidance_weights(schedule: str, num_tokens: int, scale: float, power: float) -> np.ndarray | None:
-    """The guidance weight w_t at each step, s being the scale:
+    """Returns the guidance weight w_t of each token t. With scale s, the schedules are:
 
       pow_cosine: 1 + (s - 1) (1 - cos(pi (t / T)^p)) / 2, the schedule of the published RAR sampler
       cosine:     the same with p = 1
       linear:     1 + (s - 1) t / T
       constant:   s
 
-    All but the last start at 1, no guidance, and near s at the end.
+    All but `constant` start at 1, which is no guidance, and approach s. The schedule `none` has no guidance at all.
 
     Args:
       schedule: one of `GUIDANCE_SCHEDULES`.
       num_tokens: T.
       scale: s, at least 0.
-      power: p of pow_cosine, above 0; larger ones start later. The other schedules have none.
+      power: p, above 0. A larger power delays guidance. Only pow_cosine uses it.
 
     Returns:
-      float32 [T], or None where the weight is 1 throughout, so that no unconditional logits are needed.
+      float32 [T], or None if every weight is 1 and no unconditional logits are needed.
     """
     if schedule == "none" or scale == 1:
         return None
@@ -38,5 +38,5 @@ def guidance_weights(schedule: str, num_tokens: int, scale: float, power: float)
 
 
 def guide(conditional: jax.Array, unconditional: jax.Array, weight: jax.Array) -> jax.Array:
-    """Moves logits [..., V] from the unconditional ones past the conditional ones: u + (c - u) w."""
+    """Moves logits [..., V] away from the unconditional ones: u + (c - u) w."""
     return unconditional + (conditional - unconditional) * weight

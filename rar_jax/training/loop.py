@@ -1,25 +1,18 @@
-"""The training loop: batches in, steps, saves, and when to look."""
+"""The training loop: steps, logs, evaluations and checkpoints."""
 
 import collections
-import functools
 import logging
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from clu import parameter_overview
 
-from rar_jax.data.loader import DeviceBatches, train_iterator
-from rar_jax.images.plots import plot_curves, plot_scan_orders
 from rar_jax.parallel.distributed import is_first, wait_for_all
-from rar_jax.parallel.mesh import host_rows, put_batch
 from rar_jax.performance.ceilings import product_rate
-from rar_jax.performance.costs import train_flops
 from rar_jax.progress import Progress
 from rar_jax.run_folder import write_config
-from rar_jax.training.metrics import MetricsLog, read_metrics
-from rar_jax.training.observer import Observer
+from rar_jax.training.evaluations import Evaluations
+from rar_jax.training.metrics import MetricsLog, TrainingMetrics
 from rar_jax.training.preemption import NonFiniteError, Preempted, Preemption
 from rar_jax.training.run import Run
 from rar_jax.training.speed import StepTimer, Trace
@@ -27,145 +20,158 @@ from rar_jax.training.state import TrainState
 
 _log = logging.getLogger(__name__)
 
-# Steps that the host may be ahead of the devices.
+# Number of steps by which the host may be ahead of the devices.
 _AHEAD = 2
 
 
 def train(run: Run, preemption: Preemption | None = None) -> bool:
-    """Trains to the last step, from the newest checkpoint or from the start.
+    """Trains to the last step, from the newest checkpoint or from the start. Closes the run.
 
     Args:
-      run: from `prepare`.
+      run: from `run.prepare`.
       preemption: tells when to end early; by default nothing does.
 
     Returns:
-      Whether the work is complete; if not, the run was preempted, and what was done is saved.
+      Whether training is complete. If not, the run was preempted and its state is saved.
 
     Raises:
+      UserError: the checkpoints or the initial weights cannot be read. Raised before the step is compiled.
       NonFiniteError: too many updates in a row were not finite, or the state is not.
       OSError: the last checkpoint could not be saved.
     """
-    config, folder, preemption = run.config, run.folder, preemption or Preemption()
-    host_batches = train_iterator(
-        run.datasets.train,
-        config.train.batch_size,
-        config.total_steps,
-        config.seed,
-        host_rows(run.mesh, config.train.batch_size),
-    )
-    # Metrics of steps that were not logged yet; saved too, so that the log does not show where a run was interrupted.
-    pending: list[dict[str, Any]] = []
     # Before the state fills the devices.
-    rate = product_rate(run.program.model.dtype, brief=True)
-    if run.restored is None:
-        state = run.start()
-    else:
-        state, position = run.restored
-        host_batches.set_state(position["loader"])
-        pending = position["pending"]
-        run.restored = None  # The first step donates the state.
-    batches = DeviceBatches(host_batches, functools.partial(put_batch, mesh=run.mesh))
-    step = saved = int(state.step)
-    if is_first():
-        write_config(folder, config)
-    metrics = MetricsLog(folder, step)
-    wait_for_all("the log says what was done before")
-    observer = Observer(run, metrics, preemption)
-    if step == 0:
-        _log.info("Parameters:\n%s", parameter_overview.get_parameter_overview(state.params, include_stats=False))
-        if is_first():
-            plot_scan_orders(folder / "figures" / "scan_orders.png", run.program.model.config.grid_side)
-    _log.info(
-        "%s: steps %d to %d (%d an epoch) on %d devices %s of %d processes",
-        *(config.name, step, config.last_step, config.steps_per_epoch, run.mesh.size, dict(run.mesh.shape)),
-        jax.process_count(),
-    )
-    progress = Progress("train", config.last_step, done=step)
-    flops = config.train.batch_size / run.mesh.size * train_flops(run.program.model.config)
-    timer, trace = StepTimer(config.train.batch_size, flops, rate), Trace(folder, config.train.profile_step)
-    skipped, step_fn, note, complete, preempted = SkippedUpdates(run), None, "", False, False
-
-    def save() -> None:
-        nonlocal saved
-        if not _all_finite(state):
-            raise NonFiniteError(f"step {step}: the state is not finite and is not saved; {_last_good(run)}")
-        metrics.flush()
-        position = {"loader": batches.get_state(), "pending": _floats(pending)}
-        run.store.save(state, position, observer.evaluations.get(step))
-        saved = step
-
+    rate = product_rate(jnp.dtype(run.config.train.dtype), brief=True)
+    preempted = False
     try:
-        if step and observer.due(step):
-            # Unless it was done, a preemption came in between.
-            observer.look(step, state.sampling_params)
-        while step < config.last_step:
-            batch = timer.next(batches)
-            if step_fn is None:
-                step_fn = _compile_step(run, state, batch)
-                preemption.check()
-                timer.restart(step)
-            step += 1
-            trace.before(step)
-            state, values = step_fn(state, batch)
-            trace.after(step, values)
-            pending.append(values)
-            skipped.check(step, values)
-            if step % config.train.log_every == 0 or step == config.last_step:
-                # The one place where the host waits for the step that it just began.
-                values = _floats(pending)
-                note = observer.log_training(step, values, timer.lap(step))
-                pending = []
-            progress.update(note=note)
-            due = step % config.checkpoint.every == 0 or step == config.last_step
-            if due and not config.checkpoint.best_metric:
-                # First, as who asks to end may not wait until samples are scored; and it is written meanwhile.
-                save()
-            if observer.due(step):
-                observer.look(step, state.sampling_params)
-                timer.restart(step)
-            if due and config.checkpoint.best_metric:
-                save()
-            if due:
-                timer.restart(step)
-            if preemption.asked():
-                raise Preempted
-        if config.eval.report_samples:
-            observer.report(step, state.sampling_params)
-        complete = True
-    except Preempted:
-        preempted = True
-        _log.warning("asked to end: at step %d of %d", step, config.last_step)
-        if step > saved:
-            save()
+        loop = _Loop(run, preemption or Preemption(), rate, *run.begin())
+        preempted = not loop.train()
     finally:
-        trace.close()
-        progress.close()
-        last_saved = run.store.close(hurried=preempted)
-        if run.lock is not None:
-            run.lock.close()
-        metrics.close()
-    if not last_saved:
-        raise OSError(f"step {step} could not be saved; {_last_good(run)}")
+        saved = run.close(hurried=preempted)
+    if not saved:
+        raise OSError(f"step {loop.step} could not be saved; {_last_good(run)}")
     if is_first():
-        plot_curves(folder / "figures" / "curves.png", read_metrics(folder), config.anneal_steps)
-    # At its exit JAX gives the last process only so long.
+        run.draw_curves()
+    # JAX gives the last process that exits only a limited time.
     wait_for_all("the run's files are written")
-    _log.info("%s: %s", "Done" if complete else "Saved, to be started again", folder)
-    return complete
+    _log.info("%s: %s", "Saved, to be started again" if preempted else "Done", run.folder)
+    return not preempted
 
 
-def _compile_step(run: Run, state: TrainState, batch: dict[str, jax.Array]) -> Callable:
-    """The compiled step; what is asked of the run meanwhile is heard when this returns."""
-    return run.program.jit_step(run.mesh).lower(state, batch).compile()
+class _Loop:
+    """The loop over the steps. It alone holds the state, which each step donates.
 
+    Attributes:
+      step: number of updates done.
+    """
 
-def _floats(values: list[dict[str, Any]]) -> list[dict[str, float]]:
-    return [{name: float(value) for name, value in each.items()} for each in jax.device_get(values)]
+    def __init__(self, run: Run, preemption: Preemption, rate: float, state: TrainState, position: dict[str, Any]):
+        """Opens the logs.
+
+        Args:
+          run, preemption: see `train`.
+          rate: measured FLOP/s of a device, which utilisation is relative to.
+          state, position: from `Run.begin`.
+        """
+        config = run.config
+        self._run, self._preemption, self._state = run, preemption, state
+        self._batches = run.batches(position.get("loader"))
+        self._step_fn = None
+        self._note = ""
+        self.step = self._saved = int(state.step)
+        if is_first():
+            write_config(run.folder, config)
+        self._log = MetricsLog(run.folder, self.step)
+        self._evaluations = Evaluations(run.folder, self.step, run.evaluators, self._log)
+        wait_for_all("the logs are open")
+        self._metrics = TrainingMetrics(
+            self._log, run.program.jit_schedules(), config.steps_per_epoch, position.get("pending", ())
+        )
+        self._timer = StepTimer(config.train.batch_size, run.step_flops, rate)
+        self._trace = Trace(run.folder, config.train.profile_step)
+        self._skipped = _SkippedUpdates(run)
+        _log.info(
+            "%s: steps %d to %d (%d an epoch) on %d devices %s of %d processes",
+            *(config.name, self.step, config.last_step, config.steps_per_epoch, run.mesh.size, dict(run.mesh.shape)),
+            jax.process_count(),
+        )
+        self._progress = Progress("train", config.last_step, done=self.step)
+
+    def train(self) -> bool:
+        """Trains to the last step. Returns False if the run was preempted; its state is then being saved."""
+        try:
+            self._to_the_last_step()
+            return True
+        except Preempted:
+            _log.warning("asked to end: at step %d of %d", self.step, self._run.config.last_step)
+            if self.step > self._saved:
+                self._save()
+            return False
+        finally:
+            self._trace.close()
+            self._progress.close()
+            self._evaluations.close()
+            self._log.close()
+
+    def _to_the_last_step(self) -> None:
+        config = self._run.config
+        if self.step:
+            # A preemption may have come between the last save and the evaluation.
+            self._evaluate()
+        while self.step < config.last_step:
+            self._take_step()
+            saves = self.step % config.checkpoint.every == 0 or self.step == config.last_step
+            if saves and not config.checkpoint.best_metric:
+                # Before the evaluation, so that a preempted run loses nothing; the files are written meanwhile.
+                self._save()
+            self._evaluate()
+            if saves and config.checkpoint.best_metric:
+                self._save()
+            if saves:
+                self._timer.restart(self.step)
+            if self._preemption.asked():
+                raise Preempted
+
+    def _take_step(self) -> None:
+        config = self._run.config
+        batch = self._timer.next(self._batches)
+        if self._step_fn is None:
+            self._step_fn = self._run.program.jit_step(self._run.mesh).lower(self._state, batch).compile()
+            self._preemption.check()
+            self._timer.restart(self.step)
+        self.step += 1
+        self._trace.before(self.step)
+        self._state, values = self._step_fn(self._state, batch)
+        self._trace.after(self.step, values)
+        self._metrics.add(values)
+        self._skipped.check(self.step, values)
+        if self.step % config.train.log_every == 0 or self.step == config.last_step:
+            self._note = self._metrics.write(self.step, self._timer)
+        self._progress.update(note=self._note)
+
+    def _evaluate(self) -> None:
+        """Runs the evaluators that are due."""
+        if self._evaluations.due(self.step):
+            self._evaluations.run(self.step, self._state.sampling_params, self._preemption)
+            self._timer.restart(self.step)
+
+    def _save(self) -> None:
+        """Begins to save a checkpoint.
+
+        Raises:
+          NonFiniteError: the state is not finite.
+        """
+        if not _all_finite(self._state):
+            raise NonFiniteError(f"step {self.step}: the state is not finite and is not saved; {_last_good(self._run)}")
+        self._log.flush()
+        self._evaluations.flush()
+        position = {"loader": self._batches.get_state(), "pending": self._metrics.fetch_pending()}
+        self._run.store.save(self._state, position, self._evaluations.measured(self.step))
+        self._saved = self.step
 
 
 @jax.jit
 def _all_finite(state: TrainState) -> jax.Array:
-    """Whether there is no infinity or NaN in anything that a checkpoint holds."""
+    """Returns whether all values that a checkpoint holds are finite."""
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(state)]))
 
 
@@ -174,8 +180,8 @@ def _last_good(run: Run) -> str:
     return f"the last good checkpoint is of step {steps[-1]}" if steps else "there is no checkpoint yet"
 
 
-class SkippedUpdates:
-    """Ends the run when too many updates in a row were left out because they were not finite."""
+class _SkippedUpdates:
+    """Ends the run when too many updates in a row were skipped because they were not finite."""
 
     def __init__(self, run: Run):
         self._run = run
@@ -183,13 +189,13 @@ class SkippedUpdates:
         self._waiting: collections.deque[tuple[int, dict[str, jax.Array]]] = collections.deque()
 
     def check(self, step: int, values: dict[str, jax.Array]) -> None:
-        """Looks at the updates that are through by now, and waits for all but the last few.
+        """Checks the updates that are computed by now, and waits for all but the last few.
 
-        Waiting for this one would leave the devices idle. Not waiting at all would let the host run ahead by hundreds
-        of steps, all of which a save must wait for.
+        Waiting for this update would leave the devices idle. Not waiting at all would let the host run ahead by
+        hundreds of steps, and a save would have to wait for all of them.
 
         Raises:
-          NonFiniteError: too many.
+          NonFiniteError: too many updates in a row were skipped.
         """
         self._waiting.append((step, values))
         while len(self._waiting) > _AHEAD or (self._waiting and self._waiting[0][1]["skipped"].is_ready()):
@@ -197,7 +203,7 @@ class SkippedUpdates:
             self._in_a_row = self._in_a_row + 1 if values["skipped"] else 0
             if self._in_a_row >= self._run.config.train.max_skipped:
                 raise NonFiniteError(
-                    f"step {step}: {self._in_a_row} updates in a row were not finite and were left out "
+                    f"step {step}: {self._in_a_row} updates in a row were not finite and were skipped "
                     f"(loss {float(values['loss'])}, gradient norm {float(values['grad_norm'])}, learning rate "
                     f"{float(self._run.program.learning_rate(step - 1)):.3g}); {_last_good(self._run)}"
                 )

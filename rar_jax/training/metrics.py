@@ -2,50 +2,53 @@
 
 import concurrent.futures
 import json
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 import tensorboardX
 from etils import epath
 
 from rar_jax.files import read_json_lines, write_atomically
 from rar_jax.parallel.distributed import is_first
+from rar_jax.training.speed import StepTimer
 
 FILE = "metrics.jsonl"
-# Apart from the others, which a run that was interrupted repeats to the last bit.
+# Separate from the other metrics, which an interrupted run reproduces bit for bit.
 SPEED_FILE = "speed.jsonl"
 
 
 class MetricsLog:
-    """A run's metrics. Opening it again at a step forgets what an earlier process wrote after that step.
+    """The metrics of a run. The first process writes them; the others do nothing.
 
-    Of several processes the first one writes.
+    A log that is opened again at a step forgets what an earlier process wrote after that step.
     """
 
     def __init__(self, run_folder: epath.PathLike, step: int):
-        """Opens the log of a run that goes on from `step` (0: a new one)."""
+        """Opens the log of a run that resumes at `step` (0: a new run)."""
         self._writes = is_first()
         if not self._writes:
             return
         folder = epath.Path(run_folder)
         kept = [entry for entry in read_metrics(folder) if entry["step"] <= step]
-        self._lines = _Lines(folder / FILE, kept)
-        self._speed = _Lines(folder / SPEED_FILE, read_json_lines(folder / SPEED_FILE))
+        self._lines = JsonLinesFile(folder / FILE, kept)
+        self._speed = JsonLinesFile(folder / SPEED_FILE, read_json_lines(folder / SPEED_FILE))
         self._events = tensorboardX.SummaryWriter(str(folder), purge_step=step + 1 if step else None)
 
-    def write(self, step: int, values: dict[str, float]) -> None:
+    def write(self, step: int, values: Mapping[str, float]) -> None:
         """Adds a line of scalars."""
         if not self._writes:
             return
-        self._lines.add({"step": step} | values)
+        self._lines.add({"step": step, **values})
         for name, value in values.items():
             self._events.add_scalar(name, value, step)
 
-    def write_speed(self, step: int, values: dict[str, float]) -> None:
-        """Adds a line of how fast the steps before this one went."""
+    def write_speed(self, step: int, values: Mapping[str, float]) -> None:
+        """Adds a line with the speed of the steps since the last such line."""
         if not self._writes:
             return
-        self._speed.add({"step": step} | values)
+        self._speed.add({"step": step, **values})
         for name, value in values.items():
             self._events.add_scalar(f"speed/{name}", value, step)
 
@@ -56,12 +59,12 @@ class MetricsLog:
         self._events.add_image(name, image, step, dataformats="HWC")
 
     def flush(self) -> None:
-        """Waits until what was added is in the files that a run goes on from."""
+        """Waits until the metrics that a resumed run reads are on disk."""
         if self._writes:
             self._lines.flush()
 
     def close(self) -> None:
-        """Flushes everything."""
+        """Flushes and closes all files."""
         if not self._writes:
             return
         self._lines.close()
@@ -69,11 +72,77 @@ class MetricsLog:
         self._events.close()
 
 
-class _Lines:
-    """A file of JSON lines. On gs://, where nothing can be appended to a file, it is written anew, in a thread."""
+class TrainingMetrics:
+    """Collects the metrics of every step, and logs their means.
+
+    Attributes:
+      pending: the metrics of the steps that are not logged yet, arrays on the devices or floats. A checkpoint stores
+        them, so that the log of a resumed run does not show where it was interrupted.
+    """
+
+    def __init__(
+        self,
+        log: MetricsLog,
+        schedules: Callable[[int], Mapping[str, Any]],
+        steps_per_epoch: int,
+        pending: Sequence[Mapping[str, Any]] = (),
+    ):
+        """Begins.
+
+        Args:
+          log: receives the means.
+          schedules: number of the update, from 0 -> the values of schedules at that update, such as the learning rate.
+          steps_per_epoch: steps of an epoch.
+          pending: metrics of earlier steps, from a checkpoint.
+        """
+        self._log = log
+        self._schedules = schedules
+        self._steps_per_epoch = steps_per_epoch
+        self.pending = list(pending)
+
+    def add(self, values: Mapping[str, jax.Array]) -> None:
+        """Adds the metrics of a step, without waiting for it: scalars, among them "loss" and "skipped"."""
+        self.pending.append(values)
+
+    def fetch_pending(self) -> list[dict[str, float]]:
+        """Returns the pending metrics as floats. Waits until their steps are computed."""
+        return [{name: float(value) for name, value in each.items()} for each in jax.device_get(self.pending)]
+
+    def write(self, step: int, timer: StepTimer) -> str:
+        """Logs the means of the pending metrics, the schedules at the last update, and the speed.
+
+        Skipped updates are counted and left out of the means.
+
+        Args:
+          step: number of the last step.
+          timer: measures the speed of the steps.
+
+        Returns:
+          A summary for the progress bar.
+        """
+        # The host waits here for the step that it just started, so that the timer measures finished steps.
+        values = self.fetch_pending()
+        speed = timer.lap(step)
+        self.pending = []
+        taken = [each for each in values if not each["skipped"]]
+        skipped = len(values) - len(taken)
+        names = [name for name in values[0] if name != "skipped"] if taken else []
+        means = {name: float(np.mean([each[name] for each in taken])) for name in names}
+        means |= {"skipped": float(skipped), "epoch": step / self._steps_per_epoch}
+        means |= {name: float(value) for name, value in self._schedules(step - 1).items()}
+        self._log.write(step, {f"train/{name}": value for name, value in means.items()})
+        note = f"loss {means['loss']:.3f}" if taken else "no finite update"
+        if speed:
+            self._log.write_speed(step, speed)
+            note += f", utilisation {speed['utilisation']:.0%}, waiting for data {speed['data_wait']:.0%}"
+        return note + (f", {skipped} updates skipped" if skipped else "")
+
+
+class JsonLinesFile:
+    """A file of JSON lines that grows. On gs://, where files cannot grow, a thread writes the whole file each time."""
 
     def __init__(self, path: epath.Path, entries: list[dict[str, Any]]):
-        """Begins with some lines."""
+        """Replaces the file by one with these lines."""
         self._path, self._text = path, "".join(json.dumps(entry) + "\n" for entry in entries)
         write_atomically(path, self._text)
         self._written = self._text
@@ -84,31 +153,32 @@ class _Lines:
         else:
             self._file = path.open("a")
 
-    def add(self, values: dict[str, float]) -> None:
+    def add(self, values: Mapping[str, Any]) -> None:
+        """Adds a line. On gs://, raises the error of an earlier write that failed."""
         line = json.dumps(values) + "\n"
         if self._file is not None:
             self._file.write(line)
             self._file.flush()
             return
         if self._last.done():
-            # Raises what went wrong.
             self._last.result()
         self._text += line
         self._last = self._thread.submit(self._write)
 
     def _write(self) -> None:
-        """Writes what there is by now, which is more than one line where lines come faster than they are written."""
+        """Writes all lines so far, several new ones at once where lines come faster than they are written."""
         text = self._text
         if text != self._written:
             write_atomically(self._path, text)
             self._written = text
 
     def flush(self) -> None:
-        """Waits until all is written."""
+        """Waits until all lines are written."""
         if self._thread is not None:
             self._last.result()
 
     def close(self) -> None:
+        """Flushes and closes the file."""
         if self._file is not None:
             self._file.close()
             return
@@ -117,5 +187,5 @@ class _Lines:
 
 
 def read_metrics(run_folder: epath.PathLike) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl, oldest first; a last line cut short by a crash is left out."""
+    """Returns the lines of a run's metrics.jsonl, oldest first, without a last line that a crash cut short."""
     return read_json_lines(epath.Path(run_folder) / FILE)

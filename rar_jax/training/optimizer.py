@@ -1,4 +1,4 @@
-"""AdamW and its learning rate, as in the paper (Table 6)."""
+"""AdamW and its learning rate schedule, as in the paper (Table 6)."""
 
 import re
 from collections.abc import Callable
@@ -10,8 +10,8 @@ import optax
 
 from rar_jax.config import OptimizerConfig
 
-# Paths of the parameters with weight decay. Biases, norms, embeddings, positional tables and the head's modulation have
-# none.
+# Paths of the parameters with weight decay. Biases, norms, embeddings, positional tables and the modulation of the head
+# are not decayed.
 DECAYED = re.compile(r"blocks/(attention/(qkv|proj)|mlp/(fc1|fc2)|modulation)/kernel|lm_head/kernel|cls_token")
 
 
@@ -24,15 +24,15 @@ def decay_mask(params: dict[str, Any]) -> dict[str, Any]:
 def learning_rate_schedule(
     config: OptimizerConfig, warmup_steps: int, total_steps: int
 ) -> Callable[[jax.Array], jax.Array]:
-    """Returns the learning rate: linear from 0 to the peak over the warm-up, then cosine to the end rate.
+    """Returns the learning rate schedule: linear from 0 to the peak over the warm-up, then cosine to the end rate.
 
     Args:
-      config: the peak and the end rate.
-      warmup_steps: may be 0.
+      config: gives the peak and the end rate.
+      warmup_steps: steps of the warm-up; 0 for none.
       total_steps: the step at which the end rate is reached, at least warmup_steps + 1.
 
     Returns:
-      step (int32, from 0) -> rate. Update n uses the rate at n, so that the first rate is 0 if there is a warm-up.
+      A function: number of an update, int32, from 0 -> learning rate. With a warm-up the first rate is 0.
     """
     return optax.warmup_cosine_decay_schedule(
         init_value=0.0 if warmup_steps else config.learning_rate,
@@ -44,9 +44,9 @@ def learning_rate_schedule(
 
 
 def adamw(config: OptimizerConfig, learning_rate: Callable[[jax.Array], jax.Array]) -> optax.GradientTransformation:
-    """Clips by global norm, then applies AdamW, with decoupled decay on `DECAYED`.
+    """Returns an optimizer that clips by global norm, then applies AdamW with decoupled weight decay on `DECAYED`.
 
-    As in PyTorch's AdamW, the decay is multiplied by the learning rate.
+    The learning rate scales the weight decay, as in PyTorch's AdamW.
     """
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),

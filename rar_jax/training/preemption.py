@@ -1,4 +1,4 @@
-"""How a run ends early: signals, and numbers that are not finite."""
+"""The two ways in which a run ends early: preemption by a signal, and numbers that are not finite."""
 
 import logging
 import signal
@@ -13,19 +13,19 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Preempted(Exception):  # noqa: N818 (nothing is wrong)
-    """Raised out of an evaluation or out of sampling when the run is to end; the step before it can be saved."""
+    """Raised between steps, or within an evaluation, when the run was asked to end. The last step can be saved."""
 
 
 class NonFiniteError(RuntimeError):
-    """Training cannot go on: updates are not finite."""
+    """Raised when training cannot continue because its numbers are not finite."""
 
 
 class Preemption:
-    """Whether the run was asked to end. A context: within it, SIGTERM and SIGINT only ask.
+    """Tells whether the run was asked to end. A context manager: within it, SIGTERM and SIGINT only ask.
 
-    A second SIGINT ends the process at once. With several processes JAX's own notice of preemption is what counts, so
-    that all of them end at the same place, whichever got the signal; a Python handler for SIGTERM would silence it, and
-    SIGINT is passed on to it as SIGTERM.
+    A second SIGINT ends the process at once. Several processes agree through JAX's preemption service, so that all of
+    them end at the same step, whichever of them got the signal. JAX then needs SIGTERM for itself: this class handles
+    SIGINT only, and passes it on as SIGTERM.
     """
 
     def __init__(self):
@@ -36,7 +36,7 @@ class Preemption:
         self._handlers = {}
 
     def __enter__(self):
-        # Only the main thread may set handlers; elsewhere, as in a notebook's helper thread, nobody asks.
+        # Only the main thread can set handlers. In another thread, as in a notebook, signals keep their meaning.
         if threading.current_thread() is threading.main_thread():
             numbers = (signal.SIGINT,) if self._several else _SIGNALS
             self._handlers = {number: signal.signal(number, self._ask) for number in numbers}
@@ -47,7 +47,7 @@ class Preemption:
             signal.signal(number, handler)
 
     def _ask(self, number, _):
-        # By now a log line could interrupt another one that is half written; the loop says it.
+        # The loop logs this: a log line written here could interrupt another one that is half written.
         self._asked.set()
         if number == signal.SIGINT:
             signal.signal(number, signal.SIG_DFL)
@@ -55,19 +55,19 @@ class Preemption:
                 signal.raise_signal(signal.SIGTERM)
 
     def asked(self) -> bool:
-        """Whether to end now. Of several processes all must ask equally often, and get the same answer each time."""
+        """Returns whether to end now. All processes must call this equally often; all get the same answer."""
         if self._several and not self._agreed:
-            # What JAX counts must begin at 1 in each process, also where a run goes on from a later step.
+            # JAX's count must start at 1 in each process, also in a run that resumes at a later step.
             self._asks += 1
             self._agreed = multihost_utils.reached_preemption_sync_point(self._asks)
         return self._agreed or (not self._several and self._asked.is_set())
 
     def check(self) -> None:
-        """Raises `Preempted` if the run was asked to end; for several processes as `asked`."""
+        """Raises `Preempted` if the run was asked to end. All processes must call this, as `asked`."""
         if self.asked():
             raise Preempted
 
     def check_alone(self) -> None:
-        """As `check`, for what only the first process does; of several, it goes on until all are asked again."""
+        """Does what `check` does if there is one process; for work of the first process alone. Else does nothing."""
         if not self._several:
             self.check()

@@ -1,83 +1,143 @@
-"""A run, set up and checked: devices, data, the program, and the checkpoint it goes on from."""
+"""A run, set up and checked: devices, data, the program, the evaluators and the checkpoints."""
 
+import contextlib
 import dataclasses
 import logging
 import os
 from collections.abc import Sequence
-from typing import Any, TextIO
+from typing import Any
 
 import jax
+from clu import parameter_overview
 from etils import epath
 from jax.sharding import Mesh
 
 from rar_jax.checkpoints.store import CheckpointStore
-from rar_jax.checkpoints.weights import Weights, load_weights
 from rar_jax.config import Config, check_same_run, mesh_shape
 from rar_jax.data.datasets import Datasets, open_datasets
+from rar_jax.data.loader import DeviceBatches, train_iterator
 from rar_jax.data.tokenizers import Tokenizer, load_tokenizer
 from rar_jax.errors import UserError
 from rar_jax.evaluation.sample_scores import DigitsScorer, SampleScorer, open_scorer
+from rar_jax.images.plots import plot_scan_orders
 from rar_jax.parallel.distributed import from_first, is_first, together
-from rar_jax.parallel.mesh import fetch, make_mesh
+from rar_jax.parallel.mesh import host_rows, make_mesh, put_batch
+from rar_jax.performance.costs import train_flops
 from rar_jax.run_folder import CONFIG_FILE, check_folder, is_locked_by, lock, read_config
-from rar_jax.training.finetune import begin_from, check_sizes
+from rar_jax.training.curves import plot_run
+from rar_jax.training.evaluators.evaluator import Evaluator, best_measure
+from rar_jax.training.evaluators.heldout import HeldOutLosses
+from rar_jax.training.evaluators.report import DigitsReport
+from rar_jax.training.evaluators.samples import SampleGrid
+from rar_jax.training.evaluators.sampling import StepSampler
+from rar_jax.training.evaluators.scores import SampleScores
+from rar_jax.training.finetune import check_sizes, load_init_from, start_from
+from rar_jax.training.metrics import read_metrics
 from rar_jax.training.program import Program, make_program
 from rar_jax.training.state import TrainState
 
 _log = logging.getLogger(__name__)
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class Run:
-    """A run, set up and checked; nothing is compiled yet."""
+    """A run, set up and checked. Nothing is compiled yet, and the state is not on the devices.
+
+    Attributes:
+      config: the run's config.
+      folder: the run's folder.
+      mesh: the devices.
+      program: what is trained.
+      datasets: the training and the held-out data.
+      evaluators: in the order in which they run.
+      store: the checkpoints.
+      lock: keeps other processes of this machine out of the folder until it is closed.
+    """
 
     config: Config
     folder: epath.Path
     mesh: Mesh
     program: Program
-    shardings: TrainState
     datasets: Datasets
-    tokenizer: Tokenizer | None
+    evaluators: list[Evaluator]
     store: CheckpointStore
-    # The newest checkpoint's state and position, or None in a new run.
-    restored: tuple[TrainState, dict[str, Any]] | None
-    # Keeps other processes of this machine out of the folder until it is closed.
-    lock: TextIO | None
+    lock: contextlib.ExitStack | None
 
-    # Scores samples along the way, where that is asked for.
-    scorer: SampleScorer | None
+    def begin(self) -> tuple[TrainState, dict[str, Any]]:
+        """Restores the newest readable checkpoint, or initialises the state of a new run.
 
-    # What a new run begins with instead of random weights.
-    init_from: Weights | None
+        Returns:
+          The state on the mesh, which the caller alone holds; and the position that was saved with it, empty in a new
+          run.
 
-    def start(self) -> TrainState:
-        """The state of a new run, on the mesh."""
-        state = jax.jit(self.program.init, out_shardings=self.shardings)()
-        if self.init_from is None:
-            return state
-        initial = jax.tree.map(fetch, state.params)
-        params, left = begin_from(
-            self.program.model.config, initial, self.init_from.model.config, self.init_from.params
+        Raises:
+          UserError: there are checkpoints and none can be read, or `config.init_from` cannot be read.
+        """
+        shardings = self.program.shardings(self.mesh)
+        like = jax.tree.map(
+            lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+            *(jax.eval_shape(self.program.init), shardings),
         )
-        _log.info("begins with %s; initialised anew: %s", self.config.init_from, ", ".join(left) or "nothing")
-        state = state.replace(params=jax.device_put(params, self.shardings.params))
-        if state.ema is not None:
-            state = state.replace(ema=jax.device_put(params, self.shardings.ema))
-        self.init_from = None
-        return state
+        restored = self.store.restore_newest(like)
+        if restored is not None:
+            return restored
+        state = jax.jit(self.program.init, out_shardings=shardings)()
+        if self.config.init_from:
+            state = start_from(self.config.init_from, self.config.model, state, shardings)
+        _log.info("Parameters:\n%s", parameter_overview.get_parameter_overview(state.params, include_stats=False))
+        if is_first():
+            plot_scan_orders(self.folder / "figures" / "scan_orders.png", self.config.model.grid_side)
+        return state, {}
+
+    def batches(self, position: dict[str, Any] | None) -> DeviceBatches:
+        """Returns the run's batches on the mesh, from a position (`DeviceBatches.get_state`) or from the start."""
+        config = self.config
+        batches = train_iterator(
+            self.datasets.train,
+            config.train.batch_size,
+            config.total_steps,
+            config.seed,
+            host_rows(self.mesh, config.train.batch_size),
+        )
+        if position is not None:
+            batches.set_state(position)
+        return DeviceBatches(batches, lambda batch: put_batch(batch, self.mesh))
+
+    @property
+    def step_flops(self) -> float:
+        """FLOPs of a step on each device: three times those of the forward pass."""
+        return self.config.train.batch_size / self.mesh.size * train_flops(self.config.model)
+
+    def draw_curves(self) -> None:
+        """Draws the metrics that were logged so far."""
+        plot_run(self.folder / "figures" / "curves.png", read_metrics(self.folder), self.config.anneal_steps)
+
+    def close(self, hurried: bool = False) -> bool:
+        """Waits for the last save and releases the folder.
+
+        Args:
+          hurried: see `CheckpointStore.close`.
+
+        Returns:
+          Whether the last save, if any, succeeded.
+        """
+        saved = self.store.close(hurried)
+        if self.lock is not None:
+            self.lock.close()
+        return saved
 
 
 def prepare(config: Config, folder: epath.PathLike, allow_config_change: Sequence[str] = ()) -> Run:
-    """Sets a run up: devices, data, and the newest checkpoint that can be read, where there is one.
+    """Sets up a run and checks everything that can be checked before a program is compiled.
 
     Args:
-      config: of the run.
-      folder: of the run.
-      allow_config_change: fields that may differ from the run so far although they change what is trained.
+      config: the run's config.
+      folder: the run's folder.
+      allow_config_change: fields that may differ from the folder's config although they change what is trained.
 
     Raises:
-      UserError: the config does not fit the devices, the data or the run so far, another process trains in the folder,
-        or there are checkpoints and none can be read.
+      UserError: the config does not fit the devices, the data or the folder's run; or another process trains in the
+        folder.
     """
     folder = epath.Path(folder)
     mesh = make_mesh(mesh_shape(config, jax.device_count()))
@@ -86,62 +146,49 @@ def prepare(config: Config, folder: epath.PathLike, allow_config_change: Sequenc
         tokenizer = load_tokenizer(config)
         datasets = open_datasets(config, tokenizer)
     program = make_program(config)
-    shapes, state_shardings = jax.eval_shape(program.init), program.shardings(mesh)
-    init_from = None
     with together():
         if (folder / CONFIG_FILE).exists():
             for difference in check_same_run(config, read_config(folder), allow_config_change):
-                _log.info("goes on with other settings: the run had %s", difference)
+                _log.info("resumes with other settings: the run had %s", difference)
         scorer = _open_scorer(config)
-        steps = CheckpointStore(folder).steps if config.init_from else []
-    if config.init_from and not from_first(steps):
-        with together():
-            init_from = _load_init_from(config.init_from)
-            check_sizes(program.model.config, init_from.model.config)
-    with together():
-        held = lock(folder) if is_first() else None
-    holder = from_first(os.getpid())
-    with together():
-        if not is_locked_by(folder, holder):
-            raise UserError(
-                f"--workdir={folder} is another folder here than in the first process: all processes need one that "
-                "they share, on a network file system or gs://"
-            )
-    store = CheckpointStore(folder, config.checkpoint)
-    like = jax.tree.map(
-        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes, state_shardings
-    )
-    restored = store.restore_newest(like)
+        evaluators = _make_evaluators(config, folder, mesh, program, datasets, tokenizer, scorer)
+        best = best_measure(config.checkpoint.best_metric, evaluators)
+        _prepare_scorer(scorer)
+    _check_init_from(config, folder)
+    # Before the store is opened, which deletes what interrupted saves left.
+    held = _lock(folder)
     return Run(
         config=config,
         folder=folder,
         mesh=mesh,
         program=program,
-        shardings=state_shardings,
         datasets=datasets,
-        tokenizer=tokenizer,
-        store=store,
-        restored=restored,
+        evaluators=evaluators,
+        store=CheckpointStore(folder, config.checkpoint, best_is_max=best is not None and best.larger_is_better),
         lock=held,
-        scorer=scorer,
-        init_from=init_from,
     )
 
 
-def _load_init_from(path: str) -> Weights:
-    """In host memory: the devices may not have room for it whole."""
-    try:
-        host = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
-    except RuntimeError:
-        platforms = os.environ.get("JAX_PLATFORMS")
-        raise UserError(
-            f"config.init_from={path} is read on the CPU, which JAX_PLATFORMS={platforms} leaves out: set it to "
-            f"{platforms},cpu"
-        ) from None
-    try:
-        return load_weights(path, "rar", sharding=host)
-    except UserError as error:
-        raise UserError(f"config.init_from={path}: {error}") from None
+def _make_evaluators(
+    config: Config,
+    folder: epath.Path,
+    mesh: Mesh,
+    program: Program,
+    datasets: Datasets,
+    tokenizer: Tokenizer | None,
+    scorer: SampleScorer | None,
+) -> list[Evaluator]:
+    sampler = StepSampler(config, program.model, mesh)
+    evaluators = []
+    if datasets.heldout is not None:
+        evaluators.append(HeldOutLosses(config, program, mesh, datasets))
+    if tokenizer is not None and config.eval.samples_per_class:
+        evaluators.append(SampleGrid(config, sampler, tokenizer))
+    if scorer is not None:
+        evaluators.append(SampleScores(config, sampler, tokenizer, scorer))
+    if config.eval.report_samples:
+        evaluators.append(DigitsReport(config, sampler, tokenizer, folder))
+    return evaluators
 
 
 def _open_scorer(config: Config) -> SampleScorer | None:
@@ -151,10 +198,50 @@ def _open_scorer(config: Config) -> SampleScorer | None:
     if not options.inception:
         return DigitsScorer()
     try:
-        scorer = open_scorer("inception", options.inception, options.reference, config.data.image_size)
-        # Before the first step: what is wrong with an image of the reference would end the run at its first scores.
-        if is_first():
-            scorer.prepare()
-        return scorer
+        return open_scorer("inception", options.inception, options.reference, config.data.image_size)
     except UserError as error:
         raise UserError(f"config.eval.inception and config.eval.reference: {error}") from None
+
+
+def _prepare_scorer(scorer: SampleScorer | None) -> None:
+    """Finds images of the reference that cannot be used, which would else end the run at its first scores."""
+    if scorer is None or not is_first():
+        return
+    try:
+        scorer.prepare()
+    except UserError as error:
+        raise UserError(f"config.eval.inception and config.eval.reference: {error}") from None
+
+
+def _check_init_from(config: Config, folder: epath.Path) -> None:
+    """Checks that a new run can start from the weights that its config names.
+
+    Raises:
+      UserError: the weights cannot be read, or their sizes do not fit.
+    """
+    if not config.init_from:
+        return
+    with together():
+        steps = CheckpointStore(folder).steps
+    if not from_first(steps):
+        with together():
+            # `Run.begin` reads them again, rather than that the run holds them in host memory until it ends.
+            check_sizes(config.model, load_init_from(config.init_from).model.config)
+
+
+def _lock(folder: epath.Path) -> contextlib.ExitStack | None:
+    """Locks the run's folder in the first process.
+
+    Raises:
+      UserError: another run trains there, or this process sees another folder than the first one.
+    """
+    with together():
+        held = lock(folder) if is_first() else None
+    holder = from_first(os.getpid())
+    with together():
+        if not is_locked_by(folder, holder):
+            raise UserError(
+                f"--workdir={folder} is another folder here than in the first process: all processes need one that "
+                "they share, on a network file system or gs://"
+            )
+    return held

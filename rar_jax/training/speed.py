@@ -1,4 +1,4 @@
-"""How fast a run trains, and a trace of a few of its steps."""
+"""The speed of training, and a profiler trace of a few steps."""
 
 import logging
 import time
@@ -16,15 +16,15 @@ _TRACED_STEPS = 3
 
 
 class StepTimer:
-    """Times the steps from one log line to the next; evaluations and saves in between do not count."""
+    """Times the steps between two log lines, without the evaluations and saves between them."""
 
     def __init__(self, batch_size: int, step_flops: float, product_rate: float):
-        """Begins.
+        """Starts the clock.
 
         Args:
-          batch_size: images a step.
-          step_flops: of a step, a device: `costs.train_flops` of its images.
-          product_rate: FLOP/s of a device, measured in this run.
+          batch_size: images of a step.
+          step_flops: FLOPs of a step on each device.
+          product_rate: FLOP/s of matrix products on a device, measured in this run.
         """
         self._batch_size = batch_size
         self._step_flops = step_flops
@@ -32,25 +32,25 @@ class StepTimer:
         self.restart(0)
 
     def restart(self, step: int) -> None:
-        """The steps after this one are timed from now on."""
+        """Restarts the clock: the steps after this one are timed from now on."""
         self._first = step
         self._waited = 0.0
         self._began = time.perf_counter()
 
     def next(self, batches: Iterator[Any]) -> Any:
-        """The next batch; the time it takes is what the step waits for data."""
+        """Returns the next batch, and counts the time until it is there as waiting for data."""
         began = time.perf_counter()
         batch = next(batches)
         self._waited += time.perf_counter() - began
         return batch
 
     def lap(self, step: int) -> dict[str, float]:
-        """Of the steps since the restart, to be called when they are through; and restarts.
+        """Returns the speed of the steps since the restart, and restarts. The steps must be finished.
 
         Returns:
-          steps_per_s; images_per_s; utilisation, which is 3 x the FLOPs of the forward pass of a device's images / the
-          time of a step / the rate of products measured in this run (model FLOP utilisation: recomputation does not
-          count); and data_wait, the share of the time in which the host waited for a batch. Nothing without steps.
+          steps_per_s; images_per_s; utilisation, the step's FLOPs / its time / the product rate (model FLOP
+          utilisation: recomputation does not count); and data_wait, the share of the time in which the host waited for
+          a batch. Empty if there were no steps.
         """
         seconds, steps, waited = time.perf_counter() - self._began, step - self._first, self._waited
         self.restart(step)
@@ -66,36 +66,36 @@ class StepTimer:
 
 
 class Trace:
-    """A trace of three steps, for TensorBoard's profile plugin and, as perfetto_trace.json.gz, for ui.perfetto.dev.
+    """A trace of three steps in the first process, for TensorBoard's profile plugin and for ui.perfetto.dev.
 
-    Of the first process; the latter not on gs://, where JAX cannot write it.
+    The file for ui.perfetto.dev, perfetto_trace.json.gz, is not written to gs://, since JAX cannot do that.
     """
 
     def __init__(self, folder: epath.PathLike, first: int):
-        """Of the steps from `first` on, into folder/plugins/profile; 0 traces nothing."""
+        """Traces the steps from `first` on into folder/plugins/profile. 0 traces nothing."""
         self._folder = str(folder)
         self._steps = range(first, first + _TRACED_STEPS) if first and is_first() else ()
         self._on = False
 
     def before(self, step: int) -> None:
-        """This step is about to begin."""
+        """Must be called before a step: starts the trace at the first one."""
         if self._steps and step == self._steps[0]:
             jax.profiler.start_trace(self._folder, create_perfetto_trace="://" not in self._folder)
             self._on = True
 
     def after(self, step: int, values: Any) -> None:
-        """This step was begun, and will give these values."""
+        """Must be called after a step is started, with its results: ends the trace after the last one."""
         if self._on and step == self._steps[-1]:
             jax.block_until_ready(values)
             self.close()
 
     def close(self) -> None:
-        """Writes what there is."""
+        """Ends and writes the trace, if one was started."""
         if not self._on:
             return
         self._on = False
         try:
             jax.profiler.stop_trace()
-        # The profiler's errors are of many kinds; training need not end for them.
+        # The profiler raises errors of many kinds, and none of them should end training.
         except Exception as error:
             _log.error("no trace in %s: %s", self._folder, error)

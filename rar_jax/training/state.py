@@ -1,4 +1,4 @@
-"""What training carries from step to step."""
+"""The train state: everything that a step changes."""
 
 from typing import Any
 
@@ -12,13 +12,13 @@ from rar_jax.models.rar import RAR
 
 @flax.struct.dataclass
 class TrainState:
-    """Everything that a step changes. Random keys are not here: they are derived from (seed, step).
+    """Everything that a step changes. It holds no random keys: they are derived from (seed, step).
 
     Attributes:
-      step: int32 [], updates done.
+      step: int32 [], number of updates done.
       params: the parameters, float32.
-      opt_state: of the optimizer.
-      ema: the exponential moving average of params, or None when it is off.
+      opt_state: the state of the optimizer.
+      ema: the exponential moving average of `params`, or None without one.
     """
 
     step: jax.Array
@@ -28,13 +28,13 @@ class TrainState:
 
     @property
     def sampling_params(self) -> dict[str, Any]:
-        """The parameters to evaluate and sample with: the moving average where there is one."""
+        """The parameters to evaluate and sample with: the moving average if there is one."""
         return self.params if self.ema is None else self.ema
 
 
 def init_state(model: RAR, optimizer: optax.GradientTransformation, seed: int, with_ema: bool) -> TrainState:
-    """The state before the first step. Pure, so that it can be jitted with the shardings of the mesh."""
-    # Only shapes matter here, so the shortest sequence does.
+    """Returns the state before the first step. Pure, so that it can be jitted with the shardings of the mesh."""
+    # The shapes of the parameters do not depend on the length of the sequence, so the shortest one will do.
     tokens = jnp.zeros((1, 1), jnp.int32)
     orders = jnp.zeros((1, model.config.num_tokens), jnp.int32)
     params = model.init(jax.random.key(seed), tokens, tokens[0], orders)["params"]

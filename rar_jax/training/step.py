@@ -17,16 +17,16 @@ Batch = dict[str, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
-    """What a step needs to know beside the model and the optimizer.
+class StepConfig:
+    """The settings of a step, besides the model and the optimizer.
 
     Attributes:
-      seed: of every draw of the run.
+      seed: seed of every draw of the run.
       scan_order: int32 [T], the target order.
       anneal_start, anneal_end: the steps between which r falls from 1 to 0 (`orders.randomness`).
       label_dropout: probability that a label is replaced by the null class.
       accumulation: microbatches whose gradients are averaged for one update.
-      ema_decay: of the moving average; 0 when there is none.
+      ema_decay: decay of the moving average of the parameters; 0 for none.
     """
 
     seed: int
@@ -39,27 +39,30 @@ class Recipe:
 
 
 def drop_labels(key: jax.Array, labels: jax.Array, rate: float, null_class: int) -> jax.Array:
-    """Replaces each of labels [B] by the null class with probability `rate`, row by row (`orders.row_keys`)."""
+    """Replaces each of labels [B] by the null class with probability `rate`, with a key for each row."""
     draws = jax.vmap(jax.random.uniform)(row_keys(key, jnp.arange(labels.shape[0])))
     return jnp.where(draws < rate, null_class, labels)
 
 
-def draw_examples(model: RAR, recipe: Recipe, step: jax.Array, batch: Batch) -> tuple[dict[str, jax.Array], jax.Array]:
-    """Makes the examples of a step: each image in its drawn order, some labels dropped.
+def draw_examples(
+    model: RAR, step_config: StepConfig, step: jax.Array, batch: Batch
+) -> tuple[dict[str, jax.Array], jax.Array]:
+    """Makes the training examples of a step: puts each image in its drawn order, and drops some labels.
 
-    Every draw comes from (seed, step, the row's place in the global batch), whatever the mesh or the accumulation.
+    Every draw depends on (seed, step, the row's place in the global batch) alone, and not on the mesh or on gradient
+    accumulation.
 
     Returns:
       {"visited": int32 [B, T], the tokens in the order visited, "label": int32 [B], "order": int32 [B, T]}, and a key
       for dropout.
     """
-    key = jax.random.fold_in(jax.random.key(recipe.seed), step)
+    key = jax.random.fold_in(jax.random.key(step_config.seed), step)
     order_key, label_key, dropout_key = jax.random.split(key, 3)
-    r = randomness(step, recipe.anneal_start, recipe.anneal_end)
-    orders = sample_orders(order_key, batch["label"].shape[0], jnp.asarray(recipe.scan_order), r)
+    r = randomness(step, step_config.anneal_start, step_config.anneal_end)
+    orders = sample_orders(order_key, batch["label"].shape[0], jnp.asarray(step_config.scan_order), r)
     examples = {
         "visited": jnp.take_along_axis(batch["tokens"], orders, axis=1),
-        "label": drop_labels(label_key, batch["label"], recipe.label_dropout, model.config.null_class),
+        "label": drop_labels(label_key, batch["label"], step_config.label_dropout, model.config.null_class),
         "order": orders,
     }
     return examples, dropout_key
@@ -68,17 +71,18 @@ def draw_examples(model: RAR, recipe: Recipe, step: jax.Array, batch: Batch) -> 
 def token_losses(
     model: RAR, params: dict[str, Any], examples: dict[str, jax.Array], dropout_key: jax.Array | None = None
 ) -> tuple[jax.Array, jax.Array]:
-    """The loss and the hit of every predicted token.
+    """Computes the cross-entropy of every predicted token, and whether the prediction is right.
 
-    The last token of an order predicts nothing, so it is not run.
+    The last token of an order predicts nothing, so that the network does not read it.
 
     Args:
-      model, params: the network.
-      examples: as `draw_examples` gives them.
-      dropout_key: dropout is on when given.
+      model: the network.
+      params: its parameters.
+      examples: as `draw_examples` returns them.
+      dropout_key: key for dropout; without one there is no dropout.
 
     Returns:
-      cross-entropy in nats, float32 [B, T], and bool [B, T], true where the most likely code is the right one.
+      float32 [B, T], cross-entropy in nats; and bool [B, T], true where the most likely code is the right one.
     """
     logits = model.apply(
         {"params": params},
@@ -92,48 +96,55 @@ def token_losses(
 
 
 def _microbatches(examples: dict[str, jax.Array], count: int) -> dict[str, jax.Array]:
-    """[B, ...] -> [count, B / count, ...]; microbatch i takes rows i, i + count, ..., so no row changes device."""
+    """[B, ...] -> [count, B / count, ...]. Microbatch i takes rows i, i + count, ..., so no row changes its device."""
     return jax.tree.map(lambda x: x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1), examples)
 
 
-def train_step(
-    state: TrainState, batch: Batch, *, model: RAR, optimizer: optax.GradientTransformation, recipe: Recipe
-) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One update; where the loss or a gradient is not finite, only the step is counted.
+def _gradients(
+    model: RAR, params: dict[str, Any], examples: dict[str, jax.Array], dropout_key: jax.Array, accumulation: int
+) -> tuple[dict[str, Any], dict[str, jax.Array]]:
+    """Returns the gradients of the mean loss, a tree like `params`, and the metrics loss and accuracy.
 
-    Returns:
-      the new state, and float32 scalars: loss (nats a token), accuracy, grad_norm (before clipping), and skipped, 1 for
-      an update left out.
+    With accumulation, both are means over microbatches, each with a dropout key of its own.
     """
-    examples, dropout_key = draw_examples(model, recipe, state.step, batch)
 
     def loss_fn(params, examples, key):
         losses, hits = token_losses(model, params, examples, key)
         return losses.mean(), {"loss": losses.mean(), "accuracy": hits.mean()}
 
     def gradients(examples, key):
-        return jax.grad(loss_fn, has_aux=True)(state.params, examples, key)
+        return jax.grad(loss_fn, has_aux=True)(params, examples, key)
 
-    if recipe.accumulation == 1:
-        grads, metrics = gradients(examples, dropout_key)
-    else:
+    def accumulate(total, xs):
+        examples, index = xs
+        new = gradients(examples, jax.random.fold_in(dropout_key, index))
+        return jax.tree.map(jnp.add, total, new), None
 
-        def accumulate(total, xs):
-            examples, index = xs
-            new = gradients(examples, jax.random.fold_in(dropout_key, index))
-            return jax.tree.map(jnp.add, total, new), None
+    if accumulation == 1:
+        return gradients(examples, dropout_key)
+    micro = _microbatches(examples, accumulation)
+    shapes = jax.eval_shape(gradients, jax.tree.map(lambda x: x[0], micro), dropout_key)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    total, _ = jax.lax.scan(accumulate, zeros, (micro, jnp.arange(accumulation)))
+    return jax.tree.map(lambda x: x / accumulation, total)
 
-        micro = _microbatches(examples, recipe.accumulation)
-        shapes = jax.eval_shape(gradients, jax.tree.map(lambda x: x[0], micro), dropout_key)
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        total, _ = jax.lax.scan(accumulate, zeros, (micro, jnp.arange(recipe.accumulation)))
-        grads, metrics = jax.tree.map(lambda x: x / recipe.accumulation, total)
 
+def train_step(
+    state: TrainState, batch: Batch, *, model: RAR, optimizer: optax.GradientTransformation, step_config: StepConfig
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """Makes one update. If the loss or a gradient is not finite, the update is skipped and only the step is counted.
+
+    Returns:
+      The new state, and float32 scalars: loss (nats a token), accuracy, grad_norm (before clipping), and skipped, 1 for
+      a skipped update.
+    """
+    examples, dropout_key = draw_examples(model, step_config, state.step, batch)
+    grads, metrics = _gradients(model, state.params, examples, dropout_key, step_config.accumulation)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     ema = state.ema
     if ema is not None:
-        ema = optax.incremental_update(params, ema, 1 - recipe.ema_decay)
+        ema = optax.incremental_update(params, ema, 1 - step_config.ema_decay)
     metrics["grad_norm"] = optax.tree.norm(grads)
     finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
     metrics["skipped"] = 1.0 - finite.astype(jnp.float32)
@@ -142,23 +153,22 @@ def train_step(
     return new.replace(step=state.step + 1), metrics
 
 
-def eval_step(params: dict[str, Any], batch: Batch, *, model: RAR, recipe: Recipe) -> dict[str, jax.Array]:
-    """Losses of a batch in the target order and in random order, without dropout.
+def eval_step(params: dict[str, Any], batch: Batch, *, model: RAR, step_config: StepConfig) -> dict[str, jax.Array]:
+    """Computes the losses of a batch in the target order and in random order, without dropout.
 
-    The random orders depend on the row's number alone, so that every evaluation uses the same ones.
+    The random orders depend on the images' numbers alone, so that every evaluation uses the same ones.
 
     Args:
-      params: the network's.
-      batch: a training batch with two more entries: "row" int32 [B], each image's number in the data set, and
-        "weight" float32 [B], 0 for padding.
+      params: the network's parameters.
+      batch: a training batch with two more entries: "number" int32 [B], each image's number in the data set, and
+        "weight" float32 [B], 0 for padding and 1 for images.
 
     Returns:
       float32 scalars, sums over images of the mean over tokens: target_loss, target_accuracy, random_loss,
-      random_accuracy; and count, the sum of weights.
+      random_accuracy; and count, the number of images.
     """
-    key = jax.random.key(recipe.seed)
-    keys = row_keys(key, batch["row"])
-    target = jnp.broadcast_to(jnp.asarray(recipe.scan_order), batch["tokens"].shape)
+    keys = row_keys(jax.random.key(step_config.seed), batch["number"])
+    target = jnp.broadcast_to(jnp.asarray(step_config.scan_order), batch["tokens"].shape)
     random = jax.vmap(jax.random.permutation, in_axes=(0, None))(keys, model.config.num_tokens)
     sums = {"count": batch["weight"].sum()}
     for name, orders in (("target", target), ("random", random)):

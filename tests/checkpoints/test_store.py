@@ -1,15 +1,21 @@
 import functools
+import logging
 import math
 import shutil
+import sys
+import warnings
 
+import absl.logging
 import jax
 import numpy as np
 import pytest
 import tensorstore
 from etils import epath
 
+from rar_jax.checkpoints.manifest import DamagedError
 from rar_jax.checkpoints.store import CheckpointStore, _absolute
 from rar_jax.config import CheckpointConfig, OptimizerConfig
+from rar_jax.errors import UserError
 from rar_jax.models.rar import RAR
 from rar_jax.models.sizes import ModelConfig
 from rar_jax.parallel.mesh import make_mesh, replicated
@@ -116,12 +122,11 @@ def half(step):
     shutil.rmtree(step / "state")
 
 
-def half_and_no_manifest(step):
-    half(step)
-    (step / "manifest.json").unlink()
+def garble_the_manifest(step):
+    (step / "manifest.json").write_text("{")
 
 
-@pytest.mark.parametrize("damage", [flip_a_bit, half, half_and_no_manifest])
+@pytest.mark.parametrize("damage", [flip_a_bit, half, garble_the_manifest])
 def test_sampling_goes_back_to_the_newest_checkpoint_that_is_whole_and_changes_nothing(
     saved, state, tmp_path, caplog, damage
 ):
@@ -141,9 +146,9 @@ def test_sampling_goes_back_to_the_newest_checkpoint_that_is_whole_and_changes_n
     assert [line.split(" cannot be read")[0] for line in said] == [f"checkpoint {checkpoints / n}" for n in ("7", "5")]
     last = caplog.records[-1]
     assert last.levelname == "WARNING"
-    assert last.getMessage() == "the checkpoint of step 3 is used, as that of step 7, 5 cannot be read"
+    assert last.getMessage() == "the checkpoint of step 3 is used, because that of step 7, 5 is damaged"
     # Asked for by its number it is refused.
-    with pytest.raises(ValueError, match=rf"checkpoints/{STEP + 4} cannot be read"):
+    with pytest.raises(DamagedError, match=rf"checkpoints/{STEP + 4} cannot be read"):
         store.restore_sampling_params(STEP + 4, sharding, "float32")
     store.close()
     assert files(folder) == before
@@ -160,6 +165,144 @@ def test_no_checkpoint_that_is_whole(saved, tmp_path, caplog):
         CheckpointStore(tmp_path).restore_newest_sampling_params(sharding, "float32")
     # The error is the one line that says it.
     assert not [record for record in caplog.records if record.name.startswith("rar_jax")]
+
+
+def two_checkpoints(saved, folder):
+    """A copy of a run's folder with a second, newer checkpoint."""
+    shutil.copytree(saved, folder)
+    shutil.copytree(folder / "checkpoints" / str(STEP), folder / "checkpoints" / str(STEP + 2))
+    return folder
+
+
+def out_of_memory(*args, **options):
+    raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes")
+
+
+def no_network(*args, **options):
+    raise ConnectionError("the bucket cannot be reached")
+
+
+def not_permitted(*args, **options):
+    raise PermissionError(13, "Permission denied")
+
+
+@pytest.mark.parametrize(
+    ("where", "failure", "error"),
+    [
+        ("orbax.checkpoint.CheckpointManager.restore", out_of_memory, jax.errors.JaxRuntimeError),
+        ("orbax.checkpoint.CheckpointManager.restore", no_network, ConnectionError),
+        ("rar_jax.checkpoints.manifest._digest", no_network, ConnectionError),
+        ("rar_jax.checkpoints.manifest._digest", not_permitted, PermissionError),
+    ],
+)
+def test_what_is_not_damage_is_raised_as_it_is_and_nothing_moves(
+    saved, shapes, tmp_path, monkeypatch, where, failure, error
+):
+    folder = two_checkpoints(saved, tmp_path / "run")
+    before = files(folder)
+    sharding = replicated(make_mesh((8, 1)))
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
+    store = CheckpointStore(folder, CheckpointConfig())
+    monkeypatch.setattr(where, failure)
+    for restore in (
+        lambda: store.restore_newest(like),
+        lambda: store.restore_newest_sampling_params(sharding, "float32"),
+    ):
+        with pytest.raises(error) as raised:
+            restore()
+        assert raised.type is error
+    store.close()
+    assert files(folder) == before and not (folder / "damaged_checkpoints").exists()
+
+
+def test_a_state_of_another_shape_is_not_damage(saved, shapes, tmp_path):
+    folder = two_checkpoints(saved, tmp_path / "run")
+    before = files(folder)
+    sharding = replicated(make_mesh((8, 1)))
+    wider = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((*x.shape[:-1], *(2 * n for n in x.shape[-1:])), x.dtype, sharding=sharding),
+        shapes,
+    )
+    store = CheckpointStore(folder, CheckpointConfig())
+    with pytest.raises(ValueError, match="shape") as raised:
+        store.restore_newest(wider)
+    assert not isinstance(raised.value, UserError)
+    store.close()
+    assert files(folder) == before and not (folder / "damaged_checkpoints").exists()
+
+
+def test_a_checkpoint_that_is_not_proven_to_be_damaged_stays(saved, shapes, tmp_path):
+    """Without a manifest nothing proves that the missing files were ever there."""
+    folder = two_checkpoints(saved, tmp_path / "run")
+    half(folder / "checkpoints" / str(STEP + 2))
+    (folder / "checkpoints" / str(STEP + 2) / "manifest.json").unlink()
+    before = files(folder)
+    sharding = replicated(make_mesh((8, 1)))
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
+    store = CheckpointStore(folder, CheckpointConfig())
+    for restore in (
+        lambda: store.restore_newest(like),
+        lambda: store.restore_newest_sampling_params(sharding, "float32"),
+    ):
+        with pytest.raises(Exception) as raised:
+            restore()
+        assert not isinstance(raised.value, UserError)
+    store.close()
+    assert files(folder) == before
+
+
+def test_the_newest_checkpoint_without_a_manifest_is_restored_with_a_warning(saved, state, shapes, tmp_path, caplog):
+    folder = two_checkpoints(saved, tmp_path / "run")
+    (folder / "checkpoints" / str(STEP + 2) / "manifest.json").unlink()
+    sharding = replicated(make_mesh((8, 1)))
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
+    restored, _ = CheckpointStore(folder).restore_newest(like)
+    jax.tree.map(np.testing.assert_array_equal, restored, state)
+    step, _ = CheckpointStore(folder).restore_newest_sampling_params(sharding, "float32")
+    assert step == STEP + 2
+    warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warned) == 2 and all("/5 has no manifest yet, and is restored unverified" in line for line in warned)
+
+
+@pytest.mark.parametrize(("best_is_max", "best"), [(False, 1), (True, 2)])
+def test_the_best_checkpoint_is_kept(state, tmp_path, best_is_max, best):
+    store = CheckpointStore(tmp_path, CheckpointConfig(keep=1, best_metric="score"), best_is_max=best_is_max)
+    for step, score in ((1, 0.0), (2, 9.0), (3, 5.0)):
+        store.save(state.replace(step=np.int32(step)), {}, {"score": score})
+    assert store.close()
+    assert CheckpointStore(tmp_path).steps == [best, 3]
+
+
+def silencers():
+    """What could keep other libraries from being heard."""
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    return [[*logger.filters, logger.level] for logger in loggers], [*warnings.filters], sys.unraisablehook
+
+
+def test_other_libraries_are_silenced_while_a_save_is_in_flight_alone(state, tmp_path, monkeypatch, caplog):
+    before = silencers()
+    store = CheckpointStore(tmp_path, CheckpointConfig())
+    assert silencers() == before
+    store.save(state, {})
+    during = silencers()
+    assert all(each != other for each, other in zip(during, before, strict=True))
+    store.save(state.replace(step=np.int32(STEP + 1)), {})
+    assert store.close()
+    assert silencers() == before
+    store = CheckpointStore(tmp_path, CheckpointConfig())
+
+    def full(*args, **options):
+        absl.logging.error("nothing of Orbax is silenced here")
+        warnings.warn("coroutine 'save' was never awaited", RuntimeWarning, stacklevel=1)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(store._manager, "save", full)
+    with warnings.catch_warnings(record=True) as said:
+        store.save(state.replace(step=np.int32(STEP + 2)), {})
+    assert not said and "nothing of Orbax is silenced here" in caplog.text
+    assert silencers() == before
+    assert not store.close()
+    assert silencers() == before
 
 
 def test_checkpoints_on_a_bucket_are_not_put_on_this_machine():

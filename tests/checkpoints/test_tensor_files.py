@@ -245,7 +245,7 @@ def test_damaged_files(tmp_path):
         read_tensors(tmp_path / "w.bin")
     whole = (DATA / "tensors.pth").read_bytes()
     (tmp_path / "half.bin").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match=r"half\.bin is not a whole zip file"):
+    with pytest.raises(ValueError, match=r"half\.bin is not a complete zip file"):
         read_tensors(tmp_path / "half.bin")
     whole = (DATA / "tensors_legacy.pth").read_bytes()
     for length in (len(whole) - 1, len(whole) + 1):

@@ -1,4 +1,7 @@
 import dataclasses
+import hashlib
+import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from rar_jax.checkpoints.pytorch import inception_to_pytorch, rar_to_pytorch
 from rar_jax.checkpoints.tensor_files import write_safetensors
-from rar_jax.checkpoints.weights import load_weights, save_weights
+from rar_jax.checkpoints.weights import fingerprint, load_weights, save_weights
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +43,29 @@ def test_a_published_file_a_converted_folder_and_back(rar_file, golden, golden_m
     assert back.keys() == before.keys()
     for name, tensor in before.items():
         assert back[name].dtype == tensor.dtype and back[name].tobytes() == tensor.tobytes(), name
+
+
+def test_weights_are_identified_by_the_bytes_of_their_files(rar_file, golden, tmp_path):
+    published = load_weights(rar_file)
+    assert published.identity == hashlib.sha256(rar_file.read_bytes()).hexdigest()[:12]
+    # Whatever they are loaded as; the fingerprint is of the numbers.
+    assert load_weights(rar_file, dtype=None).identity == published.identity
+    save_weights(tmp_path / "run", published)
+    converted = load_weights(tmp_path / "run")
+    assert converted.identity != published.identity
+    assert fingerprint(converted.params) == fingerprint(published.params)
+    checkpoint = tmp_path / "run" / "checkpoints" / "0"
+    recorded = json.loads((checkpoint / "manifest.json").read_text())
+    lines = "".join(f"{recorded[name]} {name}\n" for name in sorted(recorded))
+    assert converted.identity == hashlib.sha256(lines.encode()).hexdigest()[:12]
+    # Elsewhere, by its step, and without a manifest it is the same checkpoint.
+    shutil.copytree(tmp_path / "run", tmp_path / "copy")
+    (tmp_path / "copy" / "checkpoints" / "0" / "manifest.json").unlink()
+    assert load_weights(tmp_path / "copy").identity == load_weights(checkpoint).identity == converted.identity
+    tensors = golden.tensors("params/")
+    tensors["lm_head.bias"] = tensors["lm_head.bias"] + np.float32(1)
+    save_file(tensors, tmp_path / "other.safetensors")
+    assert load_weights(tmp_path / "other.safetensors").identity != published.identity
 
 
 @pytest.mark.parametrize("stored", ["float32", "float16"])

@@ -23,10 +23,10 @@ def test_the_names_of_imagenet():
     [
         (["golden retriever", "207", 207, np.int64(3)], [207, 207, 207, 3]),
         (["Golden_Retriever", "  OTTER "], [207, 360]),
-        # A whole name is that class, whatever others begin with it.
+        # A whole name wins over longer names that begin with it.
         (["maillot", "maillot (tank suit)"], [638, 639]),
         (["crane (bird)", "crane (machine)", "sunglasses", "sunglass"], [134, 517, 837, 836]),
-        # A number is an index; whether there is such a class is seen elsewhere.
+        # A number is an index. Whether the model has such a class is checked elsewhere.
         (["-1", "1000"], [-1, 1000]),
     ],
 )
@@ -37,22 +37,25 @@ def test_classes_by_name_and_by_index(wanted, found):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("crane", r"class 'crane' can be 134 crane \(bird\), 517 crane \(machine\): give the name as it is here"),
+        (
+            "crane",
+            r"class 'crane' can be 134 crane \(bird\), 517 crane \(machine\): give one of these names or indices",
+        ),
         ("cardigan", r"264 cardigan \(dog\), 474 cardigan \(garment\)"),
-        ("goldn retriever", "no class 'goldn retriever'; nearest: 207 golden retriever, "),
-        ("macaque rhesus", "no class 'macaque rhesus'"),
-        ("terrier", "no class 'terrier'; nearest: .*terrier"),
-        ("", "no class ''$"),
+        ("goldn retriever", "no class is named 'goldn retriever'; the nearest are 207 golden retriever, "),
+        ("macaque rhesus", "no class is named 'macaque rhesus'"),
+        ("terrier", "no class is named 'terrier'; the nearest are .*terrier"),
+        ("", "no class is named ''$"),
     ],
 )
-def test_a_name_of_no_class_or_of_several(name, message):
+def test_names_that_match_no_class_or_several(name, message):
     with pytest.raises(ValueError, match=message):
         find_classes([name], tuple(imagenet_classes().values()))
 
 
 def test_without_names_only_indices():
     assert find_classes(["3"], None) == [3] and class_label(3, None) == "3"
-    with pytest.raises(ValueError, match="the names of this model's classes are not known; give indices"):
+    with pytest.raises(ValueError, match="the names of this model's classes are not known; give its index"):
         find_classes(["otter"], None)
 
 
@@ -63,7 +66,7 @@ def records(folder, names):
     return str(folder)
 
 
-def test_whose_names_they_are(small_config, tmp_path):
+def test_names_come_from_the_records_the_digits_or_imagenet(small_config, tmp_path):
     def of(names=(), number=None, path=None):
         path = path or (records(tmp_path / "_".join(names), names) if names else "")
         model = ModelConfig(num_classes=number or len(names))
@@ -71,7 +74,7 @@ def test_whose_names_they_are(small_config, tmp_path):
 
     assert class_names(small_config()) == tuple("0123456789")
     assert of(["china", "flower"]) == ("china", "flower")
-    # Folders named by WordNet ids, of a part of ImageNet.
+    # Some folders are named by WordNet ids.
     assert of(["n02099601", "n02444819", "my cat"]) == ("golden retriever", "otter", "my cat")
     assert of(["0", "1"]) is None and of(number=7) is None
     assert of(["a", "b"], number=3) is None

@@ -26,7 +26,7 @@ def config_for(small_config, folder, **changes):
     return small_config(data=data, model=model, train={"batch_size": 1})
 
 
-def test_own_records_with_and_without_heldout(small_config, folder):
+def test_records_with_and_without_heldout_images(small_config, folder):
     assert open_datasets(config_for(small_config, folder), None).heldout is None
     assert open_datasets(config_for(small_config, folder, eval_path=str(folder)), None).heldout.num_images == 3
 
@@ -34,13 +34,16 @@ def test_own_records_with_and_without_heldout(small_config, folder):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_images": 5}, r"data\.num_images=5, .*holds 3 images: set --config\.data\.num_images=3"),
-        ({"model": {"num_classes": 3}}, r"model\.num_classes=3, .*was made with 2: set --config\.model\.num_classes=2"),
+        ({"num_images": 5}, r"data\.num_images=5, but .*holds 3 images: set --config\.data\.num_images=3"),
+        (
+            {"model": {"num_classes": 3}},
+            r"model\.num_classes=3, but .*was made with 2: set --config\.model\.num_classes=2",
+        ),
         ({"model": {"codebook_size": 20}}, r"model\.codebook_size=20.*17"),
         ({"model": {"grid_side": 4}, "image_size": 4}, r"model\.grid_side=4.*8"),
     ],
 )
-def test_a_config_at_odds_with_the_data_is_refused_with_both_values(small_config, folder, changes, message):
+def test_a_config_that_does_not_match_the_data_is_refused_with_both_values(small_config, folder, changes, message):
     with pytest.raises(ValueError, match=message):
         open_datasets(config_for(small_config, folder, **changes), None)
 
@@ -55,7 +58,7 @@ def test_the_tokenizer_must_be_the_one_that_made_the_records(small_config, folde
     tokenizer = DigitsTokenizer()
     assert open_datasets(config, tokenizer).train.num_images == 3
     tokenizer.fingerprint = "vqgan-0123"
-    with pytest.raises(ValueError, match=r"tokenizer=vqgan\.bin is vqgan-0123, and .* was made with digits"):
+    with pytest.raises(ValueError, match=r"tokenizer=vqgan\.bin is vqgan-0123, but .* was made with digits"):
         open_datasets(config, tokenizer)
     description = folder / "dataset.json"
     description.write_text(description.read_text().replace('"tokenizer": "digits"', '"tokenizer": "unknown"'))

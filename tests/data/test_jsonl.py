@@ -35,7 +35,7 @@ def test_lines_become_records(tmp_path, lines):
     assert not (tmp_path / "out" / "making").exists() and not (tmp_path / "out" / "rejected.txt").exists()
 
 
-def test_an_epoch_of_crops_is_a_share_of_the_lines(tmp_path, lines):
+def test_an_image_of_ten_crops_is_ten_lines(tmp_path, lines):
     made = import_jsonl(write(tmp_path / "t.jsonl", lines), tmp_path / "out", crops_per_image=10, **OPTIONS)
     assert (made.num_images, made.crops_per_image, made.crops_together) == (2, 10, False)
     assert made.tokenizer == "unknown"
@@ -61,7 +61,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("line", "message"), BAD)
-def test_a_malformed_line_is_named(tmp_path, lines, line, message):
+def test_the_error_names_a_malformed_line(tmp_path, lines, line, message):
     path = write(tmp_path / "t.jsonl", [*lines[:12], line, *lines[12:]])
     with pytest.raises(ValueError, match=rf"t\.jsonl, line 13: .*{message}"):
         import_jsonl(path, tmp_path / "out", shard_size=10, **OPTIONS)
@@ -84,7 +84,7 @@ def test_a_last_line_that_is_cut_off_is_not_lost_silently(tmp_path, lines):
         import_jsonl(path, tmp_path / "out", **OPTIONS)
 
 
-def test_it_goes_on_at_the_first_unfinished_shard(tmp_path, lines):
+def test_it_resumes_at_the_first_unfinished_shard(tmp_path, lines):
     path = write(tmp_path / "t.jsonl", lines)
     whole = path.read_bytes()
     path.write_bytes(whole[:-10] + b"?" * 10)
@@ -106,14 +106,14 @@ def test_it_goes_on_at_the_first_unfinished_shard(tmp_path, lines):
         import_jsonl(path, tmp_path / "out", shard_size=10, crops_per_image=5, **OPTIONS)
 
 
-def test_bad_lines_can_be_left_out_afterwards(tmp_path, lines):
+def test_bad_lines_can_be_left_out_when_the_import_resumes(tmp_path, lines):
     path = write(tmp_path / "t.jsonl", [*lines[:12], "?", *lines[12:]])
     with pytest.raises(ValueError, match="line 13: it is not JSON; --skip_bad leaves such lines out"):
         import_jsonl(path, tmp_path / "out", shard_size=10, **OPTIONS)
     assert import_jsonl(path, tmp_path / "out", shard_size=10, skip_bad=True, **OPTIONS).num_images == 25
 
 
-def test_a_line_that_is_too_long_is_one_line(tmp_path, lines):
+def test_an_overlong_line_counts_as_one_line(tmp_path, lines):
     long = " " * 2**20 + json.dumps(lines[0])
     path = write(tmp_path / "t.jsonl", [lines[0], long, lines[1], "?"])
     import_jsonl(path, tmp_path / "out", skip_bad=True, **OPTIONS)
@@ -122,16 +122,16 @@ def test_a_line_that_is_too_long_is_one_line(tmp_path, lines):
     assert [line.split("\t")[0].rsplit(" ", 1)[1] for line in rejected] == ["2", "4"]
 
 
-def test_files_and_folders_that_will_not_do(tmp_path, lines):
+def test_unusable_files_and_folders_are_refused(tmp_path, lines):
     with pytest.raises(ValueError, match="there is no such file"):
         import_jsonl(tmp_path / "t.jsonl", tmp_path / "out", **OPTIONS)
     with pytest.raises(ValueError, match=r"empty\.jsonl has no lines"):
         import_jsonl(write(tmp_path / "empty.jsonl", []), tmp_path / "out", **OPTIONS)
-    with pytest.raises(ValueError, match="has 25 usable records, which are no image of 30 crops"):
+    with pytest.raises(ValueError, match="has 25 usable records, too few for an image of 30 crops"):
         import_jsonl(write(tmp_path / "t.jsonl", lines), tmp_path / "few", crops_per_image=30, **OPTIONS)
     with pytest.raises(ValueError, match=r"has 0 usable records, .*see .*rejected\.txt"):
         import_jsonl(write(tmp_path / "bad.jsonl", ["?"]), tmp_path / "bad", skip_bad=True, **OPTIONS)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("")
-    with pytest.raises(ValueError, match="holds other things"):
+    with pytest.raises(ValueError, match="holds other files"):
         import_jsonl(write(tmp_path / "t.jsonl", lines), tmp_path / "mine", **OPTIONS)

@@ -5,7 +5,7 @@ from rar_jax.data.loader import DeviceBatches, eval_batches, train_iterator
 
 
 class Numbers:
-    """Record i has the label i, and its crop k the one token k."""
+    """Records for tests: record i has the label i, and its crop k is the single token k."""
 
     def __init__(self, num_records, num_images=None, crops_per_record=1):
         self.num_records, self.num_images = num_records, num_images or num_records
@@ -17,7 +17,7 @@ class Numbers:
 
 
 def rows_of(host, hosts):
-    """Those of a global batch of 8 that one of several hosts reads."""
+    """Returns the rows of a global batch of 8 that one of several hosts reads."""
     return np.array_split(np.arange(8), hosts)[host]
 
 
@@ -42,8 +42,8 @@ def test_global_batches_are_the_same_for_any_number_of_hosts(hosts):
 
 
 @pytest.mark.parametrize(("before", "after"), [(1, 1), (1, 4), (4, 2), (2, 1)])
-def test_restored_position_gives_the_batches_that_would_have_come(before, after):
-    """The position is global: any number of hosts goes on from any other's."""
+def test_a_restored_position_gives_the_batches_that_follow_it(before, after):
+    """The position is global: a run can resume on another number of hosts."""
 
     def hosts(count):
         return [train_iterator(Numbers(50), 8, 18, 1, rows_of(host, count)) for host in range(count)]
@@ -66,13 +66,13 @@ def test_crops_of_an_image_take_turns():
     taken = np.empty((8, 50), int)
     for i, batch in enumerate(batches):
         taken[i // 5, batch["label"]] = batch["tokens"][:, 0]
-    # Every epoch has every image; in four epochs an image shows each of its crops.
+    # Every epoch uses every image, and four epochs use each crop of an image once.
     for cycle in (taken[:4], taken[4:]):
         np.testing.assert_array_equal(np.sort(cycle, axis=0), np.arange(4)[:, None].repeat(50, axis=1))
     assert (taken[:4] != taken[4:]).any() and len(np.unique(taken[0])) == 4
 
 
-def test_where_crops_are_not_known_an_epoch_is_a_share_without_replacement():
+def test_epochs_of_separate_crops_share_one_shuffle_of_all_records():
     records = Numbers(103, num_images=10)
     seen = labels(train_iterator(records, 5, 2 * 20, seed=0)).reshape(4, 50)
     for shuffle in (seen[:2], seen[2:]):
@@ -81,7 +81,7 @@ def test_where_crops_are_not_known_an_epoch_is_a_share_without_replacement():
     assert not np.array_equal(seen[0], seen[2])
 
 
-def test_batches_are_put_ahead_and_the_position_is_of_those_taken():
+def test_batches_are_put_ahead_but_the_position_counts_only_those_taken():
     put = []
 
     def batches():
@@ -102,12 +102,12 @@ def test_batches_are_put_ahead_and_the_position_is_of_those_taken():
 
 
 @pytest.mark.parametrize("hosts", [1, 2])
-def test_evaluation_draws_from_everywhere_and_pads_the_last_batch_the_last_batch(hosts):
+def test_evaluation_draws_from_all_records_and_pads_the_last_batch(hosts):
     count = {0: 21, 13: 13, 100: 21}
     for asked, expected in count.items():
         batches = [list(eval_batches(Numbers(21), 8, asked, rows_of(host, hosts))) for host in range(hosts)]
-        rows = np.concatenate([batch["row"][batch["weight"] == 1] for host in batches for batch in host])
-        np.testing.assert_array_equal(np.sort(rows), np.arange(expected))
+        numbers = np.concatenate([batch["number"][batch["weight"] == 1] for host in batches for batch in host])
+        np.testing.assert_array_equal(np.sort(numbers), np.arange(expected))
         images = np.concatenate([batch["label"][batch["weight"] == 1] for host in batches for batch in host])
         assert len(set(images.tolist())) == expected
         assert not np.array_equal(np.sort(images), np.arange(13))

@@ -21,7 +21,7 @@ def encoded(image, kind="PNG", **options):
 
 
 def adm_center_crop(image, side):
-    """ADM's centre crop, step by step."""
+    """ADM's centre crop, written step by step as in ADM's code."""
     while min(*image.size) >= 2 * side:
         image = image.resize(tuple(x // 2 for x in image.size), resample=Image.BOX)
     scale = side / min(*image.size)
@@ -80,7 +80,7 @@ def test_sixteen_bits_are_scaled_not_cut_off():
     np.testing.assert_array_equal(picture[..., 0].ravel(), np.arange(256))
 
 
-def test_transparency_is_laid_on_white():
+def test_transparency_is_blended_with_white():
     rgba = np.zeros((2, 3, 4), np.uint8)
     rgba[:, :, 0], rgba[:, 0, 3], rgba[:, 1, 3] = 200, 255, 128
     picture = np.asarray(read_picture(encoded(Image.fromarray(rgba))))
@@ -101,7 +101,7 @@ def test_exif_rotation(china, orientation, turn):
     np.testing.assert_array_equal(np.asarray(read_picture(data)), turn(china[:32, :48]))
 
 
-def test_what_is_not_an_image_says_so(china):
+def test_unusable_files_are_refused_with_the_reason(china):
     jpeg = encoded(Image.fromarray(china), "JPEG")
     for data, reason in ((b"", "it is empty"), (b"hello", "not an image"), (jpeg[: len(jpeg) // 2], "truncated")):
         with pytest.raises(ValueError, match=reason):

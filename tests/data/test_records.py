@@ -11,7 +11,7 @@ OPTIONS = {
     "grid_side": 3,
     "codebook_size": 1024,
     "class_names": ("cat", "dog", "newt"),
-    "tokenizer": "made up",
+    "tokenizer": "a tokenizer",
     "source": "a test",
 }
 
@@ -42,7 +42,7 @@ def test_round_trip_in_any_order(folder, images):
     np.testing.assert_array_equal(batch["label"], images[1][indices])
 
 
-def test_threads_may_read_together(folder, images):
+def test_several_threads_can_read_at_once(folder, images):
     records, wrong = TokenRecords(folder), []
 
     def read(seed):
@@ -82,7 +82,7 @@ def test_a_record_holds_the_crops_of_an_image(tmp_path):
     assert expected in (tmp_path / "tokens-00000.array_record").read_bytes()
 
 
-def test_where_crops_are_apart_an_image_is_that_many_records(tmp_path, images):
+def test_separate_crops_are_a_record_each(tmp_path, images):
     described = write_records(tmp_path, zip(*images, strict=True), crops_per_image=10, crops_together=False, **OPTIONS)
     records = TokenRecords(tmp_path)
     assert (described.num_images, records.num_records, records.crops_per_record) == (2, 25, 1)
@@ -95,7 +95,7 @@ def test_codes_that_do_not_fit_are_not_written(tmp_path):
         write_records(tmp_path, [(np.zeros(1, int), 0)], **OPTIONS)
 
 
-def test_a_damaged_record_names_its_shard(folder, images):
+def test_the_error_names_the_shard_of_a_damaged_record(folder, images):
     path = folder / "tokens-00001.array_record"
     data = bytearray(path.read_bytes())
     needle = images[0][13].astype("<u2").tobytes()
@@ -113,12 +113,12 @@ def test_a_damaged_record_names_its_shard(folder, images):
         ({"codebook_size": 1023}, r"record 0 of shard .*tokens-00000\S* has code 1023, which is not in 0\.\.1022"),
         (
             {"class_names": ["cat"]},
-            r"record 0 of shard .*tokens-00001\S* has label 2, which is not in 0\.\.0 as dataset",
+            r"record 0 of shard .*tokens-00001\S* has label 2, which is not in 0\.\.0, the range that dataset",
         ),
     ],
 )
 def test_a_record_out_of_range_is_refused(tmp_path, changes, message):
-    """As another program may write it, or a `dataset.json` that was edited describes it."""
+    """Another program may have written the records, or a user may have edited `dataset.json`."""
     tokens, labels = np.zeros((25, 9), int), np.zeros(25, int)
     tokens[0, 4], labels[10] = 1023, 2
     write_records(tmp_path, zip(tokens, labels, strict=True), shard_size=10, **OPTIONS)
@@ -131,7 +131,7 @@ def test_a_record_out_of_range_is_refused(tmp_path, changes, message):
 
 
 def test_a_negative_label_is_refused(folder):
-    """As a program that knows the format by half writes it."""
+    """Another program may write a label that the format does not allow."""
     writer = array_record_module.ArrayRecordWriter(str(folder / "tokens-00002.array_record"), "group_size:1")
     for label in (0, 1, 2, -1, 0):
         writer.write(np.int32(label).astype("<i4").tobytes() + bytes(9 * 2))
@@ -162,7 +162,7 @@ def test_garbled_description(folder):
         TokenRecords(folder)
 
 
-def test_description_at_odds_with_its_shards(folder):
+def test_a_description_that_does_not_match_its_shards(folder):
     fields = json.loads((folder / "dataset.json").read_text())
     for changes in (
         {"num_images": 26},
@@ -192,11 +192,11 @@ def test_shard_with_fewer_records_than_described(folder):
     description = json.loads((folder / "dataset.json").read_text())
     description["shards"]["tokens-00002.array_record"] = 6
     (folder / "dataset.json").write_text(json.dumps(description))
-    with pytest.raises(ValueError, match=r"holds 5 records, and dataset\.json says 6"):
+    with pytest.raises(ValueError, match=r"holds 5 records, but dataset\.json says 6"):
         TokenRecords(folder)
 
 
-def test_synthetic_images_are_a_function_of_their_number():
+def test_a_synthetic_image_depends_on_its_number_alone():
     records = SyntheticRecords(1_281_167, 0, 256, 1024, 1000)
     batch = records.read(np.array([5, 1_000_000]))
     assert batch["tokens"].shape == (2, 256) and batch["tokens"].max() < 1024
@@ -205,7 +205,7 @@ def test_synthetic_images_are_a_function_of_their_number():
     assert (heldout["tokens"][0] != batch["tokens"][0]).any()
 
 
-def test_records_on_a_bucket_are_refused_with_the_way_to_mount_it():
-    message = r"gs://bucket/tokens: .* gcsfuse --implicit-dirs bucket /mnt/bucket, and name /mnt/bucket/tokens$"
+def test_records_on_a_bucket_are_refused_and_the_error_says_how_to_mount_it():
+    message = r"gs://bucket/tokens: .* gcsfuse --implicit-dirs bucket /mnt/bucket, and use /mnt/bucket/tokens$"
     with pytest.raises(ValueError, match=message):
         TokenRecords("gs://bucket/tokens")

@@ -24,7 +24,7 @@ def test_seeds_and_epochs_differ():
 
 @pytest.mark.parametrize("n", [10, 1437])
 def test_uniform(n):
-    """Where an item goes, over many epochs, and what follows it: chi-square against even."""
+    """Over many epochs, an item's place and its distance to the next item are uniform by a chi-square test."""
     epochs = 3000
     orders = np.stack([shuffled(np.arange(n), n, 0, epoch) for epoch in range(epochs)])
     for item in (0, n // 2, n - 1):

@@ -32,7 +32,7 @@ def test_suffixes_in_any_case_and_folders_below(tmp_path):
     assert [ImageFolder(tmp_path)[i].name for i in range(3)] == names
 
 
-def test_folders_that_will_not_do(scenes, tmp_path):
+def test_unusable_folders_are_refused(scenes, tmp_path):
     with pytest.raises(ValueError, match="there is no such folder"):
         ClassFolders(tmp_path / "nothing")
     with pytest.raises(ValueError, match="must have a folder of images for each class"):
@@ -59,7 +59,7 @@ def tfds_dir(scenes, tmp_path_factory):
 def test_a_tfds_set(scenes, tfds_dir):
     source = TfdsImages("tiny_scenes", "train", tfds_dir)
     assert source.class_names == ("china", "flower") and len(source) == 96
-    # The very bytes of the files, in an order of its own.
+    # The bytes are those of the files. The order is that of TFDS.
     found = sorted(pickle.loads(pickle.dumps(source[i])).read() for i in range(96))
     folders = ClassFolders(scenes)
     assert found == sorted(folders[i].read() for i in range(96))
@@ -77,7 +77,7 @@ def test_a_tfds_set_is_read_without_tensorflow(tfds_dir):
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
 
 
-def test_tfds_sets_that_are_not_there(tfds_dir):
+def test_missing_tfds_sets_are_refused(tfds_dir):
     with pytest.raises(ValueError, match=r"TFDS set 'nothing', split 'train', in data_dir .* cannot be opened"):
         TfdsImages("nothing", "train", tfds_dir)
     with pytest.raises(ValueError, match="Unknown split 'val'"):

@@ -24,7 +24,7 @@ def tokenizer(vqgan_file):
 
 @pytest.fixture
 def spoilt(scenes, tmp_path):
-    """The scenes and some files that are not images: one at a shard's beginning, one at its end."""
+    """A copy of the scenes with three unusable files, such as the first and the last of a shard."""
     folder = tmp_path / "spoilt"
     shutil.copytree(scenes, folder)
     (folder / "china" / "000_000.jpg").write_bytes(b"")
@@ -75,7 +75,7 @@ def test_bad_images_are_listed_and_left_out(spoilt, tokenizer, tmp_path):
         "it is not an image",
         "image file is truncated",
     ]
-    with pytest.raises(ValueError, match=r"000_000\.jpg: it is empty; without --strict"):
+    with pytest.raises(ValueError, match=r"000_000\.jpg: it is empty; without --strict, it is left out"):
         tokenize_images(source, tokenizer, tmp_path / "strict", image_size=16, strict=True, num_workers=1)
     assert not (tmp_path / "strict" / "dataset.json").exists()
 
@@ -99,7 +99,7 @@ def test_several_processes_share_the_shards(spoilt, tokenizer, tmp_path):
     assert (tmp_path / "three" / "rejected.txt").read_text() == (tmp_path / "one" / "rejected.txt").read_text()
 
 
-def test_an_output_of_something_else_is_refused(scenes, tokenizer, tmp_path):
+def test_an_output_with_other_arguments_is_refused(scenes, tokenizer, tmp_path):
     source, options = ClassFolders(scenes), {"image_size": 16, "shard_size": 10, "num_workers": 1}
     tokenize_images(source, tokenizer, tmp_path / "out", process_index=0, process_count=2, **options)
     with pytest.raises(ValueError, match=r"was begun with crops='center', not 'ten', shard_size=10, not 20"):
@@ -114,7 +114,7 @@ def test_an_output_of_something_else_is_refused(scenes, tokenizer, tmp_path):
         tokenize_images(source, tokenizer, tmp_path / "out", flip=True, **options)
 
 
-def test_a_name_that_is_not_text_and_a_picture_one_pixel_wide(scenes, tokenizer, tmp_path):
+def test_a_name_that_is_not_text_and_an_image_one_pixel_wide(scenes, tokenizer, tmp_path):
     (tmp_path / "images" / "a").mkdir(parents=True)
     shutil.copy(scenes / "china" / "000_000.jpg", tmp_path / "images" / "a" / "good.jpg")
     with open(os.fsencode(tmp_path / "images" / "a") + b"/caf\xe9.jpg", "wb") as file:
@@ -125,7 +125,7 @@ def test_a_name_that_is_not_text_and_a_picture_one_pixel_wide(scenes, tokenizer,
     rejected = (tmp_path / "out" / "rejected.txt").read_text().splitlines()
     assert sorted(line.rsplit("/", 1)[1] for line in rejected) == [
         "caf\\udce9.jpg\tit is not an image",
-        "thin.png\tit is 1 x 100000 pixels: too narrow for a square",
+        "thin.png\tit is 1 x 100000 pixels, too narrow to cut a square",
     ]
 
 
@@ -149,7 +149,7 @@ def children(pid):
 
 
 def test_killed_in_the_middle_and_started_again(spoilt, vqgan_file, tmp_path):
-    """kill -9: what follows ends with the same records as an undisturbed run, and touches no finished shard."""
+    """After kill -9, a second run writes the same records as an undisturbed run and leaves finished shards alone."""
     undisturbed = start(spoilt, tmp_path / "whole", vqgan_file)
     assert undisturbed.wait(timeout=300) == 0, undisturbed.stderr.read()
     killed = start(spoilt, tmp_path / "out", vqgan_file)
@@ -168,5 +168,5 @@ def test_killed_in_the_middle_and_started_again(spoilt, vqgan_file, tmp_path):
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         path.name for path in (tmp_path / "whole").iterdir()
     }
-    # The workers of what was killed did not stay.
+    # The workers of the killed process have ended.
     assert not [pid for pid in workers if os.path.exists(f"/proc/{pid}")]

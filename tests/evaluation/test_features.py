@@ -10,7 +10,7 @@ from rar_jax.parallel.mesh import make_mesh
 
 
 def test_inception_is_the_same_on_eight_devices_and_one(inception_tensors):
-    """The published features, whatever shares a batch and however many devices there are."""
+    """Features equal the published ones, for any division into batches and any number of devices."""
     golden = np.load(DATA / "inception.npz")
     images = np.concatenate([golden["images_0"], golden["images_0"][::-1], golden["images_0"][:1]])
     order = [0, 1, 1, 0, 0]
@@ -48,8 +48,8 @@ def test_pixels_are_grey_levels():
         extractor.num_features((64, 128))
 
 
-def test_which_extractor(tmp_path):
-    with pytest.raises(ValueError, match="name the weights of the FID Inception network with --inception"):
+def test_extractors_that_cannot_be_opened(tmp_path):
+    with pytest.raises(ValueError, match="needs the weights of the FID Inception network: name them with --inception"):
         open_extractor("inception", None)
     with pytest.raises(ValueError, match="--inception=w and --features=pixels exclude each other"):
         open_extractor("pixels", "w")

@@ -26,7 +26,7 @@ def test_adm_precision_and_recall():
 @pytest.mark.parametrize("k", [1, 5])
 def test_blocks_do_not_matter(monkeypatch, k):
     rng = np.random.default_rng(0)
-    # Far from the origin, where |a|^2 + |b|^2 - 2ab in float32 would have no digits left.
+    # The features are far from the origin, where |a|^2 + |b|^2 - 2ab in float32 would lose all digits.
     reference, samples = rng.standard_normal((700, 4)) + 3000, rng.standard_normal((900, 4)) * 1.5 + 3000
     expected = by_definition(reference, samples, k)
     assert 0.5 < expected[0] < 0.99
@@ -38,7 +38,7 @@ def test_blocks_do_not_matter(monkeypatch, k):
         assert sum(seen) == num_distances(700, 900)
 
 
-def test_a_block_is_told_of_once_it_is_done(monkeypatch):
+def test_on_block_is_called_after_the_block_is_computed(monkeypatch):
     computed, pending = [], []
 
     def noted(function, *args):
@@ -51,7 +51,7 @@ def test_a_block_is_told_of_once_it_is_done(monkeypatch):
     def told(distances):
         pending.append(not all(leaf.is_ready() for leaf in jax.tree.leaves(computed[-1])))
 
-    # Large enough to take longer than to be dispatched.
+    # Blocks are large enough to take longer than their dispatch.
     monkeypatch.setattr(neighbours, "_BLOCK", 1024)
     a = np.random.default_rng(0).standard_normal((2048, 512))
     precision_recall(a, a, on_block=told)
@@ -72,7 +72,7 @@ def test_copies_of_one_image_are_at_distance_zero():
 
 
 def test_too_few():
-    with pytest.raises(ValueError, match="3 samples are too few for precision and recall: at least 4"):
+    with pytest.raises(ValueError, match="3 sample images are too few for precision and recall: use at least 4"):
         precision_recall(np.zeros((9, 2)), np.zeros((3, 2)))
 
 

@@ -42,7 +42,7 @@ def test_ssim_by_its_definition(pairs):
 def test_psnr():
     black, other = np.zeros((2, 4, 4, 3), np.uint8), np.zeros((2, 4, 4, 3), np.uint8)
     other[0] = 51
-    # A fifth of the range everywhere: 20 log10(5).
+    # The error is a fifth of the range everywhere, which gives 20 log10(5) dB.
     np.testing.assert_allclose(psnr(black, other), [20 * np.log10(5), 100])
 
 

@@ -5,7 +5,7 @@ from rar_jax.evaluation.references import read_statistics, write_statistics
 from rar_jax.evaluation.statistics import gaussian
 
 
-def test_in_the_format_of_adm_and_back(tmp_path):
+def test_statistics_are_written_in_adms_format_and_read_back(tmp_path):
     found = {
         kind: gaussian(np.random.default_rng(i).standard_normal((9, 4))) for i, kind in enumerate(("pool", "spatial"))
     }
@@ -28,7 +28,7 @@ def test_in_the_format_of_adm_and_back(tmp_path):
         ({"mu_s": np.full(2, np.nan), "sigma_s": np.eye(2)}, "mu_s or sigma_s is not finite"),
     ],
 )
-def test_what_cannot_be_used(tmp_path, arrays, message):
+def test_unusable_statistics_are_refused(tmp_path, arrays, message):
     np.savez(tmp_path / "a.npz", **arrays)
     with pytest.raises(ValueError, match=message):
         read_statistics(tmp_path / "a.npz")
@@ -44,7 +44,7 @@ def test_truncated(tmp_path, kept):
         read_statistics(tmp_path / "b.npz")
 
 
-def test_statistics_that_cannot_be_written_leave_the_old_ones(tmp_path, monkeypatch):
+def test_a_failed_write_leaves_the_old_statistics(tmp_path, monkeypatch):
     path = tmp_path / "a.npz"
     write_statistics(path, {"pool": gaussian(np.eye(9))})
     before = path.read_bytes()

@@ -21,13 +21,13 @@ def test_against_the_matrix_square_root(features):
     assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-8)
 
 
-def test_zero_to_itself_and_symmetric(features):
+def test_the_distance_is_symmetric_and_zero_for_equal_sets(features):
     a, b = features
     assert abs(frechet_distance(a, a)) < 1e-6 * np.trace(np.cov(a.T))
     assert frechet_distance(a, b) == pytest.approx(frechet_distance(b, a), rel=1e-9)
 
 
-def test_a_shift_counts_its_square(features):
+def test_a_shift_adds_its_square(features):
     a = features[0]
     assert frechet_distance(a, a + 2.0) == pytest.approx(4.0 * 12, rel=1e-6)
 
@@ -54,11 +54,11 @@ def test_adm_inception_score(adm):
     assert abs(inception_score(logits) - score) > 1e-3
 
 
-def test_inception_score_at_its_ends():
+def test_inception_score_at_its_limits():
     logits = 100 * np.eye(8)
     assert inception_score(np.zeros((20, 8))) == pytest.approx(1)
     assert inception_score(logits) == pytest.approx(8)
-    # The short last split of one class counts as much as the full one of all eight.
+    # The short last split, with a score of 1, counts as much as the full split, with a score of 8.
     assert inception_score(np.concatenate([logits, logits[:2] * 0]), split_size=8) == pytest.approx((8 + 1) / 2)
 
 
@@ -74,7 +74,7 @@ def test_batches_do_not_matter(features):
 
 
 def test_fewer_images_than_features():
-    """Rank 3 in 50 dimensions, where a root of the product of covariances would be of noise."""
+    """Covariances have rank 3 in 50 dimensions, so the square root of their product would be noise."""
     a, b = np.random.default_rng(0).standard_normal((2, 4, 50))
     assert gaussian(a).root.shape == (50, 3)
     assert abs(frechet_distance(a, a)) < 1e-12 * np.trace(gaussian(a).sigma)

@@ -16,8 +16,8 @@ from conftest import ROOT
 from PIL import Image
 from safetensors.numpy import save_file
 
-from rar_jax.checkpoints.weights import fingerprint
 from rar_jax.evaluation.image_sets import open_images
+from rar_jax.generation import job as job_module
 from rar_jax.generation.job import JobFolder, job_images, run_job
 from rar_jax.images.files import write_png
 from rar_jax.models.sizes import ModelConfig
@@ -33,7 +33,7 @@ def images():
 
 
 def job(folder, index=0, count=1, outputs=("png", "npz"), **plan):
-    return JobFolder(folder, {"seed": 0, "num": 23} | plan, LABELS, SHAPE, 5, outputs, index, count)
+    return JobFolder(folder, {"seed": 0, "num": 23} | plan, LABELS, 5, outputs, index, count)
 
 
 def write(folder, images, batches=None):
@@ -77,9 +77,8 @@ def test_several_processes_make_the_same_files(images, whole, tmp_path):
         assert [each.own_batches() for each in (first, second, third)] == [([0, 3], 10), ([1, 4], 8), ([2], 5)]
         write(third, images)
         write(first, images)
-        # Those of process 2 and 0 wait for batch 1.
-        assert {path.name for path in (out / "batches").glob("*.npy")} == {"000002.npy", "000003.npy"}
         write(second, images, [1])
+    assert {path.name for path in (out / "batches").glob("*.npy")} == {f"00000{batch}.npy" for batch in range(4)}
     with job(out, 1, 3) as second, job(out, 0, 3) as first:
         assert [each.own_batches()[0] for each in (first, second)] == [[], [4]]
         completing = threading.Thread(target=first.complete)
@@ -95,42 +94,40 @@ def test_several_processes_make_the_same_files(images, whole, tmp_path):
     assert contents(out) == whole
 
 
-def test_a_batch_that_comes_while_process_0_looks_is_not_lost(images, whole, tmp_path, monkeypatch):
-    """Between what it moves into the .npz and what it counts as unfinished."""
-    out = tmp_path / "two"
-    with job(out, 0, 2) as first, job(out, 1, 2) as second:
+def test_batches_that_are_removed_while_a_process_looks_are_not_sampled_again(images, tmp_path, monkeypatch):
+    """Process 0 completes the job after process 1 has listed the PNGs, and before it looks for the archive."""
+    with job(tmp_path, 0, 2) as first, job(tmp_path, 1, 2) as second:
         write(first, images)
-        write(second, images, [1])
-        collect, late = first._collect, iter([3])
+        write(second, images)
+        names, late = job_module._names, iter([1])
 
-        def collect_and_be_overtaken():
-            collect()
-            write(second, images, [*late])
+        def list_and_be_overtaken(folder):
+            found = names(folder)
+            if folder.name == "batches":
+                for _ in late:
+                    first.complete()
+            return found
 
-        monkeypatch.setattr(first, "_collect", collect_and_be_overtaken)
-        first.complete()
+        monkeypatch.setattr(job_module, "_names", list_and_be_overtaken)
+        assert second.own_batches()[0] == [] and (tmp_path / "samples.npz").exists()
+
+
+def test_there_must_be_room_for_the_archive_beside_the_batches(images, whole, tmp_path, monkeypatch):
+    out = tmp_path / "full"
+    with job(out) as folder:
+        write(folder, images)
+        monkeypatch.setattr("shutil.disk_usage", lambda path: types.SimpleNamespace(free=1000))
+        with pytest.raises(OSError, match=r"samples\.npz needs 0\.0 MB of free space") as failed:
+            folder.complete()
+        assert failed.value.errno == errno.ENOSPC
+    monkeypatch.undo()
+    with job(out) as folder:
+        assert folder.own_batches() == ([], 23)
+        folder.complete()
     assert contents(out) == whole
 
 
-def test_process_0_catches_up_with_what_waits(images, tmp_path):
-    out = tmp_path / "two"
-    with job(out, 0, 2) as first, job(out, 1, 2) as second:
-        write(first, images, [0, 2])
-        write(second, images, [1])
-        write(first, images, [4])
-        # Batch 3 is still to come.
-        assert {path.name for path in (out / "batches").glob("*.npy")} == {"000004.npy"}
-
-
-def test_an_npz_is_not_finished_with_a_hole(images, tmp_path):
-    with job(tmp_path) as folder:
-        write(folder, images, [0])
-        with pytest.raises(RuntimeError, match="has 5 of 23 images"):
-            folder._archive.finish()
-
-
 def test_a_full_disk_is_known_as_one_by_every_process(images, tmp_path):
-    """A batch that waits is written by another way than one that is appended."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     with job(tmp_path, 1, 2, outputs=["npz"]) as second:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
@@ -149,9 +146,9 @@ def test_what_a_kill_leaves_is_gone_on_with(images, whole, tmp_path):
         write(folder, images, [1])
     with job(out) as folder:
         write(folder, images, [0])
-    # It dies in the middle of batch 2.
-    with (out / "samples.npz.partial").open("ab") as file:
-        file.write(images[10:12].tobytes() + b"and a half")
+    # It dies in the middle of batch 2, and another one in the middle of the archive.
+    (out / "batches" / "000002.npy.host-1-2.partial").write_bytes(images[10:12].tobytes())
+    (out / "samples.npz.host-1-2.partial").write_bytes(whole["samples.npz"][:700])
     for i in (11, 13, 14):
         (out / "images" / f"{i:06d}.png").write_bytes(whole[f"images/{i:06d}.png"])
     (out / "images" / "000012.png.host-1-2.partial").write_bytes(b"half")
@@ -179,7 +176,7 @@ def test_another_job_is_refused(images, tmp_path):
     (tmp_path / "b" / "samples.npz").write_bytes(b"precious")
     with pytest.raises(ValueError, match=r"holds samples\.npz of another job: choose another folder"):
         job(tmp_path / "b")
-    with pytest.raises(ValueError, match=r"an \.npz grows on a file system of this machine only; write PNGs there"):
+    with pytest.raises(ValueError, match=r"an \.npz can only be written on a local file system; write PNGs there"):
         job("gs://bucket/a")
     assert contents(tmp_path / "b") == {"samples.npz": b"precious"}
 
@@ -189,7 +186,7 @@ def test_the_images_of_a_job_are_scored_and_not_its_pictures(images, tmp_path):
         out = tmp_path / "_".join(outputs)
         with job(out, outputs=outputs) as folder:
             write(folder, images, [0])
-            with pytest.raises(ValueError, match="is of a job that is not complete: start it again, it goes on"):
+            with pytest.raises(ValueError, match="has a job that is not complete: run the same command again"):
                 job_images(out)
             write(folder, images)
             folder.complete()
@@ -221,10 +218,10 @@ def test_of_two_jobs_that_are_begun_at_once_one_is_refused(tmp_path, monkeypatch
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--out=gs://bucket/a", "--npz"], "--out=gs://bucket/a: an .npz grows on a file system of this machine only"),
+        (["--out=gs://bucket/a", "--npz"], "--out=gs://bucket/a: an .npz can only be written on a local file system"),
         (
             ["--out=gs://bucket/a", "--num=513"],
-            "--out=gs://bucket/a: an .npz grows on a file system of this machine only",
+            "--out=gs://bucket/a: an .npz can only be written on a local file system",
         ),
         (["--process_index=0", "--process_count=2"], "--process_count=2 is of a job: add --npz or --png"),
     ],
@@ -243,13 +240,13 @@ class Fakes:
         self.writable.set()
         model = types.SimpleNamespace(config=ModelConfig(num_classes=6, grid_side=4))
         self.sampler = types.SimpleNamespace(
-            params={}, model=model, mesh=types.SimpleNamespace(size=1), decode_numbers=self.decode_numbers,
+            model=model, mesh=types.SimpleNamespace(size=1), decode_numbers=self.decode_numbers,
             batch_size=lambda wanted, images: wanted,
         )  # fmt: skip
         self.tokenizer = types.SimpleNamespace(
             fingerprint="fake", grid_side=4, downsampling=1, begin_decode=self.begin_decode
         )
-        self.config, self.step = types.SimpleNamespace(name="fake"), 7
+        self.config, self.step, self.identity = types.SimpleNamespace(name="fake"), 7, "0123456789ab"
 
     def decode_numbers(self, labels, rows, batch_size, seed, options):
         batch = rows[0] // batch_size
@@ -307,11 +304,16 @@ def test_the_plan_is_all_that_decides_the_images(tmp_path):
     fakes.run(tmp_path)
     plan = json.loads((tmp_path / "job.json").read_text())
     assert plan == {
-        "model": f"fake-{fingerprint({})}", "step": 7, "tokenizer": "fake", "classes": "all", "num": 23,
+        "model": "fake-0123456789ab", "step": 7, "tokenizer": "fake", "classes": "all", "num": 23,
         "labels": hashlib.sha256(LABELS.astype(np.int32).tobytes()).hexdigest()[:12], "seed": 0,
-        "scan_order": "row_major", "guidance": "pow_cosine", "guidance_scale": 1.0, "guidance_power": 1.0,
+        "scan_order": "row_major", "guidance": "pow_cosine", "guidance_scale": 16.0, "guidance_power": 2.75,
         "temperature": 1.0, "top_k": 0, "top_p": 1.0, "batch_size": 5, "devices": 1, "outputs": "npz",
     }  # fmt: skip
+    # Jobs that were begun when the identity was a hash of the parameters.
+    (tmp_path / "job.json").write_text(json.dumps(plan | {"model": "fake-e3b0c44298fc"}))
+    with pytest.raises(ValueError, match="was begun with model='fake-e3b0c44298fc', not 'fake-0123456789ab': go on"):
+        fakes.run(tmp_path)
+    (tmp_path / "job.json").write_text(json.dumps(plan))
     # As many images of as many classes, but not as many of each.
     with pytest.raises(ValueError, match="was begun with labels="):
         fakes.run(tmp_path, labels=np.sort(5 - LABELS))
@@ -359,14 +361,18 @@ def test_a_full_disk_and_a_kill_lose_nothing(weights, tmp_path):
     options.append(f"--out={out}")
     second = command(*options, "--process_index=1", "--process_count=2")
     kill_at(second, out / "batches" / "000005.npy", 1)
-    full = command(*options, before="import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))")
-    output, errors = ends(full, 1)
-    assert output == ""
-    assert errors.splitlines()[-1] == f"error: {out}: File too large; the same command goes on once there is room"
-    assert "Traceback" not in errors
-    assert [path.name for path in out.rglob("*.partial")] == ["samples.npz.partial"]
-    written = {path: path.stat().st_mtime_ns for path in (out / "images").iterdir()}
-    assert len(written) < 420
+    counts = []
+    # There is no room for a batch, and then none for the archive.
+    for room in (3_000, 50_000):
+        full = command(*options, before=f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({room}, {room}))")
+        output, errors = ends(full, 1)
+        assert output == ""
+        assert errors.splitlines()[-1] == f"error: {out}: File too large; the same command goes on once there is room"
+        assert "Traceback" not in errors
+        assert not [*out.rglob("*.partial")]
+        written = {path: path.stat().st_mtime_ns for path in (out / "images").iterdir()}
+        counts.append(len(written))
+    assert counts[0] < 420 and counts[1] == 420
     ends(command(*options))
     ends(undisturbed)
     assert contents(out) == contents(tmp_path / "whole")
@@ -381,9 +387,8 @@ def test_two_thousand_digits_killed_three_times(tmp_path):
     subprocess.run(train, cwd=ROOT, check=True, timeout=300)
     options = [f"--checkpoint={run}", "--num=2000", "--batch_size=50", "--npz", "--png"]
     ends(command(*options, f"--out={tmp_path / 'whole'}"))
-    for third in range(3):
-        grown = 600 * 192 * third + 150 * 192
-        kill_at(command(*options, f"--out={tmp_path / 'out'}"), tmp_path / "out" / "samples.npz.partial", grown)
+    for batch in (3, 15, 27):
+        kill_at(command(*options, f"--out={tmp_path / 'out'}"), tmp_path / "out" / "batches" / f"{batch:06d}.npy", 1)
     ends(command(*options, f"--out={tmp_path / 'out'}"))
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
     two = [f"--out={tmp_path / 'two'}", "--process_count=2"]

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from rar_jax.images import plots
-from rar_jax.images.plots import plot_curves, plot_heat_maps, plot_runs, plot_scan_orders, save_figure
+from rar_jax.images.plots import Line, Panel, plot_heat_maps, plot_panels, plot_scan_orders, save_figure
 from rar_jax.orders import SCAN_ORDERS, scan_order
 
 
@@ -35,33 +35,35 @@ def test_scan_orders(tmp_path, monkeypatch, side, missing):
         assert (one[:height, :width] != other[:height, :width]).any(axis=2).mean() > 0.01
 
 
-def test_curves_draw_what_is_logged(tmp_path):
-    entries = [{"step": s, "train/loss": 3 - s / 10, "train/learning_rate": 1e-3, "train/r": 1.0} for s in range(10)]
-    plot_curves(tmp_path / "empty.png", [], (2, 5))
-    plot_curves(tmp_path / "full.png", entries, (2, 5))
-    empty, full = (np.asarray(Image.open(tmp_path / f"{name}.png")) for name in ("empty", "full"))
-    assert empty.shape == full.shape
-    assert (empty != full).any()
-
-
 def picture(path):
     return np.asarray(Image.open(path))
 
 
-def test_curves_have_panels_for_scores(tmp_path):
-    entries = [{"step": s, "score/fid_guided": 30.0 - s, "score/fid_unguided": 50.0 - s} for s in range(3)]
-    plot_curves(tmp_path / "without.png", [], (2, 5))
-    plot_curves(tmp_path / "with.png", entries, (2, 5))
-    assert picture(tmp_path / "with.png").shape[0] > picture(tmp_path / "without.png").shape[0]
+def pixels_like(page, color):
+    return (np.abs(page[..., :3].astype(int) - color).max(axis=2) < 10).sum()
 
 
-def test_runs_on_one_page(tmp_path):
-    runs = {name: [{"step": s, "train/loss": end - s / 10} for s in range(5)] for name, end in (("a", 3), ("b", 2))}
-    for count in (1, 2):
-        plot_runs(tmp_path / f"{count}.png", dict(list(runs.items())[:count]))
-    one, two = (picture(tmp_path / f"{count}.png") for count in (1, 2))
+def test_panels_draw_their_lines(tmp_path):
+    line = Line([(0, 1.0), (10, 2.0)], "a line", "tab:orange")
+    for name, panels in {
+        "empty": [Panel("title", [])],
+        "full": [Panel("title", [line])],
+        "three": [Panel("title", [line])] * 3,
+    }.items():
+        plot_panels(tmp_path / f"{name}.png", panels, shaded=("window", (2, 10**6)))
+    empty, full, three = (picture(tmp_path / f"{name}.png") for name in ("empty", "full", "three"))
+    assert empty.shape == full.shape and three.shape[0] > full.shape[0]
     orange = np.array([255, 127, 14])
-    assert [(np.abs(page[..., :3].astype(int) - orange).max(axis=2) < 10).sum() > 50 for page in (one, two)] == [
+    assert pixels_like(empty, orange) == 0
+    assert pixels_like(full, orange) > 200
+    assert pixels_like(three, orange) > 2 * pixels_like(full, orange)
+
+
+def test_a_legend_for_all_panels(tmp_path):
+    for name, legend in (("without", None), ("with", {"run": "#ff7f0e"})):
+        plot_panels(tmp_path / f"{name}.png", [Panel("title", [Line([], color="tab:orange")])], legend=legend)
+    orange = np.array([255, 127, 14])
+    assert [pixels_like(picture(tmp_path / f"{name}.png"), orange) > 20 for name in ("without", "with")] == [
         False,
         True,
     ]
@@ -77,7 +79,7 @@ def test_heat_maps_frame_the_smallest(tmp_path):
 
 
 def test_a_figure_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
-    plot_curves(tmp_path / "a.png", [], (2, 5))
+    plot_panels(tmp_path / "a.png", [Panel("title", [])])
     before = (tmp_path / "a.png").read_bytes()
 
     def full(self, file, **options):
@@ -86,5 +88,5 @@ def test_a_figure_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatc
 
     monkeypatch.setattr(plots.plt.Figure, "savefig", full)
     with pytest.raises(OSError, match="no space"):
-        plot_curves(tmp_path / "a.png", [], (3, 5))
+        plot_panels(tmp_path / "a.png", [Panel("other", [])])
     assert (tmp_path / "a.png").read_bytes() == before and [each.name for each in tmp_path.iterdir()] == ["a.png"]

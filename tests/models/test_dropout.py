@@ -16,7 +16,7 @@ def seeds(rows, number=0):
 
 
 def masks(count, shape, rate):
-    """Which elements are kept, of `count` keys: bool [count, *shape]."""
+    """Returns which elements of an array are kept, for each of `count` keys: bool [count, *shape]."""
     return np.stack([np.asarray(DROP(jnp.ones(shape), seeds(shape[0], number), rate)) > 0 for number in range(count)])
 
 
@@ -28,7 +28,7 @@ def test_the_rate_and_the_scale(rate):
     np.testing.assert_allclose(kept, 1 / (1 - rate), rtol=1e-6)
     error = np.sqrt(rate * (1 - rate) / dropped.size)
     assert abs(len(kept) / dropped.size - (1 - rate)) < 4 * error
-    # Each row and each place of all rows too, within six errors of so many.
+    # The share is also right within each row, and at each place over all rows, within six standard errors.
     for axes, size in (((1, 2), 40 * 257), ((0, 1), 64 * 40), ((0, 2), 64 * 257)):
         shares = (dropped > 0).mean(axis=axes)
         assert np.abs(shares - (1 - rate)).max() < 6 * np.sqrt(rate * (1 - rate) / size)
@@ -39,8 +39,8 @@ def test_rate_zero_and_no_seeds_change_nothing():
     assert drop(x, None, 0.5) is x and drop(x, seeds(2), 0.0) is x
 
 
-def test_bits_do_not_hang_together():
-    """Between neighbouring places of either axis, between rows, and between keys, masks agree as often as by chance."""
+def test_bits_are_not_correlated():
+    """Masks of neighbouring places along either axis, of rows and of keys agree as often as by chance."""
     kept = masks(8, (16, 64, 64), 0.5)
     pairs = {
         "places": (kept[..., :-1], kept[..., 1:]),
@@ -51,14 +51,14 @@ def test_bits_do_not_hang_together():
     }
     for name, (a, b) in pairs.items():
         assert abs((a == b).mean() - 0.5) < 5 * 0.5 / np.sqrt(a.size), name
-    # As many runs of eight as chance has: a weak hash fails here first.
+    # Bytes of the mask are uniform by a chi-square test, which a weak hash fails first.
     words = np.packbits(kept.reshape(-1, 8), axis=1)
     counts = np.bincount(words.ravel(), minlength=256)
     expected = words.size / 256
     assert abs((((counts - expected) ** 2 / expected).sum() - 255) / np.sqrt(2 * 255)) < 5
 
 
-def test_each_dropout_of_each_block_has_seeds_of_its_own():
+def test_each_dropout_of_each_block_has_its_own_seeds():
     drawn = draw_seeds(jax.random.key(3), depth=5, rows=7)
     words = np.stack(drawn).reshape(-1, 2)
     assert len(np.unique(words, axis=0)) == 4 * 5 * 7
@@ -75,25 +75,25 @@ def test_a_row_does_not_depend_on_the_batch():
 
 
 def test_each_device_hashes_its_own_rows():
-    """The mask of a sharded array is that of a whole one, without any exchange."""
+    """The mask of a sharded array equals that of an unsharded one, and the devices exchange nothing."""
     mesh = make_mesh((8, 1))
     sharding = NamedSharding(mesh, PartitionSpec("data"))
     x, given = jnp.ones((16, 33, 65)), seeds(16)
-    split = jax.jit(drop, static_argnums=2, in_shardings=(sharding, sharding), out_shardings=sharding)
-    np.testing.assert_array_equal(split(x, given, 0.3), DROP(x, given, 0.3))
-    text = split.lower(x, given, 0.3).compile().as_text()
+    sharded = jax.jit(drop, static_argnums=2, in_shardings=(sharding, sharding), out_shardings=sharding)
+    np.testing.assert_array_equal(sharded(x, given, 0.3), DROP(x, given, 0.3))
+    text = sharded.lower(x, given, 0.3).compile().as_text()
     assert not any(kind in text for kind in ("all-gather", "all-reduce", "all-to-all", "collective-permute"))
     assert "[16,33,65]" not in text
 
 
-def test_the_backward_pass_drops_the_same():
+def test_the_backward_pass_drops_the_same_elements():
     x = jax.random.normal(jax.random.key(1), (3, 50))
     gradient = jax.grad(lambda x: (DROP(x, seeds(3), 0.4) * 2).sum())(x)
     np.testing.assert_allclose(gradient, np.where(np.asarray(DROP(x, seeds(3), 0.4)) == 0, 0, 2 / 0.6), rtol=1e-6)
 
 
 def plain_attention(q, k, v):
-    """Place by place, in NumPy's float64."""
+    """Computes causal attention place by place, in NumPy's float64."""
     out = np.zeros(v.shape)
     for place in range(q.shape[1]):
         scores = np.einsum("bhd,bkhd->bhk", q[:, place], k[:, : place + 1]) / np.sqrt(q.shape[-1])
@@ -104,7 +104,7 @@ def plain_attention(q, k, v):
 
 
 def test_attention_with_dropout_is_right_on_average():
-    """Mean and variance over many keys, against those of independent drops of the plain weights."""
+    """Over many rows, the mean and variance are those of weights that are dropped independently."""
     rng = np.random.default_rng(0)
     q, k, v = (rng.standard_normal((1, 6, 2, 4)) for _ in range(3))
     rate, count = 0.3, 4000

@@ -19,7 +19,7 @@ def test_features_are_the_published_ones(inception_tensors, i):
     ):
         expected = golden[f"features_{i}/{name}"]
         assert array.shape == expected.shape and array.dtype == np.float32
-        # Float32 sums in another order differ by 3e-6 of the largest.
+        # Float32 sums in another order differ by 3e-6 of the largest value.
         np.testing.assert_allclose(array, expected, rtol=0, atol=1e-4 * np.abs(expected).max(), err_msg=name)
 
 
@@ -29,7 +29,7 @@ def test_resize_is_tensorflow_1s(height, width, side, dtype):
     images = np.random.default_rng(0).integers(0, 256, (2, height, width, 3)).astype(dtype)
 
     def along(line, place):
-        """The value at a place between two pixels; there is nothing beyond the last."""
+        """Interpolates at a place between two pixels. Beyond the last pixel, the last one is repeated."""
         left = int(place)
         right = min(left + 1, len(line) - 1)
         return line[left] + (place - left) * (line[right].astype(float) - line[left])
@@ -49,7 +49,7 @@ def test_resize_is_tensorflow_1s(height, width, side, dtype):
 
 @pytest.mark.parametrize(("pool", "reduce"), [(_avg_pool, np.mean), (lambda x: _max_pool(x, 1, "SAME"), np.max)])
 def test_pooling_does_not_count_the_padding(pool, reduce):
-    # Negative, so that a zero of the padding would be the largest.
+    # All values are negative, so that a zero from the padding would be the largest.
     x = np.random.default_rng(0).uniform(-2, -1, (2, 5, 4, 3)).astype(np.float32)
     expected = np.empty_like(x)
     for row in range(5):

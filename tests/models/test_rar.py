@@ -14,7 +14,7 @@ APPLY = jax.jit(RAR.apply, static_argnums=0)
 
 
 def init(model):
-    """The initial parameters, compiled as one: run op by op, initialisation takes seconds."""
+    """Returns the initial parameters. Initialisation is jitted, because without it takes seconds."""
     tokens = jnp.zeros((1, 1), jnp.int32)
     orders = jnp.zeros((1, model.config.num_tokens), jnp.int32)
     return jax.jit(model.init)(jax.random.key(0), tokens, tokens[0], orders)["params"]
@@ -60,7 +60,7 @@ def test_golden_loss_and_gradients(golden, golden_model, examples):
     ],
 )
 def test_published_sizes(name, width, depth, mlp_width, parameters, golden_json):
-    """Counts of DESIGN.md, and every tensor of the published layouts by name and shape, without memory."""
+    """The number of parameters, and the name and shape of every tensor, are the published ones."""
     model = RAR(
         ModelConfig(
             grid_side=16,
@@ -85,7 +85,7 @@ def test_published_sizes(name, width, depth, mlp_width, parameters, golden_json)
 
 @pytest.fixture(scope="module")
 def random_case():
-    """A small model with every parameter random, so that no path is silenced by a zero."""
+    """A small model whose parameters are all random, so that no zero hides a path."""
     model = RAR(
         ModelConfig(
             grid_side=4,
@@ -105,7 +105,7 @@ def random_case():
 
 @pytest.mark.parametrize("seed", range(5))
 def test_causal(random_case, seed):
-    """Changing x_pi(k) changes no logit before it, and does change those after."""
+    """Changing a token changes no logits before it, and changes all logits after it."""
     model, params = random_case
     rng = np.random.default_rng(seed)
     tokens = rng.integers(11, size=(1, 16))
@@ -115,14 +115,14 @@ def test_causal(random_case, seed):
     changed[0, k] = (tokens[0, k] + 1 + rng.integers(10)) % 11
     label = np.array([2])
     before, after = (APPLY(model, {"params": params}, x, label, order)[0] for x in (tokens, changed))
-    # Entry k predicts x_pi(k+1) having seen k tokens; token number k (from 0) is seen from entry k + 1 on.
+    # Entry j has seen the first j tokens, so token k (from 0) is seen from entry k + 1 on.
     np.testing.assert_array_equal(before[: k + 1], after[: k + 1])
     assert (np.abs(before[k + 1 :] - after[k + 1 :]).max(axis=-1) > 1e-6).all()
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_target_awareness(random_case, seed):
-    """Figure 3: after the same prefix, what is predicted depends on where it goes if and only if the model is told."""
+    """Figure 3: after the same prefix, logits depend on the next position if and only if the model is target-aware."""
     model, params = random_case
     rng = np.random.default_rng(seed)
     order = rng.permutation(16)
@@ -160,7 +160,7 @@ def test_without_target_awareness_there_is_no_table():
 
 
 def test_initialisation(random_case):
-    """normal(0.02) for kernels, embeddings and tables; zero for biases, the cls token and modulations."""
+    """Kernels, embeddings and tables are normal(0.02); biases, the cls token and modulations are zero."""
     model = RAR(
         ModelConfig(
             grid_side=8,
@@ -187,7 +187,7 @@ def test_initialisation(random_case):
 
 
 def test_rematerialisation_changes_nothing(random_case):
-    """With dropout on, since the masks must be drawn again alike."""
+    """Dropout is on, because rematerialisation must draw the same masks again."""
     model, params = random_case
     rng = np.random.default_rng(0)
     examples = {
@@ -216,8 +216,8 @@ def test_bfloat16_compute_is_near_float32(random_case):
     assert 1e-5 < error < 0.05
 
 
-def test_dropout_is_applied_where_it_should_be(random_case):
-    """Each rate by itself changes the logits in training, and neither does outside it."""
+def test_each_dropout_is_applied_in_training_only(random_case):
+    """Each rate by itself changes the logits if there is a dropout key, and only then."""
     model, params = random_case
     inputs = np.arange(16)[None] % 11, np.array([0]), np.arange(16)[None]
     plain = APPLY(

@@ -12,7 +12,7 @@ from rar_jax.models.vqgan import VQGAN
 
 @pytest.fixture(scope="module")
 def tiny():
-    """The published PyTorch code on small random weights."""
+    """Results of the published PyTorch code on small random weights."""
     return np.load(DATA / "vqgan_tiny.npz")
 
 
@@ -27,7 +27,7 @@ def nhwc(images):
     return images.transpose(0, 2, 3, 1)
 
 
-def test_sizes_are_read_off_the_shapes(tiny, network):
+def test_sizes_are_inferred_from_the_shapes(tiny, network):
     config = json.loads(str(tiny["config"]))
     model, _ = network
     assert (model.width, model.multipliers) == (config["hidden"], tuple(config["channel_mult"]))
@@ -35,7 +35,7 @@ def test_sizes_are_read_off_the_shapes(tiny, network):
     assert (model.codebook_size, model.downsampling) == (config["codebook"], 2)
 
 
-def test_encoding_is_the_published_codes(tiny, network):
+def test_encoding_gives_the_published_codes(tiny, network):
     model, params = network
 
     @jax.jit
@@ -52,7 +52,7 @@ def test_encoding_is_the_published_codes(tiny, network):
     np.testing.assert_array_equal(codes, nearest)
 
 
-def test_decoding_is_the_published_images(tiny, network):
+def test_decoding_gives_the_published_images(tiny, network):
     model, params = network
 
     @jax.jit
@@ -68,7 +68,7 @@ def test_decoding_is_the_published_images(tiny, network):
     assert (np.asarray(decoded) != np.asarray(clipped)).any()
 
 
-def test_the_published_network_has_its_parameters():
+def test_the_published_network_has_the_published_number_of_parameters():
     model = VQGAN(width=128, multipliers=(1, 1, 2, 2, 4), num_blocks=2, latent_width=256, codebook_size=1024)
     shapes = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 256, 256, 3), np.float32))
     assert sum(x.size for x in jax.tree.leaves(shapes)) == 54_515_587

@@ -7,7 +7,7 @@ import scipy.stats
 from rar_jax.orders import randomness, sample_orders, scan_order
 
 EPOCH = 625
-# (start, end) epochs of the paper's Table 2.
+# (start, end) in epochs, from the paper's Table 2.
 TABLE_2 = [(start, end) for start in (0, 100, 200, 300, 400) for end in (0, 100, 200, 300, 400) if start <= end]
 
 
@@ -31,7 +31,7 @@ def test_annealing_windows_of_table_2(start, end):
     if end <= last:
         assert r(end) == 0 and r(last) == 0
     if start == end:
-        # A step from 1 to 0; (0, 0) is plain raster training, (400, 400) never anneals.
+        # r switches from 1 to 0: (0, 0) is plain raster training, and (400, 400) never anneals.
         assert {r(step) for step in range(0, last, 997)} <= {0.0, 1.0}
         assert r(last) == (1.0 if start > last else 0.0)
     else:
@@ -48,7 +48,7 @@ def test_r_zero_keeps_the_target_order(name):
 
 
 def test_r_one_is_uniform():
-    """Chi-square of each position's place over 20,000 draws, and of all 24 orders of four positions."""
+    """The position at each place, and all 24 orders of four positions, are uniform by a chi-square test."""
     orders = np.asarray(sample_orders(jax.random.key(3), 20_000, jnp.arange(16), jnp.float32(1)))
     np.testing.assert_array_equal(np.sort(orders, axis=1), np.broadcast_to(np.arange(16), orders.shape))
     for place in range(16):

@@ -233,6 +233,72 @@ def test_a_mistake_that_one_process_finds_ends_all_as_one(tmp_path):
     assert f"--workdir={tmp_path / 'mine'} is another folder here than in the first process" in fourth.said()[0]
 
 
+TOGETHER = """
+import sys
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from rar_jax.errors import UserError
+from rar_jax.parallel.distributed import from_all, initialize, together
+from rar_jax.parallel.mesh import AXES, host_rows, put_batch
+
+process = int(sys.argv[1])
+initialize(f"127.0.0.1:{sys.argv[2]}", 2, process)
+
+
+def outcome(error):
+    try:
+        with together():
+            if process == 1 and error is not None:
+                raise error
+    except Exception as raised:
+        return f"{type(raised).__name__}: {raised}"
+    return "fine"
+
+
+assert from_all(f"from {process}") == ["from 0", "from 1"]
+for error in (None, UserError("--flag=1 is wrong"), OSError(28, "No space left"), KeyError("ema"), ValueError()):
+    print(outcome(error))
+first, second = ([device for device in jax.devices() if device.process_index == i] for i in (0, 1))
+alternating = [device for pair in zip(first, second) for device in pair]
+pairs = first[:2] + second[:2] + second[2:] + first[2:]
+whole = np.arange(48).reshape(16, 3)
+for devices in (first + second, alternating, pairs):
+    mesh = Mesh(np.array(devices).reshape(4, 2, 1), AXES)
+    rows = host_rows(mesh, 16)
+    put = put_batch({"x": whole[rows]}, mesh)["x"]
+    assert put.shape == whole.shape
+    for shard in put.addressable_shards:
+        np.testing.assert_array_equal(shard.data, whole[shard.index])
+    print(rows.tolist())
+"""
+
+
+def test_processes_fail_together_and_put_rows_that_are_not_contiguous():
+    """Without training; the mesh interleaves the devices of the processes, as a hybrid mesh does."""
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", TOGETHER]
+    port = str(free_port())
+    two = [
+        subprocess.Popen([*command, str(i), port], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+        for i in range(2)
+    ]
+    said = [process.communicate(timeout=120)[0].splitlines() for process in two]
+    said = [[line for line in lines if not line.startswith("[Gloo]")] for lines in said]
+    assert [process.returncode for process in two] == [0, 0]
+    assert said[0][:5] == [
+        "fine",
+        "UserError: process 1: --flag=1 is wrong",
+        "UserError: process 1: [Errno 28] No space left",
+        "RuntimeError: process 1: KeyError: 'ema'",
+        "RuntimeError: process 1: ValueError: ",
+    ]
+    own = ["UserError: --flag=1 is wrong", "OSError: [Errno 28] No space left", "KeyError: 'ema'", "ValueError: "]
+    assert said[1][:5] == ["fine", *own]
+    assert said[0][6:] == ["[0, 1, 4, 5, 8, 9, 12, 13]", "[0, 1, 2, 3, 12, 13, 14, 15]"]
+    assert said[1][6:] == ["[2, 3, 6, 7, 10, 11, 14, 15]", "[4, 5, 6, 7, 8, 9, 10, 11]"]
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

@@ -32,7 +32,7 @@ def test_rules(path, spec):
 
 @pytest.mark.parametrize("shape", [(1, 8, 1), (1, 4, 2), (1, 1, 8)])
 def test_the_state_of_the_largest_model_is_spread_evenly(shape):
-    """Over 8 devices, RAR-XXL's parameters and moments take an eighth of a device's memory, and hardly more."""
+    """On 8 devices, each device holds an eighth of RAR-XXL's parameters and moments, and at most 1% more."""
     model = RAR(
         ModelConfig(
             grid_side=16,

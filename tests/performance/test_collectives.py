@@ -48,7 +48,7 @@ ENTRY %main (p: bf16[4,8]) -> bf16[4,8] {
 
 
 def test_a_schedule_by_hand():
-    """What a TPU's compiler writes: one gather in two stages beside products, forty times; the rest is waited for."""
+    """A TPU program: an overlapped gather in two stages runs forty times; the other collectives are not overlapped."""
     assert sorted(collectives(TPU, 16)) == [
         ("all-gather", 8, 40, 4 * 64 * 2 * 7 / 8, True),
         ("all-reduce", 4, 40, (4 * 8 * 2 + 2 * 4) * 2 * 3 / 4, False),
@@ -57,9 +57,9 @@ def test_a_schedule_by_hand():
     ]
 
 
-@pytest.mark.parametrize("turns", [1, 7])
-def test_a_compiled_loop(turns):
-    """On eight devices here, where what is sent is known: weights gathered and a mean reduced in each turn."""
+@pytest.mark.parametrize("iterations", [1, 7])
+def test_a_compiled_loop(iterations):
+    """Eight devices gather weights and reduce a mean in each iteration: the bytes sent are known."""
     mesh = make_mesh((2, 4))
 
     def step(x, weights):
@@ -69,16 +69,16 @@ def test_a_compiled_loop(turns):
 
         return jax.lax.scan(body, x, weights)
 
-    rows, split = (
+    rows, columns = (
         NamedSharding(mesh, spec) for spec in (PartitionSpec(("data", "fsdp")), PartitionSpec(None, None, "fsdp"))
     )
-    shapes = jax.ShapeDtypeStruct((16, 32), jnp.float32), jax.ShapeDtypeStruct((turns, 32, 32), jnp.float32)
-    found = collectives(jax.jit(step, in_shardings=(rows, split)).lower(*shapes).compile().as_text(), 8)
+    shapes = jax.ShapeDtypeStruct((16, 32), jnp.float32), jax.ShapeDtypeStruct((iterations, 32, 32), jnp.float32)
+    found = collectives(jax.jit(step, in_shardings=(rows, columns)).lower(*shapes).compile().as_text(), 8)
     gathered = [each for each in found if each.kind == "all-gather"]
-    assert sum(each.count * each.sent for each in gathered) == turns * 32 * 32 * 4 * 3 / 4
+    assert sum(each.count * each.sent for each in gathered) == iterations * 32 * 32 * 4 * 3 / 4
     assert {each.devices for each in gathered} == {4}
     reduced = [each for each in found if each.kind == "all-reduce"]
-    assert sum(each.count * each.sent for each in reduced) == pytest.approx(turns * 4 * 2 * 7 / 8)
+    assert sum(each.count * each.sent for each in reduced) == pytest.approx(iterations * 4 * 2 * 7 / 8)
 
 
 def test_nothing_is_sent_by_one_device():

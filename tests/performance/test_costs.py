@@ -1,7 +1,6 @@
 import pytest
 
 from rar_jax.models.sizes import ModelConfig
-from rar_jax.performance.chips import CHIPS
 from rar_jax.performance.costs import (
     Work,
     decode_floor,
@@ -13,7 +12,7 @@ from rar_jax.performance.costs import (
     train_flops,
 )
 
-# T = 4, V = 5, D = 4, MLP 6, two blocks: small enough to count by hand.
+# T = 4, V = 5, D = 4, MLP 6, two blocks: small enough to compute by hand.
 SMALL = ModelConfig(
     grid_side=2,
     codebook_size=5,
@@ -39,11 +38,11 @@ RAR_B = ModelConfig(
 
 
 def test_forward_by_hand():
-    # A place in a block: qkv 4 x 12, projection 4 x 4, MLP 4 x 6 and 6 x 4: 112 multiply-adds. Five places.
+    # At each of five places, a block has qkv 4 x 12, projection 4 x 4, MLP 4 x 6 and 6 x 4: 112 multiply-adds.
     products = 2 * 5 * 112 * 2
-    # Scores and mixing, each 4 multiply-adds a pair; the five places see 1 + 2 + 3 + 4 + 5 of them.
+    # Scores and weighted values take 4 multiply-adds each per pair; there are 1 + 2 + 3 + 4 + 5 pairs.
     attention = 2 * (4 + 4) * 15 * 2
-    # Six modulations a block of 4 x 4, and two for the head's four places.
+    # Six modulations of 4 x 4 in each block, and two at the four places of the head.
     modulations = 2 * 5 * 6 * 16 * 2 + 2 * 4 * 2 * 16
     head = 2 * 4 * 4 * 5
     assert forward_flops(SMALL) == products + attention + modulations + head
@@ -54,16 +53,16 @@ def test_decode_by_hand():
     steps = list(decode_steps(SMALL, sequences=2, itemsize=4))
     assert len(steps) == 4
     kernels, head = 2 * 112, 4 * 5
-    # The prefill's two places see one and two; the last step's sees five.
+    # The two places of the prefill attend to one and two places, that of the last step to five.
     assert steps[0].flops == 2 * (2 * (2 * kernels + head) + 4 * 2 * 4 * 3)
     assert steps[-1].flops == 2 * (2 * (kernels + head) + 4 * 2 * 4 * 5)
     assert steps[-1].bytes == 4 * (kernels + head + 2 * 2 * 2 * 4 * 5)
-    # Two classes and the null class, at five places, the first without the head's two.
+    # Two classes and the null class, at five places; the first place has no modulations of the head.
     assert decode_modulation_flops(SMALL, 3) == 3 * (5 * 2 * 14 * 16 - 2 * 2 * 16)
 
 
 def test_a_decode_sums_to_a_forward_pass():
-    """One image without guidance: every product of a forward pass, once."""
+    """Decoding one image without guidance computes every product of a forward pass once."""
     steps = list(decode_steps(RAR_B, sequences=1, itemsize=4))
     total = sum(work.flops for work in steps) + decode_modulation_flops(RAR_B, 1)
     assert total == pytest.approx(forward_flops(RAR_B), rel=1e-12)
@@ -73,22 +72,15 @@ def test_the_floor_is_the_slower_of_bytes_and_flops():
     assert Work(flops=10, bytes=10).seconds(flop_rate=1, bandwidth=2) == 10
     assert Work(flops=10, bytes=10).seconds(flop_rate=2, bandwidth=1) == 10
     steps, modulations = decode_floor(RAR_B, 1, True, 4, flop_rate=1e30, bandwidth=30e9)
-    # 24 blocks of 7,077,888 weights and a head of 786,432 are read 256 times; the cache adds some.
+    # 24 blocks of 7,077,888 weights and a head of 786,432 are read 256 times; the cache adds a little.
     weights = 4 * 256 * (24 * 7_077_888 + 786_432) / 30e9
     assert weights < steps < 1.1 * weights
     assert modulations == pytest.approx(2 * 257 * 2 * (24 * 6 + 2) * 768**2 / 1e30, rel=1e-3)
 
 
 def test_recomputation_is_part_of_a_forward_pass():
-    """Block by block it is all of one but the head; otherwise the attention scores alone, half of attention's FLOPs."""
+    """Under "block" it is the forward pass without the head; otherwise the scores, half of the attention FLOPs."""
     assert recomputed_flops(SMALL, "none") == 4 * 15 * 2 * 2
     places_products = 2 * 5 * (112 + 6 * 16) * 2
     assert recomputed_flops(SMALL, "block") == places_products + 2 * (4 + 4) * 15 * 2
     assert train_flops(SMALL) == 3 * forward_flops(SMALL)
-
-
-def test_data_sheets_are_of_one_kind():
-    """Rates one way, of dense products: what a chip does with a byte is of one order in all of them."""
-    for name, chip in CHIPS.items():
-        assert 100 < chip.flop_rate / chip.bandwidth < 600, name
-        assert 500 < chip.flop_rate / chip.link_rate < 3000, name

@@ -11,7 +11,7 @@ LOGITS = np.array([0.3, -1.0, 1.2, 0.0, -0.4, 2.0])
 
 
 def truncated_softmax(temperature, top_k, top_p):
-    """The distribution by its definition, one token at a time from the likeliest down."""
+    """Computes the distribution by its definition, one token after another, from the most likely one down."""
     probabilities = scipy.special.softmax(LOGITS / temperature)
     allowed = sorted(range(6), key=lambda i: -probabilities[i])[: top_k or 6]
     total, kept, reached = probabilities[allowed].sum(), [], 0.0
@@ -53,16 +53,16 @@ def test_frequencies_follow_the_softmax(temperature, top_k, top_p):
         assert scipy.stats.chisquare(observed[possible], expected[possible]).pvalue > 1e-4
 
 
-def test_rows_are_truncated_on_their_own():
+def test_each_row_is_truncated_by_itself():
     logits = jnp.array([[5.0, 1.0, 0.0, -1.0], [-1.0, 0.0, 1.0, 5.0], [0.0, 0.0, -9.0, -9.0]])
     for top_k, top_p in ((1, None), (None, 0.5)):
         tokens = choose_token(jax.random.split(jax.random.key(0), 3), logits, Choice(1.0, top_k, top_p))
         np.testing.assert_array_equal(tokens[:2], [0, 3])
-        # Tokens that tie are both kept.
+        # Both tokens are kept if they tie.
         assert tokens[2] in (0, 1)
 
 
-def test_greedy_takes_the_likeliest():
+def test_greedy_takes_the_most_likely_token():
     logits = jax.random.normal(jax.random.key(0), (50, 9))
     tokens = choose_token(jax.random.split(jax.random.key(1), 50), logits, Choice(None))
     np.testing.assert_array_equal(tokens, np.argmax(logits, axis=1))

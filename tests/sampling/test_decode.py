@@ -24,14 +24,14 @@ DECODE = jax.jit(decode, static_argnames=("model", "plan"))
 
 @functools.partial(jax.jit, static_argnums=(0, 5, 6))
 def forced_logits(model, params, tokens, labels, orders, guided=False, sizes=None):
-    """Logits [R, T, V] of a cached decode that is given its tokens [B, T] (grid order), each row in its own order."""
+    """Returns logits [R, T, V] of a cached decode with given tokens [B, T] in grid order, each row in its own order."""
     visited = jnp.take_along_axis(tokens, orders, axis=1)
     return run_loop(model, params, labels, orders, lambda t, logits: (visited[:, t], logits), guided, sizes)
 
 
 @pytest.mark.parametrize(("few_sequences", "num_stages"), [(True, 4), (False, 2), (True, 8), (False, 5)])
 def test_golden(golden, golden_model, few_sequences, num_stages, monkeypatch):
-    """Four conditional rows, then four of the null class: given as labels, and as guidance adds them."""
+    """Rows of the null class give the golden logits if they are given as labels, and if guidance adds them."""
     monkeypatch.setattr(rar_jax.sampling.decode, "_num_stages", lambda model, rows: num_stages)
     forced_logits.clear_cache()
     labels = np.concatenate([golden["class_labels"], np.full(4, golden.config["classes"])]).astype(np.int32)
@@ -46,7 +46,7 @@ def test_golden(golden, golden_model, few_sequences, num_stages, monkeypatch):
 
 
 def test_stages_cover_every_token_once():
-    """More of them where the cache is more of what a step reads; the published size at batch 1, 8 and 128."""
+    """RAR-B uses more stages if the cache is a larger share of the bytes that a step reads: at batch 1, 8 and 128."""
     model = RAR(
         ModelConfig(
             grid_side=16,
@@ -106,7 +106,7 @@ def test_a_branch_is_the_full_forward_of_the_swapped_order(golden, golden_model,
 
 
 def test_batches_of_other_shapes_give_the_same_logits(golden, golden_model):
-    """Matrix products of other shapes round differently; within 1e-4 is asked for."""
+    """Logits agree within 1e-5, because matrix products of other shapes round differently."""
     rng = np.random.default_rng(1)
     tokens = rng.integers(24, size=(8, 16)).astype(np.int32)
     labels = rng.integers(8, size=8).astype(np.int32)
@@ -119,8 +119,8 @@ def test_batches_of_other_shapes_give_the_same_logits(golden, golden_model):
 
 
 def by_full_forwards(model, params, labels, orders, key, weights, choice):
-    """The plain oracle: a whole forward pass for every token, conditional and null apart."""
-    # Tokens not yet chosen are zeros, which causality hides; one shape is compiled once.
+    """A plain reference, which samples each token from whole forward passes, one of them for the null class."""
+    # Tokens that are not chosen yet are zeros, which the causal mask hides. So one shape is compiled once.
     visited = np.zeros((len(labels), model.config.num_tokens), np.int32)
     for t in range(model.config.num_tokens):
         logits = APPLY(model, {"params": params}, visited[:, :-1], labels, orders)[:, t]
@@ -165,7 +165,7 @@ def test_random_orders_are_permutations_of_their_own():
     orders = np.asarray(random_orders(key, jnp.arange(400), 16))
     np.testing.assert_array_equal(np.sort(orders, axis=1), np.tile(np.arange(16), (400, 1)))
     np.testing.assert_array_equal(orders[7:9], random_orders(key, jnp.array([7, 8]), 16))
-    # Each place holds each position as often: chi-square at a level of 1e-4 over the 16 places.
+    # The position at each place is uniform by a chi-square test, at a level of 1e-4 over the 16 places.
     for place in range(16):
         assert scipy.stats.chisquare(np.bincount(orders[:, place], minlength=16)).pvalue > 1e-4 / 16
 
@@ -194,7 +194,7 @@ def test_unit_guidance_weights_change_nothing(golden, golden_model):
 
 
 def test_first_token_follows_the_model():
-    """Draws of many rows against the softmax of the prefill's logits: the draws of rows are independent."""
+    """Over many rows, the first tokens follow the softmax of the logits, and rows are drawn independently."""
     model = RAR(
         ModelConfig(
             grid_side=2,

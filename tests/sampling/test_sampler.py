@@ -14,7 +14,7 @@ OPTIONS = Options(scan_order="z_curve", guidance_scale=3.0)
 
 @pytest.fixture(scope="module")
 def sampler(golden, golden_model):
-    """On one device."""
+    """A sampler of the golden model on one device."""
     return Sampler(golden_model, golden.params, make_mesh((1, 1), jax.devices()[:1]))
 
 
@@ -44,7 +44,7 @@ def test_devices_send_nothing_to_each_other(golden, golden_model):
 
 
 def test_orders_are_those_decoded(sampler):
-    """As far as they can be known from outside; `tests/sampling/test_decode.py` holds `decode` against them."""
+    """Checks what is known of the orders. `tests/sampling/test_decode.py` checks that `decode` uses them."""
     rows = np.arange(3, dtype=np.int32)
     np.testing.assert_array_equal(sampler.orders(rows, 0, OPTIONS)[2][:4], [0, 1, 4, 5])
     random = Options(scan_order="random")

@@ -1,4 +1,4 @@
-"""A TFDS data set made from class folders; TFDS wants a builder in a package."""
+"""A TFDS data set made from class folders. It is a package because TFDS requires builders to be in one."""
 
 import pathlib
 
@@ -6,7 +6,7 @@ import tensorflow_datasets as tfds
 
 
 class TinyScenes(tfds.core.GeneratorBasedBuilder):
-    """The images of `tests/conftest.py`'s scenes."""
+    """Builds a data set from the images of the fixture `scenes` in `tests/conftest.py`."""
 
     VERSION = tfds.core.Version("1.0.0")
     folder: pathlib.Path

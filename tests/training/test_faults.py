@@ -30,9 +30,9 @@ def config_of(small_config, **sections):
 
 def final_state(config, folder):
     run = prepare(config, folder)
-    run.lock.close()
-    run.store.close()
-    return jax.device_get(run.restored[0])
+    state, _ = run.begin()
+    run.close()
+    return jax.device_get(state)
 
 
 @pytest.fixture(scope="module")
@@ -165,8 +165,8 @@ def test_a_second_process_is_refused(small_config, tmp_path):
     run = prepare(config_of(small_config), tmp_path)
     with pytest.raises(ValueError, match=r"process \d+ trains there; stop it, or choose another folder"):
         prepare(config_of(small_config), tmp_path)
-    run.lock.close()
-    prepare(config_of(small_config), tmp_path).lock.close()
+    run.close()
+    prepare(config_of(small_config), tmp_path).close()
 
 
 def test_numbers_that_stay_bad_end_the_run_and_are_not_saved(small_config, tmp_path):
@@ -180,9 +180,9 @@ def test_numbers_that_stay_bad_end_the_run_and_are_not_saved(small_config, tmp_p
         loop.train(prepare(config, tmp_path))
     assert "last good checkpoint" in str(caught.value) or "there is no checkpoint yet" in str(caught.value)
     run = prepare(config, tmp_path)
-    for leaf in jax.tree.leaves(run.restored[0]) if run.restored else ():
+    for leaf in jax.tree.leaves(run.begin()[0]):
         assert np.isfinite(leaf).all()
-    run.lock.close()
+    run.close()
 
 
 def test_keep_policy(small_config, tmp_path):
@@ -227,7 +227,7 @@ def test_torture(tmp_path, kills, steps):
     chance = random.Random(kills)
     metrics = tmp_path / "run" / "metrics.jsonl"
     for kill in range(kills):
-        # A process that begins writes the log anew; a signal before that, while Python starts, just ends it.
+        # A process replaces the log when it starts to train. A signal before that, while Python starts, just ends it.
         before = metrics.stat().st_ino if metrics.exists() else None
         process = start(tmp_path / "run", chance.choice([1, 2, 4, 8]), steps)
         target = (kill + chance.random()) * (steps - 60) / kills

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from rar_jax.training.finetune import begin_from, check_sizes
+from rar_jax.training.finetune import check_sizes, merge_params
 from rar_jax.training.run import prepare
 
 
@@ -21,7 +21,7 @@ def initial(golden_model):
 
 
 def test_the_same_sizes_take_everything(golden, golden_model, initial):
-    params, left = begin_from(golden_model.config, initial(golden_model), golden_model.config, golden.params)
+    params, left = merge_params(golden_model.config, initial(golden_model), golden_model.config, golden.params)
     assert left == []
     jax.tree.map(np.testing.assert_array_equal, params, golden.params)
 
@@ -30,7 +30,7 @@ def test_other_classes_keep_codes_and_the_null_class(golden, golden_model, initi
     classes, codes = golden_model.config.num_classes, golden_model.config.codebook_size + 1
     model = golden_model.clone(config=dataclasses.replace(golden_model.config, num_classes=classes + 3))
     before = initial(model)
-    params, left = begin_from(model.config, before, golden_model.config, golden.params)
+    params, left = merge_params(model.config, before, golden_model.config, golden.params)
     assert left == ["embeddings/embedding (classes)"]
     table, theirs = params["embeddings"]["embedding"], golden.params["embeddings"]["embedding"]
     np.testing.assert_array_equal(table[:codes], theirs[:codes])
@@ -49,7 +49,7 @@ def test_other_classes_keep_codes_and_the_null_class(golden, golden_model, initi
 def test_another_codebook_or_grid(golden, golden_model, initial, change, expected):
     model = golden_model.clone(config=dataclasses.replace(golden_model.config, **change))
     before = initial(model)
-    params, left = begin_from(model.config, before, golden_model.config, golden.params)
+    params, left = merge_params(model.config, before, golden_model.config, golden.params)
     assert set(left) == expected
     assert jax.tree.map(np.shape, params) == jax.tree.map(np.shape, before)
     np.testing.assert_array_equal(
@@ -76,12 +76,13 @@ def test_a_run_begins_with_a_published_file(golden, golden_model, small_config, 
     config = dataclasses.replace(config, init_from=str(tmp_path / "rar.safetensors"))
     caplog.set_level("INFO", "rar_jax")
     run = prepare(config, tmp_path / "run")
-    state = run.start()
+    state, position = run.begin()
+    assert position == {}
     jax.tree.map(np.testing.assert_array_equal, state.params["blocks"], golden.params["blocks"])
     jax.tree.map(np.testing.assert_array_equal, state.ema["blocks"], golden.params["blocks"])
-    said = [record.getMessage() for record in caplog.records if "initialised anew" in record.getMessage()]
-    assert said[0].endswith("initialised anew: embeddings/embedding (classes)")
-    run.lock.close()
+    said = [record.getMessage() for record in caplog.records if "reinitialised" in record.getMessage()]
+    assert said[0].endswith("reinitialised: embeddings/embedding (classes)")
+    run.close()
     with pytest.raises(ValueError, match=r"config\.init_from=nothing\.bin: no weights in 'nothing\.bin'"):
         prepare(dataclasses.replace(config, init_from="nothing.bin"), tmp_path / "other")
     assert not (tmp_path / "other").exists()

@@ -6,12 +6,13 @@ import jax
 import numpy as np
 import pytest
 
-from rar_jax.config import measured_names
 from rar_jax.evaluation.digits import digits_scores
+from rar_jax.evaluation.sample_scores import DigitsScorer
 from rar_jax.generate import load
 from rar_jax.sampling import sampler as sampler_module
 from rar_jax.sampling.sampler import Sampler
-from rar_jax.training import loop, observer
+from rar_jax.training import loop
+from rar_jax.training.evaluators import sampling
 from rar_jax.training.metrics import read_metrics
 from rar_jax.training.run import prepare
 
@@ -74,7 +75,8 @@ def test_the_loaded_generator_has_the_trained_weights(whole_run, small_config):
     assert generator.step == 20
     assert load(folder, step=10).step == 10
     run = prepare(small_config(train={"stop_step": 20}), folder)
-    sampler = Sampler(run.program.model, run.restored[0].params, run.mesh)
+    sampler = Sampler(run.program.model, run.begin()[0].params, run.mesh)
+    run.close()
     jax.tree.map(np.testing.assert_array_equal, generator.sampler.params, sampler.params)
     images = generator.generate([3, 1, 4], seed=5)
     assert images.shape == (3, 8, 8, 3) and images.dtype == np.uint8
@@ -85,7 +87,8 @@ def test_moving_average_is_what_gets_sampled(small_config, tmp_path):
     config = small_config(train={"stop_step": 3, "ema_decay": 0.5}, checkpoint={"every": 3})
     train(config, tmp_path)
     run = prepare(config, tmp_path)
-    state = run.restored[0]
+    state, _ = run.begin()
+    run.close()
     sampler = Sampler(run.program.model, state.ema, run.mesh)
     jax.tree.map(np.testing.assert_array_equal, load(tmp_path).sampler.params, sampler.params)
     assert not np.array_equal(state.ema["lm_head"]["kernel"], state.params["lm_head"]["kernel"])
@@ -107,7 +110,7 @@ def test_unreadable_checkpoint(whole_run, small_config, tmp_path, damaged):
         # As after a crash before it was written: Orbax itself must notice.
         (folder / "checkpoints" / step / "manifest.json").unlink()
     with pytest.raises(ValueError, match=r"no checkpoint can be read: checkpoint .*/20 cannot be read.*/10 cannot"):
-        prepare(small_config(), folder)
+        loop.train(prepare(small_config(), folder))
     assert {path.name for path in (folder / "checkpoints").iterdir()} == {"10", "20"}
     if damaged.startswith("state"):
         with pytest.raises(ValueError, match=r"checkpoint .*/20 cannot be read"):
@@ -131,37 +134,42 @@ def test_a_run_does_not_go_on_with_another_method(whole_run, small_config):
         prepare(changed, folder)
     assert (folder / "config.json").read_text() == before
     run = prepare(small_config(train={"stop_step": 30, "remat": "none"}, mesh={"fsdp": 4}), folder)
-    assert run.restored
-    run.lock.close()
-    allowed = prepare(changed, folder, ["permutation.scan_order", "optimizer.learning_rate"])
-    assert allowed.restored
-    allowed.lock.close()
+    assert run.begin()[0].step == 20
+    run.close()
+    prepare(changed, folder, ["permutation.scan_order", "optimizer.learning_rate"]).close()
 
 
 def test_the_best_checkpoint_by_a_score_stays(small_config, tmp_path, monkeypatch):
-    """And what is scored is sampled in batches of its own, not in the grid's."""
-    batches = []
+    """The largest accuracy is best. The samples that are scored have a batch size of their own, not the grid's."""
+    batches, accuracies = [], iter([0.4, 0.1, 0.2, 0.3])
+
+    def score(scorer, images, labels):
+        # Each time with guidance, then without.
+        accuracy = next(accuracies) if len([size for _, size in batches if size == 256]) % 2 else 0.0
+        return {"frechet_pixels": 1.0, "svm_accuracy": accuracy}
 
     def sample_tokens(sampler, labels, *options, batch_size, **more):
         batches.append((len(labels), batch_size))
         return sampler_module.sample_tokens(sampler, labels, *options, batch_size=batch_size, **more)
 
-    monkeypatch.setattr(observer, "sample_tokens", sample_tokens)
+    monkeypatch.setattr(sampling, "sample_tokens", sample_tokens)
+    monkeypatch.setattr(DigitsScorer, "score", score)
     config = small_config(
         train={"stop_step": 12},
-        checkpoint={"every": 3, "keep": 1, "best_metric": "score/frechet_pixels_guided", "best_mode": "max"},
+        checkpoint={"every": 3, "keep": 1, "best_metric": "score/svm_accuracy_guided"},
         eval={"every": 12, "samples_per_class": 1, "score_every": 3, "score_images": 40},
     )
     train(dataclasses.replace(config, train=dataclasses.replace(config.train, stop_step=6)), tmp_path)
-    # What was scored before the run was stopped counts too.
+    # Scores from before the restart count too.
     train(config, tmp_path)
     entries = read_metrics(tmp_path)
-    scores = {e["step"]: e["score/frechet_pixels_guided"] for e in entries if "score/frechet_pixels_guided" in e}
-    best = max(scores, key=scores.get)
-    assert list(scores) == [3, 6, 9, 12] and best != 12
-    assert {int(path.name) for path in (tmp_path / "checkpoints").iterdir()} == {best, 12}
+    scores = {e["step"]: e["score/svm_accuracy_guided"] for e in entries if "score/svm_accuracy_guided" in e}
+    assert scores == {3: 0.4, 6: 0.1, 9: 0.2, 12: 0.3}
+    assert {int(path.name) for path in (tmp_path / "checkpoints").iterdir()} == {3, 12}
     assert set(batches) == {(40, 256), (10, 10)}
-    # The config knows every name by which one can be the best.
+    # The evaluators declare every name that they log.
     logged = {name for e in entries for name in e if name.startswith(("score/", "heldout/"))}
     logged |= {name for e in entries if "heldout/target_loss" in e for name in e if name.startswith("train/")}
-    assert logged == set(measured_names(config))
+    run = prepare(config, tmp_path)
+    assert logged == {measure.name for each in run.evaluators for measure in each.measures}
+    run.close()

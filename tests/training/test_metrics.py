@@ -2,15 +2,18 @@ import json
 import threading
 from unittest import mock
 
+import numpy as np
 import pytest
 import tensorboardX
 from etils.epath import backend
 from fsspec.implementations.memory import MemoryFileSystem
 
-from rar_jax.images.plots import plot_curves
 from rar_jax.run_folder import check_folder, lock, read_config, write_config
 from rar_jax.training import metrics
-from rar_jax.training.metrics import MetricsLog, read_metrics
+from rar_jax.training.curves import plot_run
+from rar_jax.training.evaluations import Evaluations
+from rar_jax.training.metrics import MetricsLog, TrainingMetrics, read_metrics
+from rar_jax.training.speed import StepTimer
 
 
 def test_going_on_forgets_what_came_after_the_checkpoint(tmp_path):
@@ -40,7 +43,7 @@ def test_the_speed_log_goes_on_after_a_crash_too(tmp_path):
 
 
 class Bucket(MemoryFileSystem):
-    """As of gs://: what is there can be written anew, not added to."""
+    """Behaves as gs://: a file can be replaced, and cannot grow."""
 
     store, pseudo_dirs = {}, [""]
     cachable = False
@@ -69,7 +72,7 @@ def bucket(monkeypatch):
     bucket.store.clear()
 
 
-def test_a_slow_bucket_holds_nobody_up_and_a_failing_one_is_said(bucket, monkeypatch):
+def test_a_slow_bucket_delays_no_step_and_a_failing_one_raises(bucket, monkeypatch):
     writes, go_on = [], threading.Event()
 
     def slow(path, text):
@@ -106,9 +109,28 @@ def test_a_run_folder_on_a_bucket(bucket, small_config):
     log.close()
     log = MetricsLog(folder, 10)
     log.write(20, {"train/loss": 5.0})
+    Evaluations(folder, 10, [], log).close()
     log.close()
     assert [entry["train/loss"] for entry in read_metrics(folder)] == [1.0, 5.0]
-    plot_curves(f"{folder}/figures/curves.png", read_metrics(folder), (0, 20))
-    assert bucket.find("/bucket") == [
-        f"/bucket/run/{name}" for name in ("config.json", "figures/curves.png", "metrics.jsonl", "speed.jsonl")
+    plot_run(f"{folder}/figures/curves.png", read_metrics(folder), (0, 20))
+    names = ("config.json", "evaluations.jsonl", "figures/curves.png", "metrics.jsonl", "speed.jsonl")
+    assert bucket.find("/bucket") == [f"/bucket/run/{name}" for name in names]
+
+
+def test_means_over_the_steps_since_the_last_line(tmp_path):
+    """Skipped updates are counted and left out; steps before a restart count as if there had been none."""
+    log = MetricsLog(tmp_path, 0)
+    timer = StepTimer(batch_size=16, step_flops=1.0, product_rate=1.0)
+    before = TrainingMetrics(log, lambda step: {"r": step / 10}, steps_per_epoch=8)
+    before.add({"loss": np.float32(1), "skipped": np.float32(0)})
+    after = TrainingMetrics(log, lambda step: {"r": step / 10}, 8, before.fetch_pending())
+    after.add({"loss": np.float32(np.nan), "skipped": np.float32(1)})
+    after.add({"loss": np.float32(4), "skipped": np.float32(0)})
+    assert after.write(4, timer).startswith("loss 2.500, utilisation")
+    after.add({"loss": np.float32(np.nan), "skipped": np.float32(1)})
+    assert after.write(5, timer).startswith("no finite update")
+    log.close()
+    assert read_metrics(tmp_path) == [
+        {"step": 4, "train/loss": 2.5, "train/skipped": 1.0, "train/epoch": 0.5, "train/r": 0.3},
+        {"step": 5, "train/skipped": 1.0, "train/epoch": 0.625, "train/r": 0.4},
     ]

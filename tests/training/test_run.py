@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from rar_jax.errors import UserError
 from rar_jax.images.files import write_png
 from rar_jax.training.run import prepare
 
@@ -23,3 +24,33 @@ def test_a_reference_that_cannot_be_used_is_found_before_the_first_step(small_co
     options = {"score_every": 5, "inception": str(inception_file), "reference": str(tmp_path / "reference")}
     with pytest.raises(ValueError, match=r"config\.eval\.reference: .*b\.png: it is not an image"):
         prepare(small_config(eval=options), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("metric", "message"),
+    [
+        ("heldout/los", r"is not measured in this run: it must be heldout/target_loss, .*svm_accuracy_unguided$"),
+        ("score/fid_guided", "is not measured in this run"),
+        # It is measured at the last step alone.
+        ("report/svm_accuracy_samples", "is not measured in this run"),
+    ],
+)
+def test_the_best_checkpoint_needs_a_measure(small_config, tmp_path, metric, message):
+    config = small_config(checkpoint={"best_metric": metric}, eval={"score_every": 5, "report_samples": 20})
+    with pytest.raises(UserError, match=rf"config\.checkpoint\.best_metric='{metric}' {message}"):
+        prepare(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, ["heldout"]),
+        ({"samples_per_class": 1, "score_every": 5}, ["heldout", "samples", "scores"]),
+        ({"report_samples": 20}, ["heldout", "report"]),
+    ],
+)
+def test_a_run_has_the_evaluators_that_its_config_asks_for(small_config, tmp_path, options, expected):
+    run = prepare(small_config(eval=options), tmp_path)
+    run.close()
+    assert [each.name for each in run.evaluators] == expected

@@ -18,7 +18,7 @@ from rar_jax.performance.costs import block_kernels
 from rar_jax.training.optimizer import adamw
 from rar_jax.training.program import Program
 from rar_jax.training.state import init_state
-from rar_jax.training.step import Recipe, draw_examples, drop_labels, eval_step, token_losses
+from rar_jax.training.step import StepConfig, draw_examples, drop_labels, eval_step, token_losses
 
 MODEL = RAR(
     ModelConfig(
@@ -33,7 +33,7 @@ MODEL = RAR(
         attention_dropout=0.1,
     )
 )
-RECIPE = Recipe(seed=3, scan_order=scan_order("row_major", 4), anneal_start=2, anneal_end=4)
+STEP_CONFIG = StepConfig(seed=3, scan_order=scan_order("row_major", 4), anneal_start=2, anneal_end=4)
 OPTIMIZER = adamw(OptimizerConfig(), lambda step: 1e-2)
 BATCH = 16
 
@@ -50,9 +50,9 @@ def batches(count):
     ]
 
 
-def program(model=MODEL, recipe=RECIPE):
-    init = functools.partial(init_state, model, OPTIMIZER, 0, recipe.ema_decay > 0)
-    return Program(model, recipe, lambda step: 1e-2, OPTIMIZER, init)
+def program(model=MODEL, step_config=STEP_CONFIG):
+    init = functools.partial(init_state, model, OPTIMIZER, 0, step_config.ema_decay > 0)
+    return Program(model, step_config, lambda step: 1e-2, OPTIMIZER, init)
 
 
 def compiled(model, shape):
@@ -61,12 +61,12 @@ def compiled(model, shape):
     return step.lower(jax.eval_shape(built.init), batches(1)[0]).compile()
 
 
-def run(shape, steps=5, model=MODEL, recipe=RECIPE):
+def run(shape, steps=5, model=MODEL, step_config=STEP_CONFIG):
     """Losses of a few steps on a mesh, the final state, and the orders drawn at each step."""
     mesh = make_mesh(shape, jax.devices()[: math.prod(shape)])
-    built = program(model, recipe)
+    built = program(model, step_config)
     step, state = built.jit_step(mesh), jax.jit(built.init, out_shardings=built.shardings(mesh))()
-    draw = jax.jit(functools.partial(draw_examples, model, recipe))
+    draw = jax.jit(functools.partial(draw_examples, model, step_config))
     losses, orders = [], []
     for batch in batches(steps):
         batch = put_batch(batch, mesh)
@@ -99,14 +99,14 @@ def test_mesh_changes_nothing(one_device, shape):
 
 def test_orders_follow_the_annealing(one_device):
     """r is 1, 1, 1, 0.5, 0 over the five steps."""
-    permuted = (one_device[2] != RECIPE.scan_order).any(axis=-1).mean(axis=1)
+    permuted = (one_device[2] != STEP_CONFIG.scan_order).any(axis=-1).mean(axis=1)
     assert (permuted[:3] == 1).all() and 0 < permuted[3] < 1 and permuted[4] == 0
 
 
 def test_accumulation_gives_the_same_update():
     model = MODEL.clone(config=dataclasses.replace(MODEL.config, dropout=0.0, attention_dropout=0.0))
     whole = run((2, 1), steps=3, model=model)
-    parts = run((2, 1), steps=3, model=model, recipe=Recipe(**vars(RECIPE) | {"accumulation": 4}))
+    parts = run((2, 1), steps=3, model=model, step_config=StepConfig(**vars(STEP_CONFIG) | {"accumulation": 4}))
     np.testing.assert_array_equal(whole[2], parts[2])
     np.testing.assert_allclose(whole[0], parts[0], rtol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), whole[1].params, parts[1].params)
@@ -114,11 +114,11 @@ def test_accumulation_gives_the_same_update():
 
 def test_moving_average():
     decay = 0.9
-    recipe = Recipe(**vars(RECIPE) | {"ema_decay": decay})
+    step_config = StepConfig(**vars(STEP_CONFIG) | {"ema_decay": decay})
     initial = jax.jit(functools.partial(init_state, MODEL, OPTIMIZER, 0, True))()
     expected = np.asarray(initial.params["lm_head"]["kernel"])
     for steps in (1, 2):
-        state = run((1, 1), steps=steps, recipe=recipe)[1]
+        state = run((1, 1), steps=steps, step_config=step_config)[1]
         expected = decay * expected + (1 - decay) * np.asarray(state.params["lm_head"]["kernel"])
         np.testing.assert_allclose(state.ema["lm_head"]["kernel"], expected, atol=1e-6)
     assert state.sampling_params is state.ema
@@ -141,14 +141,14 @@ def test_drop_labels():
 
 def test_eval_step_counts_each_image_once_in_both_orders(one_device):
     params = one_device[1].params
-    batch = batches(1)[0] | {"row": np.arange(BATCH, dtype=np.int32), "weight": np.ones(BATCH, np.float32)}
-    evaluate = jax.jit(functools.partial(eval_step, model=MODEL, recipe=RECIPE))
+    batch = batches(1)[0] | {"number": np.arange(BATCH, dtype=np.int32), "weight": np.ones(BATCH, np.float32)}
+    evaluate = jax.jit(functools.partial(eval_step, model=MODEL, step_config=STEP_CONFIG))
     whole = evaluate(params, batch)
     padded = evaluate(params, batch | {"weight": np.arange(BATCH, dtype=np.float32) < 10})
     rest = evaluate(params, batch | {"weight": np.arange(BATCH, dtype=np.float32) >= 10})
     for name, total in whole.items():
         assert float(padded[name] + rest[name]) == pytest.approx(float(total), rel=1e-5)
-    order = np.tile(RECIPE.scan_order, (BATCH, 1))
+    order = np.tile(STEP_CONFIG.scan_order, (BATCH, 1))
     losses, hits = jax.jit(token_losses, static_argnums=0)(
         MODEL, params, {"visited": batch["tokens"], "label": batch["label"], "order": order}
     )
@@ -176,7 +176,7 @@ def test_kernels_are_gathered_once_a_pass_and_gradients_added_up_in_parts():
     for each in collectives(compiled(model, (2, 4, 1)).as_text(), 8):
         if each.count == model.config.depth:
             sent[each.kind, each.devices] += each.count * each.sent / kernels
-    # In the forward pass and in the one that the backward pass computes anew.
+    # In the forward pass, and when the backward pass recomputes it.
     assert sent["all-gather", 4] == pytest.approx(2 * 3 / 4)
     # Within the 4, and then each its part with the same part of the other copy. XLA's CPU compiler has no
     # reduce-scatter: an all-reduce sends twice as much. Over all 8 go biases and norms only.

@@ -1,1 +1,1 @@
-"""What `python -m rar_jax benchmark NAME` measures, a file each."""
+"""The benchmarks of `python -m rar_jax benchmark`, a file each. They take arguments and return results."""

@@ -1,7 +1,6 @@
-"""Loader, JSONL import, image decoding: python -m rar_jax benchmark data."""
+"""Measures the loader, the JSONL import, the decoding of JPEGs and the tokenizer, on made-up data."""
 
 import concurrent.futures
-import contextlib
 import functools
 import io
 import json
@@ -11,34 +10,21 @@ import resource
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
-from absl import flags
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from rar_jax.commands import cli
 from rar_jax.data.jsonl import import_jsonl
 from rar_jax.data.loader import train_iterator
 from rar_jax.data.pictures import center_square, read_picture, square_side
 from rar_jax.data.records import TokenRecords, write_records
 from rar_jax.data.tokenizers import Tokenizer, VQGANTokenizer, open_tokenizer
 from rar_jax.models.vqgan import MASKGIT_F16, VQGAN
-from rar_jax.performance.benchmarks.report import show
 from rar_jax.progress import Progress
-from rar_jax.run_folder import check_folder
-
-_RECORDS = flags.DEFINE_integer("records", 5_000_000, "In the large data set that is made up for this.", 2048)
-_LINES = flags.DEFINE_integer("lines", 200_000, "In the JSONL file that is made up for this.", 10)
-_BATCH = flags.DEFINE_integer("batch_size", 2048, "Records a batch.", lower_bound=1)
-_TOKENIZER = flags.DEFINE_string("tokenizer", None, "Weights; by default made-up ones of the published f16 size.")
-_FOLDER = flags.DEFINE_string(
-    "folder", None, "Where the made-up data goes while it is needed; by default a temporary one."
-)
-_JSON = flags.DEFINE_string("json", None, "Also write the results to this file.")
 
 _SMALL = 50_000
 _TOKENS = 256
@@ -47,11 +33,11 @@ _CLASSES = 1000
 _WINDOWS = 5
 _WINDOW_SECONDS = 3.0
 _IMAGE_SIZE = 256
-# The usual size of an ImageNet file.
+# The usual size of an ImageNet photograph in pixels.
 _PHOTOGRAPH = (500, 375)
 
 
-def _made_up(count: int, progress: Progress) -> Iterator[tuple[np.ndarray, int]]:
+def _made_up_records(count: int, progress: Progress) -> Iterator[tuple[np.ndarray, int]]:
     rng = np.random.default_rng(0)
     for start in range(0, count, 10_000):
         size = min(10_000, count - start)
@@ -60,11 +46,11 @@ def _made_up(count: int, progress: Progress) -> Iterator[tuple[np.ndarray, int]]
         progress.update(size)
 
 
-def _write(folder: pathlib.Path, count: int) -> None:
+def _write_records(folder: pathlib.Path, count: int) -> None:
     progress = Progress(f"write {count:,} records", count, unit="record")
     write_records(
         folder,
-        _made_up(count, progress),
+        _made_up_records(count, progress),
         grid_side=16,
         codebook_size=_CODES,
         class_names=tuple(map(str, range(_CLASSES))),
@@ -96,11 +82,19 @@ def _measure_loader(folder: pathlib.Path, batch_size: int) -> dict[str, float]:
     return {
         "records": records.num_records,
         "opening, s": opened - began,
-        "first batch after the beginning, s": first - began,
+        "first batch, with opening, s": first - began,
         "records/s, median": statistics.median(rates),
         "records/s, slowest window": min(rates),
         "resident memory, MB": _resident_mb(),
     }
+
+
+def _write_jsonl(path: pathlib.Path, lines: int) -> None:
+    rng = np.random.default_rng(0)
+    with path.open("w") as file:
+        for _ in range(lines):
+            tokens = rng.integers(_CODES, size=_TOKENS).tolist()
+            file.write(json.dumps({"class_id": int(rng.integers(_CLASSES)), "tokens": tokens}) + "\n")
 
 
 def _measure_import(folder: pathlib.Path, lines: int) -> dict[str, float]:
@@ -119,18 +113,23 @@ def _measure_import(folder: pathlib.Path, lines: int) -> dict[str, float]:
     }
 
 
-def _in_fresh_process(function, *arguments) -> Any:
-    """So that its memory is its own."""
+def _in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Calls a function in a new process, so that the memory that it measures is its own."""
     with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
 
 
-def _write_jsonl(path: pathlib.Path, lines: int) -> None:
-    rng = np.random.default_rng(0)
-    with path.open("w") as file:
-        for _ in range(lines):
-            tokens = rng.integers(_CODES, size=_TOKENS).tolist()
-            file.write(json.dumps({"class_id": int(rng.integers(_CLASSES)), "tokens": tokens}) + "\n")
+def _measure_files(folder: pathlib.Path, records: int, lines: int, batch_size: int) -> dict[str, dict[str, float]]:
+    """Measures the loader and the JSONL import, each on a small and a large data set that is written to the folder."""
+    results = {}
+    for count in (_SMALL, records):
+        _write_records(folder / str(count), count)
+        measure_loader = functools.partial(_in_fresh_process, _measure_loader)
+        results[f"loader, {count:,} records"] = measure_loader(folder / str(count), min(batch_size, count))
+    for count in (lines // 10, lines):
+        _write_jsonl(folder / f"{count}.jsonl", count)
+        results[f"JSONL import, {count:,} lines"] = _in_fresh_process(_measure_import, folder, count)
+    return results
 
 
 def _measure_decoding() -> dict[str, float]:
@@ -142,56 +141,69 @@ def _measure_decoding() -> dict[str, float]:
         while (passed := time.perf_counter() - began) < _WINDOW_SECONDS:
             center_square(read_picture(photograph.getvalue()), square_side(crops, _IMAGE_SIZE))
             count += 1
-        rates[f"images/s a core, {crops}"] = count / passed
+        rates[f"images/s per core, {crops}"] = count / passed
     return rates
 
 
 def _made_up_tokenizer() -> Tokenizer:
+    """Returns a tokenizer of the published f16 size with random weights."""
     model = VQGAN(**MASKGIT_F16)
     side = model.downsampling
     params = jax.jit(model.init)(jax.random.key(0), np.zeros((1, side, side, 3), np.float32))["params"]
     return VQGANTokenizer(model, params, _IMAGE_SIZE)
 
 
-def _measure_tokenizer(tokenizer: Tokenizer) -> dict[str, float]:
+def _measure_tokenizer(tokenizer: Tokenizer, decoding: dict[str, float]) -> dict[str, float]:
+    """Measures a tokenizer, and compares it with the rates of `_measure_decoding`."""
     shape = (tokenizer.batch_size, _IMAGE_SIZE, _IMAGE_SIZE, 3)
     images = np.random.default_rng(0).integers(256, size=shape, dtype=np.uint8)
-    began = time.perf_counter()
-    tokenizer.encode(images)
-    first, times = time.perf_counter() - began, []
-    for _ in range(3):
+    times = []
+    for _ in range(4):
         began = time.perf_counter()
         tokenizer.encode(images)
         times.append(time.perf_counter() - began)
-    return {
+    rate = tokenizer.batch_size / statistics.median(times[1:])
+    results = {
         "batch": tokenizer.batch_size,
-        "first batch (compiles), s": first,
-        "crops/s on all devices": tokenizer.batch_size / statistics.median(times),
+        "first batch (compiles), s": times[0],
+        "crops/s on all devices": rate,
     }
+    for crops, per_image in (("center", 1), ("ten", 10)):
+        results[f"images/s on all devices, {crops}"] = rate / per_image
+        results[f"cores that keep the devices busy, {crops}"] = (
+            rate / per_image / decoding[f"images/s per core, {crops}"]
+        )
+    return results
 
 
-def main(argv):
-    del argv
-    with cli.user_errors():
-        if _FOLDER.value:
-            check_folder("folder", _FOLDER.value)
-        tokenizer = open_tokenizer(_TOKENIZER.value, _IMAGE_SIZE) if _TOKENIZER.value else None
-    results = {}
-    with contextlib.ExitStack() as stack:
-        if _FOLDER.value:
-            pathlib.Path(_FOLDER.value).mkdir(parents=True, exist_ok=True)
-        folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(dir=_FOLDER.value)))
-        for count in (_SMALL, _RECORDS.value):
-            _write(folder / str(count), count)
-            measure = functools.partial(_in_fresh_process, _measure_loader)
-            results[f"loader, {count:,} records"] = measure(folder / str(count), min(_BATCH.value, count))
-        for lines in (_LINES.value // 10, _LINES.value):
-            _write_jsonl(folder / f"{lines}.jsonl", lines)
-            results[f"JSONL import, {lines:,} lines"] = _in_fresh_process(_measure_import, folder, lines)
-    decoding = results["image decoding"] = _measure_decoding()
-    device = results["tokenizer"] = _measure_tokenizer(tokenizer or _made_up_tokenizer())
-    for crops, each in (("center", 1), ("ten", 10)):
-        images = device["crops/s on all devices"] / each
-        device[f"images/s on all devices, {crops}"] = images
-        device[f"cores that keep the devices busy, {crops}"] = images / decoding[f"images/s a core, {crops}"]
-    show(results, _JSON.value)
+def measure(
+    tokenizer: str | None = None,
+    *,
+    records: int = 5_000_000,
+    lines: int = 200_000,
+    batch_size: int = 2048,
+    folder: pathlib.Path | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Times the steps between images and batches of tokens.
+
+    Args:
+      tokenizer: weights of a tokenizer (`checkpoints.weights`). None: random weights of the published f16 size.
+      records: number of records in the large data set.
+      lines: number of lines in the large JSONL file.
+      batch_size: number of records in a batch.
+      folder: where the data sets are written, in a folder that is removed at the end. None: the system's folder for
+        temporary files.
+
+    Returns:
+      Section -> name -> value. The names hold the units.
+
+    Raises:
+      UserError: the tokenizer cannot be read.
+    """
+    opened = open_tokenizer(tokenizer, _IMAGE_SIZE) if tokenizer else _made_up_tokenizer()
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        results = _measure_files(pathlib.Path(scratch), records, lines, batch_size)
+    decoding = _measure_decoding()
+    return results | {"image decoding": decoding, "tokenizer": _measure_tokenizer(opened, decoding)}

@@ -1,4 +1,4 @@
-"""Inception features, statistics, precision and recall, reading: python -m rar_jax benchmark evaluate."""
+"""Measures Inception features, statistics of features, precision and recall, and the reading of images."""
 
 import io
 import math
@@ -8,30 +8,22 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import flags
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from rar_jax.commands import cli
 from rar_jax.evaluation.features import Extractor, InceptionExtractor, extract_all, open_extractor
 from rar_jax.evaluation.image_sets import FolderImages, NpzImages
 from rar_jax.evaluation.neighbours import precision_recall
 from rar_jax.evaluation.statistics import Moments, frechet
 from rar_jax.models.inception import ConvNormRelu, InceptionV3
-from rar_jax.performance.benchmarks.report import show
 from rar_jax.performance.ceilings import product_rate
 from rar_jax.progress import Progress
-
-_INCEPTION = flags.DEFINE_string("inception", None, "Weights of the network; by default made-up ones.")
-_BATCHES = flags.DEFINE_integer("batches", 12, "Of Inception features that are timed.", lower_bound=1)
-_SAMPLES = flags.DEFINE_integer("samples", 50_000, "Features of samples, for precision and recall.", 16)
-_REFERENCES = flags.DEFINE_integer("references", 10_000, "Features of references.", 16)
-_JSON = flags.DEFINE_string("json", None, "Also write the results to this file.")
 
 _SIDE = 256
 _FEATURES = 2048
@@ -40,7 +32,10 @@ _READ = 400
 
 
 def inception_flops(model: InceptionV3) -> int:
-    """FLOPs of the network for an image (a multiply-add is two): its convolutions, as traced, and its last layer."""
+    """Returns the FLOPs of the network for an image: those of its convolutions and of its last layer.
+
+    A multiply-add counts as two FLOPs. The shapes are found by tracing the network.
+    """
     total = 0
 
     def count(call, args, kwargs, context):
@@ -64,30 +59,31 @@ def _timed(function: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def _open() -> tuple[InceptionV3, Extractor]:
+def _open(weights: str | None) -> tuple[InceptionV3, Extractor]:
+    """Returns the Inception network and an extractor with weights from a file, or with random ones."""
     model = InceptionV3()
-    if _INCEPTION.value:
-        return model, open_extractor("inception", _INCEPTION.value)
+    if weights:
+        return model, open_extractor("inception", weights)
     params = jax.jit(model.init)(jax.random.key(0), np.zeros((1, 8, 8, 3), np.uint8))["params"]
     return model, InceptionExtractor(model, params)
 
 
-def _measure_features(model: InceptionV3, extractor: Extractor) -> dict[str, float]:
+def _measure_features(model: InceptionV3, extractor: Extractor, batches: int) -> dict[str, float]:
     shape = (extractor.batch_size, _SIDE, _SIDE, 3)
     images = np.random.default_rng(0).integers(256, size=shape, dtype=np.uint8)
     first = _timed(lambda: jax.block_until_ready(extractor.extract(images)))
     before, times, began = product_rate(jnp.float32), [], time.perf_counter()
-    for _ in extract_all(extractor, [images] * _BATCHES.value):
+    for _ in extract_all(extractor, [images] * batches):
         times.append(time.perf_counter() - began)
         began = time.perf_counter()
-    # The first to arrive waited for itself and the next.
+    # The first batch is left out: the second one is started before it arrives.
     rate = extractor.batch_size / statistics.median(times[1:] or times)
     ceiling = max(before, product_rate(jnp.float32)) * jax.local_device_count()
     flops = inception_flops(model)
     return {
-        "images a batch": extractor.batch_size,
+        "images per batch": extractor.batch_size,
         "first batch (compiles), s": first,
-        "GFLOP an image": flops / 1e9,
+        "GFLOP per image": flops / 1e9,
         "images/s": rate,
         "GFLOP/s": rate * flops / 1e9,
         "ceiling of float32 products, GFLOP/s": ceiling / 1e9,
@@ -102,15 +98,15 @@ def _measure_statistics() -> dict[str, float]:
         seconds += _timed(lambda moments=moments, batches=batches: [moments.add(batch) for batch in batches])
     a, b = moments.gaussian(), moments.gaussian()
     return {
-        "images/s counted in, pool and spatial": count / seconds,
+        "images/s, moments of pool and spatial features": count / seconds,
         "Frechet distance, s": _timed(lambda: frechet(a, b)),
     }
 
 
-def _measure_neighbours() -> dict[str, float]:
+def _measure_neighbours(num_samples: int, num_references: int) -> dict[str, float]:
     rng = np.random.default_rng(0)
     reference, samples = (
-        rng.standard_normal((count, _FEATURES), np.float32) for count in (_REFERENCES.value, _SAMPLES.value)
+        rng.standard_normal((count, _FEATURES), np.float32) for count in (num_references, num_samples)
     )
     return {
         "samples": len(samples),
@@ -134,19 +130,32 @@ def _measure_reading() -> dict[str, float]:
     return rates
 
 
-def main(argv):
-    del argv
-    with cli.user_errors():
-        model, extractor = _open()
+def measure(
+    inception: str | None = None, *, batches: int = 12, num_samples: int = 50_000, num_references: int = 10_000
+) -> dict[str, dict[str, Any]]:
+    """Times the parts of an evaluation on made-up images and features.
+
+    Args:
+      inception: weights of the Inception network (`checkpoints.weights`). None: random weights.
+      batches: number of timed batches of Inception features.
+      num_samples, num_references: numbers of features that precision and recall compare.
+
+    Returns:
+      Section -> name -> value. The names hold the units.
+
+    Raises:
+      UserError: the weights cannot be read.
+    """
+    model, extractor = _open(inception)
     results, progress = {}, Progress("measure", 4, unit="part")
-    for name, measure in (
-        (f"Inception features, {_SIDE} x {_SIDE}", lambda: _measure_features(model, extractor)),
+    for name, part in (
+        (f"Inception features, {_SIDE} x {_SIDE}", lambda: _measure_features(model, extractor, batches)),
         ("statistics", _measure_statistics),
         ("reading", _measure_reading),
-        ("precision and recall", _measure_neighbours),
+        ("precision and recall", lambda: _measure_neighbours(num_samples, num_references)),
     ):
-        results[name] = measure()
+        results[name] = part()
         progress.update()
     progress.close()
     results["memory"] = {"peak resident, MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3}
-    show(results, _JSON.value)
+    return results

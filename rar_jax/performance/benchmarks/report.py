@@ -1,4 +1,4 @@
-"""Results of a benchmark: a table on the terminal and a JSON file."""
+"""Reports the results of a benchmark: a table on the terminal and a JSON file."""
 
 import json
 import os
@@ -11,13 +11,13 @@ import jax
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
+    """Returns a description of the machine on which the results were measured."""
     devices = jax.local_devices()
     return {
         "cores": os.cpu_count(),
         "processor": _processor(),
         "devices": f"{len(devices)} x {devices[0].device_kind}",
-        # On NVIDIA the default for float32 is TF32.
+        # On NVIDIA GPUs the default for float32 is TF32.
         "precision of products": jax.config.jax_default_matmul_precision or "the platform's default",
         "jax": jax.__version__,
         "python": platform.python_version(),
@@ -33,7 +33,7 @@ def _processor() -> str:
 
 
 def peak_memory() -> dict[str, float]:
-    """Of the first device where it says so, else of this process."""
+    """Returns the peak memory of the first device if it reports one, otherwise that of this process."""
     stats = jax.local_devices()[0].memory_stats()
     if stats and "peak_bytes_in_use" in stats:
         return {"peak memory of a device, GB": stats["peak_bytes_in_use"] / 1e9}
@@ -41,7 +41,7 @@ def peak_memory() -> dict[str, float]:
 
 
 def show(results: dict[str, Any], json_path: str | None) -> None:
-    """Prints each value beside its name, sections indented, and writes all of it where a path is given."""
+    """Prints a table of results: section -> name -> value. Writes them to a JSON file too if a path is given."""
     results = {"machine": machine()} | results
     for section, values in results.items():
         print(section)

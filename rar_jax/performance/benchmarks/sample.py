@@ -1,39 +1,32 @@
-"""The decode loop of a config, random weights: python -m rar_jax benchmark sample --config=configs/rar_b.py ..."""
+"""Measures the decode loop of a config with random weights."""
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import flags
 from jax.sharding import Mesh
-from ml_collections import config_flags
 
-from rar_jax.commands import cli
-from rar_jax.config import DTYPES, Config, sample_options, without_data
+from rar_jax.config import Config, sample_options
 from rar_jax.errors import UserError
 from rar_jax.models.rar import RAR
 from rar_jax.models.vqgan import MASKGIT_F16, VQGAN
 from rar_jax.parallel.mesh import batch_sharding, make_mesh, replicated
 from rar_jax.performance import ceilings
-from rar_jax.performance.benchmarks.report import peak_memory, show
+from rar_jax.performance.benchmarks.report import peak_memory
 from rar_jax.performance.costs import decode_floor
 from rar_jax.sampling.decode import stages
 from rar_jax.sampling.options import Options
 from rar_jax.sampling.sampler import Sampler
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment, a file in configs/; its data is not read.")
-_BATCHES = flags.DEFINE_list("batch_size", ["1", "8"], "Images decoded at once; several are measured one by one.")
-_DTYPE = flags.DEFINE_enum("dtype", None, DTYPES, "By default float32 on a CPU, else the config's.")
-_DETOKENIZE = flags.DEFINE_bool("detokenize", True, "Measure a tokenizer of the published f16 size too, where it fits.")
-_REPEATS = flags.DEFINE_integer("repeats", 3, "Batches that are timed, after one that is not.", lower_bound=1)
-_JSON = flags.DEFINE_string("json", None, "Also write the results to this file.")
+# Codes [B, T] -> images uint8 [B, H, W, 3] on the host.
+Detokenizer = Callable[[jax.Array], np.ndarray]
 
-# As many as `data.tokenizers` decodes at once.
-_DETOKENIZED_A_DEVICE = 16
+# The number of images that `data.tokenizers` decodes at once.
+_DETOKENIZED_PER_DEVICE = 16
 
 
 def _init(model: RAR) -> dict[str, Any]:
@@ -41,10 +34,18 @@ def _init(model: RAR) -> dict[str, Any]:
     return model.init(jax.random.key(0), zero, zero[0], jnp.arange(model.config.num_tokens)[None])["params"]
 
 
-def _make_detokenizer(model: RAR, mesh: Mesh) -> Callable[[jax.Array], np.ndarray] | None:
-    """Codes [B, T] -> images uint8 [B, H, W, 3] on the host, or None where the codes are not the f16 tokenizer's."""
+def _make_sampler(config: Config, dtype: str | None) -> Sampler:
+    dtype = dtype or ("float32" if jax.default_backend() == "cpu" else config.train.dtype)
+    model = RAR(config.model, jnp.dtype(dtype))
+    mesh = make_mesh((jax.local_device_count(), 1), jax.local_devices())
+    params = jax.jit(_init, static_argnums=0, out_shardings=replicated(mesh))(model)
+    return Sampler(model, params, mesh)
+
+
+def _make_detokenizer(model: RAR, mesh: Mesh) -> Detokenizer | None:
+    """Returns a detokenizer of the published f16 size with random weights, or None if its codebook does not fit."""
     vqgan = VQGAN(**MASKGIT_F16)
-    if not _DETOKENIZE.value or model.config.codebook_size != vqgan.codebook_size:
+    if model.config.codebook_size != vqgan.codebook_size:
         return None
     side = vqgan.downsampling
     init = jax.jit(lambda: vqgan.init(jax.random.key(0), jnp.zeros((1, side, side, 3)))["params"])
@@ -56,7 +57,7 @@ def _make_detokenizer(model: RAR, mesh: Mesh) -> Callable[[jax.Array], np.ndarra
         return vqgan.apply({"params": params}, codes, method="decode_pixels")
 
     def detokenize(tokens):
-        chunk = _DETOKENIZED_A_DEVICE * mesh.size
+        chunk = _DETOKENIZED_PER_DEVICE * mesh.size
         chunks = (tokens[start : start + chunk] for start in range(0, len(tokens), chunk))
         images = [decode(params, jax.device_put(codes, batch_sharding(mesh))) for codes in chunks]
         return np.concatenate(jax.device_get(images))
@@ -64,33 +65,32 @@ def _make_detokenizer(model: RAR, mesh: Mesh) -> Callable[[jax.Array], np.ndarra
     return detokenize
 
 
-def _measure(sampler: Sampler, options: Options, batch: int, detokenize: Callable | None) -> dict[str, Any]:
-    model, devices = sampler.model, sampler.mesh.size
-    rates, bandwidths = [], []
+def _timed(function: Callable[[], Any]) -> tuple[float, Any]:
+    """Returns the time of a call in s, and what it returned."""
+    began = time.perf_counter()
+    result = function()
+    return time.perf_counter() - began, result
 
-    def measure_ceilings():
-        bandwidths.append(ceilings.bandwidth())
-        rates.append(ceilings.product_rate(model.dtype))
 
-    measure_ceilings()
-    labels = np.arange(batch, dtype=np.int32) % model.config.num_classes
-    rows = np.arange(batch, dtype=np.int32)
+def _measure_batch(
+    sampler: Sampler, options: Options, batch: int, repeats: int, detokenize: Detokenizer | None
+) -> dict[str, Any]:
+    """Times `repeats` decodes of a batch, and compares them with the least time by the ceilings of this machine."""
+    model, devices, guided = sampler.model, sampler.mesh.size, options.guided
+    numbers = np.arange(batch, dtype=np.int32)
 
     def decode():
-        return sampler.decode(labels, rows, 0, options).block_until_ready()
+        return sampler.decode(numbers % model.config.num_classes, numbers, 0, options).block_until_ready()
 
-    def timed(function):
-        began = time.perf_counter()
-        result = function()
-        return time.perf_counter() - began, result
+    def measure_ceilings():
+        return ceilings.product_rate(model.dtype), ceilings.bandwidth()
 
-    first, tokens = timed(decode)
-    times = [timed(decode)[0] for _ in range(_REPEATS.value)]
+    before = measure_ceilings()
+    first, tokens = _timed(decode)
+    times = [_timed(decode)[0] for _ in range(repeats)]
     seconds = statistics.median(times)
-    # A machine's ceilings wander, so that they are taken on both sides.
-    measure_ceilings()
-    rate, bandwidth = statistics.mean(rates), statistics.mean(bandwidths)
-    guided = options.guided
+    # Measured before and after, because the ceilings of a machine drift.
+    rate, bandwidth = map(statistics.mean, zip(before, measure_ceilings(), strict=True))
     steps, modulations = decode_floor(model.config, batch // devices, guided, model.dtype.itemsize, rate, bandwidth)
     results = {
         "batch": batch,
@@ -102,48 +102,44 @@ def _measure(sampler: Sampler, options: Options, batch: int, detokenize: Callabl
         "decode, s, slowest": max(times),
         "step, ms": 1e3 * seconds / model.config.num_tokens,
         "images/s": batch / seconds,
-        "memory bandwidth, bytes/s, a device": bandwidth,
-        "product rate, FLOP/s, a device": rate,
+        "memory bandwidth per device, bytes/s": bandwidth,
+        "product rate per device, FLOP/s": rate,
         "floor of the steps, s": steps,
         "floor of the modulations, s": modulations,
         "floor / time": (steps + modulations) / seconds,
     }
     if detokenize is not None:
         detokenize(tokens)
-        both = statistics.median(timed(lambda: detokenize(decode()))[0] for _ in range(_REPEATS.value))
+        both = statistics.median(_timed(lambda: detokenize(decode()))[0] for _ in range(repeats))
         results["images/s with detokenization"] = batch / both
     return results | peak_memory()
 
 
-def _batch_sizes(devices: int) -> list[int]:
-    given = f"--batch_size={','.join(_BATCHES.value)}"
-    try:
-        sizes = [int(size) for size in _BATCHES.value]
-    except ValueError:
-        raise UserError(f"{given} must be numbers, such as 1,8") from None
-    for size in sizes:
-        if size < 1 or size % devices:
-            raise UserError(f"{given}: {size} must be a multiple of the {devices} devices here")
-    return sizes
+def measure(
+    config: Config, batch_sizes: Sequence[int], *, dtype: str | None = None, detokenize: bool = True, repeats: int = 3
+) -> dict[str, dict[str, Any]]:
+    """Times the decode loop on the devices of this process, for each batch size.
 
+    Args:
+      config: the experiment. No data is read.
+      batch_sizes: numbers of images decoded at once.
+      dtype: compute dtype. None: float32 on a CPU, otherwise the one of the config.
+      detokenize: also measure with a tokenizer of the published f16 size, if the codebook has its size.
+      repeats: number of timed batches, after one warm-up batch.
 
-def _prepare(config: Config) -> Sampler:
-    dtype = _DTYPE.value or ("float32" if jax.default_backend() == "cpu" else config.train.dtype)
-    model = RAR(config.model, jnp.dtype(dtype))
-    mesh = make_mesh((jax.local_device_count(), 1), jax.local_devices())
-    params = jax.jit(_init, static_argnums=0, out_shardings=replicated(mesh))(model)
-    return Sampler(model, params, mesh)
+    Returns:
+      Section -> name -> value. The names hold the units.
 
-
-def main(argv):
-    del argv
-    with cli.user_errors():
-        config = without_data(_CONFIG.value)
-        sizes = _batch_sizes(jax.local_device_count())
-    sampler = _prepare(config)
-    detokenize = _make_detokenizer(sampler.model, sampler.mesh)
+    Raises:
+      UserError: a batch size is not a multiple of the number of devices.
+    """
+    for size in batch_sizes:
+        if size < 1 or size % jax.local_device_count():
+            raise UserError(f"batch_size={size} must be a multiple of the {jax.local_device_count()} devices here")
+    sampler = _make_sampler(config, dtype)
+    detokenizer = _make_detokenizer(sampler.model, sampler.mesh) if detokenize else None
     options = sample_options(config)
-    show(
-        {f"sampling, {config.name}, batch {size}": _measure(sampler, options, size, detokenize) for size in sizes},
-        _JSON.value,
-    )
+    return {
+        f"sampling, {config.name}, batch {size}": _measure_batch(sampler, options, size, repeats, detokenizer)
+        for size in batch_sizes
+    }

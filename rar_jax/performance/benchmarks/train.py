@@ -1,64 +1,77 @@
-"""The training step of a config on made-up tokens: python -m rar_jax benchmark train --config=configs/rar_b.py ..."""
+"""Measures the training step of a config on made-up tokens."""
 
 import statistics
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import flags
-from ml_collections import config_flags
 
-from rar_jax.commands import cli
-from rar_jax.config import Config, mesh_shape, without_data
+from rar_jax.config import Config, mesh_shape
 from rar_jax.parallel.mesh import make_mesh, put_batch
 from rar_jax.performance import ceilings
-from rar_jax.performance.benchmarks.report import peak_memory, show
+from rar_jax.performance.benchmarks.report import peak_memory
 from rar_jax.performance.costs import train_flops
 from rar_jax.training.program import make_program
-
-_CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment, a file in configs/; its data is not read.")
-_STEPS = flags.DEFINE_integer("steps", 5, "That are timed, after two that are not.", lower_bound=1)
-_PROFILE = flags.DEFINE_string("profile", None, "Also write a trace of a step to this folder, for TensorBoard.")
-_JSON = flags.DEFINE_string("json", None, "Also write the results to this file.")
+from rar_jax.training.state import TrainState
 
 _WARM_UP = 2
 
 
-def _made_up(config: Config) -> dict[str, np.ndarray]:
+def _made_up_batch(config: Config) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
-    model, rows = config.model, config.train.batch_size
+    model, size = config.model, config.train.batch_size
     return {
-        "tokens": rng.integers(model.codebook_size, size=(rows, model.grid_side**2), dtype=np.int32),
-        "label": rng.integers(model.num_classes, size=rows, dtype=np.int32),
+        "tokens": rng.integers(model.codebook_size, size=(size, model.num_tokens), dtype=np.int32),
+        "label": rng.integers(model.num_classes, size=size, dtype=np.int32),
     }
 
 
-def _measure(config: Config) -> dict[str, Any]:
+def _time_steps(step: Callable, state: TrainState, batch: dict, steps: int, profile: str | None) -> tuple[list, float]:
+    """Returns the times of the steps in s, and the loss of the last one."""
+    times = []
+    for number in range(_WARM_UP + steps):
+        began = time.perf_counter()
+        state, metrics = jax.block_until_ready(step(state, batch))
+        if number >= _WARM_UP:
+            times.append(time.perf_counter() - began)
+    if profile:
+        with jax.profiler.trace(profile):
+            state, metrics = jax.block_until_ready(step(state, batch))
+    return times, float(metrics["loss"])
+
+
+def measure(config: Config, steps: int = 5, profile: str | None = None) -> dict[str, dict[str, Any]]:
+    """Times the training step on all devices and compares it with the rate of matrix products of this machine.
+
+    Args:
+      config: the experiment. No data is read.
+      steps: number of timed steps, after two warm-up steps.
+      profile: folder to which a trace of one more step is written, for TensorBoard.
+
+    Returns:
+      Section -> name -> value. The names hold the units.
+
+    Raises:
+      UserError: the mesh or the batch size cannot be divided over the devices.
+    """
     mesh = make_mesh(mesh_shape(config, jax.device_count()))
     program = make_program(config)
     dtype = jnp.dtype(config.train.dtype)
     rates = [ceilings.product_rate(dtype)]
     state = jax.block_until_ready(jax.jit(program.init, out_shardings=program.shardings(mesh))())
-    batch = put_batch(_made_up(config), mesh)
+    batch = put_batch(_made_up_batch(config), mesh)
     began = time.perf_counter()
     step = program.jit_step(mesh).lower(state, batch).compile()
     compiled = time.perf_counter() - began
-    times = []
-    for number in range(_WARM_UP + _STEPS.value):
-        began = time.perf_counter()
-        state, metrics = jax.block_until_ready(step(state, batch))
-        if number >= _WARM_UP:
-            times.append(time.perf_counter() - began)
-    if _PROFILE.value:
-        with jax.profiler.trace(_PROFILE.value):
-            state, metrics = jax.block_until_ready(step(state, batch))
-    # A machine's rate wanders, so that it is taken on both sides.
+    times, loss = _time_steps(step, state, batch, steps, profile)
+    # Measured before and after, because the rate of a machine drifts.
     rates.append(ceilings.product_rate(dtype))
     rate, seconds = statistics.mean(rates), statistics.median(times)
-    flops = train_flops(program.model.config) * config.train.batch_size / mesh.size
-    return {
+    flops = train_flops(config.model) * config.train.batch_size / mesh.size
+    results = {
         "batch": config.train.batch_size,
         "dtype": config.train.dtype,
         "remat": config.train.remat,
@@ -66,16 +79,9 @@ def _measure(config: Config) -> dict[str, Any]:
         "step, s, median": seconds,
         "step, s, slowest": max(times),
         "images/s": config.train.batch_size / seconds,
-        "model FLOP of a step, a device": flops,
-        "product rate, FLOP/s, a device": rate,
+        "model FLOP per step and device": flops,
+        "product rate per device, FLOP/s": rate,
         "model FLOP utilisation": flops / seconds / rate,
-        "loss": float(metrics["loss"]),
-    } | peak_memory()
-
-
-def main(argv):
-    del argv
-    with cli.user_errors():
-        config = without_data(_CONFIG.value)
-        mesh_shape(config, jax.device_count())
-    show({f"training step, {config.name}": _measure(config)}, _JSON.value)
+        "loss": loss,
+    }
+    return {f"training step, {config.name}": results | peak_memory()}

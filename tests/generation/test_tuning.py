@@ -2,8 +2,9 @@ import json
 
 import pytest
 
-from rar_jax.evaluation.tuning import FILE, Setting, check_numbers, grid, search
+from rar_jax.generation.tuning import FILE, Candidates, Setting, search
 from rar_jax.progress import Progress
+from rar_jax.sampling.options import Options
 
 
 def bowl(setting, on_batch):
@@ -12,7 +13,7 @@ def bowl(setting, on_batch):
 
 
 def test_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
-    settings = grid([3, 1, 2, 2], [1, 0.5], [1])
+    settings = Candidates([3, 1, 2, 2], [1, 0.5], [1]).settings(Options())
     assert len(settings) == 6 and settings[0] == (1, 0.5, 1)
     tried = []
 
@@ -68,5 +69,25 @@ def test_flags_are_those_of_sample():
 )
 def test_settings_that_cannot_be(flag, numbers, message):
     with pytest.raises(ValueError, match=message):
-        check_numbers(flag, numbers)
-    check_numbers(flag, [0.5, 2])
+        Candidates(**{flag: numbers})
+    Candidates(**{flag: [0.5, 2]})
+
+
+@pytest.mark.parametrize(
+    ("guidance", "scales", "powers"),
+    [
+        ("pow_cosine", [1, 1.5, 2, 2.5, 3], [0.5, 0.75, 1, 1.25, 1.5]),
+        ("linear", [1, 1.5, 2, 2.5, 3], [1]),
+        ("none", [2], [1]),
+    ],
+)
+def test_only_what_changes_samples_is_tried(guidance, scales, powers):
+    options = Options(guidance=guidance, guidance_scale=2.0, guidance_power=1.0)
+    settings = Candidates().settings(options)
+    assert settings == [(scale, power, 1.0) for scale in scales for power in powers]
+    given = Candidates(guidance_powers=[3.0])
+    if guidance == "pow_cosine":
+        assert {setting.guidance_power for setting in given.settings(options)} == {3}
+    else:
+        with pytest.raises(ValueError, match=f"--guidance_powers=3 changes nothing with .*guidance={guidance}"):
+            given.settings(options)

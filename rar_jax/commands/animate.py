@@ -1,0 +1,44 @@
+"""Draws samples as they appear, token by token, as an animation.
+
+    python -m rar_jax animate --checkpoint=runs/digits --classes=3,7 --format=webp
+
+The images are those of the command sample with the same flags.
+"""
+
+from absl import flags
+from etils import epath
+
+from rar_jax.commands import cli, shared_flags
+from rar_jax.errors import UserError
+from rar_jax.generate import load
+from rar_jax.generation.animation import animate
+from rar_jax.generation.pictures import choose_labels, samples_folder
+from rar_jax.run_folder import check_folder
+
+_CHECKPOINT = shared_flags.define_checkpoint()
+_TOKENIZER = shared_flags.define_model_tokenizer()
+_STEP = shared_flags.define_step()
+_OUT = flags.DEFINE_string("out", None, "Folder of the animation. Default: samples/ in the run's folder, or here.")
+_FORMAT = flags.DEFINE_enum("format", "gif", ("gif", "webp"), "Format of the animation.")
+_CLASSES = shared_flags.define_classes()
+_SEED = shared_flags.define_seed()
+_BATCH = shared_flags.define_batch_size()
+_OPTIONS = shared_flags.define_options()
+
+
+def main(argv):
+    del argv
+    cli.keep_compiled_programs()
+    if not _CHECKPOINT.value:
+        raise UserError("name a model with --checkpoint=RUN")
+    out = epath.Path(_OUT.value or samples_folder(_CHECKPOINT.value))
+    check_folder("out", out)
+    generator = load(_CHECKPOINT.value, _STEP.value, _TOKENIZER.value)
+    labels, options = choose_labels(generator, _CLASSES.value), generator.options(**_OPTIONS())
+    path = out / f"animation.{_FORMAT.value}"
+    shown = animate(generator, labels, options, path, seed=_SEED.value, batch_size=_BATCH.value)
+    print(f"{path}: {shown} images appear token by token, in the order {options.scan_order}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

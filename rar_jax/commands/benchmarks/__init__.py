@@ -1,0 +1,1 @@
+"""The commands `python -m rar_jax benchmark NAME`, a file each."""

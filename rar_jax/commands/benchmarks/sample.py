@@ -1,0 +1,33 @@
+"""Measures the decode loop: python -m rar_jax benchmark sample --config=configs/rar_b.py --batch_size=1,8."""
+
+from absl import flags
+from ml_collections import config_flags
+
+from rar_jax.config import DTYPES, without_data
+from rar_jax.errors import UserError
+from rar_jax.performance.benchmarks import sample
+from rar_jax.performance.benchmarks.report import show
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file of the experiment. Its data is not read.")
+_BATCHES = flags.DEFINE_list(
+    "batch_size", ["1", "8"], "Numbers of images decoded at once. Each of them is measured separately."
+)
+_DTYPE = flags.DEFINE_enum("dtype", None, DTYPES, "Compute dtype. Default: float32 on a CPU, otherwise the config's.")
+_DETOKENIZE = flags.DEFINE_bool(
+    "detokenize", True, "Also measure with a tokenizer of the published f16 size, if the codebook has its size."
+)
+_REPEATS = flags.DEFINE_integer("repeats", 3, "Number of timed batches, after one warm-up batch.", lower_bound=1)
+_JSON = flags.DEFINE_string("json", None, "File to which the results are also written.")
+
+
+def _batch_sizes() -> list[int]:
+    try:
+        return [int(size) for size in _BATCHES.value]
+    except ValueError:
+        raise UserError(f"--batch_size={','.join(_BATCHES.value)} must be numbers, such as 1,8") from None
+
+
+def main(argv):
+    del argv
+    options = {"dtype": _DTYPE.value, "detokenize": _DETOKENIZE.value, "repeats": _REPEATS.value}
+    show(sample.measure(without_data(_CONFIG.value), _batch_sizes(), **options), _JSON.value)

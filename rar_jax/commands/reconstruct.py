@@ -1,0 +1,40 @@
+"""Draws images and below each its reconstruction by a tokenizer.
+
+python -m rar_jax reconstruct --images=FOLDER --tokenizer=WEIGHTS --output=grid.png
+"""
+
+from absl import flags
+
+from rar_jax.commands import cli, shared_flags
+from rar_jax.data.sources import ImageFolder, TfdsImages
+from rar_jax.data.tokenizers import open_tokenizer
+from rar_jax.errors import UserError
+from rar_jax.evaluation.token_pictures import draw_reconstructions
+from rar_jax.images.files import write_png
+
+_IMAGES, _TFDS, _SPLIT, _DATA_DIR = shared_flags.define_source()
+_TOKENIZER, _IMAGE_SIZE = shared_flags.define_tokenizer()
+_NUM = flags.DEFINE_integer("num", 32, "Number of images, evenly spaced over all.", lower_bound=1)
+_WORKERS = shared_flags.define_workers()
+_OUTPUT = shared_flags.define_picture()
+
+
+def main(argv):
+    del argv
+    source = shared_flags.name_one((_IMAGES, _TFDS))
+    if source == "images":
+        shared_flags.refuse((_SPLIT, _DATA_DIR), source)
+    shared_flags.check_picture(_OUTPUT.value)
+    if not _TOKENIZER.value:
+        raise UserError("name the tokenizer with --tokenizer=WEIGHTS")
+    images = TfdsImages(_TFDS.value, _SPLIT.value, _DATA_DIR.value) if _TFDS.value else ImageFolder(_IMAGES.value)
+    tokenizer = open_tokenizer(_TOKENIZER.value, _IMAGE_SIZE.value)
+    drawn = draw_reconstructions(images, tokenizer, _IMAGE_SIZE.value, _NUM.value, _WORKERS.value)
+    write_png(_OUTPUT.value, drawn.picture)
+    for rejected in drawn.rejected:
+        print(f"left out: {rejected.name}: {rejected.reason}")
+    print(f"{_OUTPUT.value}: {drawn.count} images, below each its reconstruction (mean PSNR {drawn.psnr:.2f} dB)")
+
+
+if __name__ == "__main__":
+    cli.run(main)

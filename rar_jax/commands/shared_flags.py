@@ -1,0 +1,178 @@
+"""Flags that several commands have. A command calls these functions to define the ones that it needs."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from absl import flags
+from etils import epath
+
+from rar_jax.errors import UserError
+from rar_jax.evaluation.scoring import REFERENCE_KINDS
+from rar_jax.run_folder import check_folder
+from rar_jax.sampling.guidance import GUIDANCE_SCHEDULES
+from rar_jax.sampling.options import SAMPLING_ORDERS
+from rar_jax.sampling.sampler import MAX_SEED
+
+# absl then counts these flags as flags of the command, whose --help shows them.
+flags.disclaim_key_flags()
+
+
+def define_checkpoint() -> flags.FlagHolder[str]:
+    """Defines --checkpoint, the model."""
+    return flags.DEFINE_string(
+        "checkpoint", None, "Folder of a run, of one of its steps or of converted weights, or a published file."
+    )
+
+
+def define_step() -> flags.FlagHolder[int]:
+    """Defines --step, of the checkpoint."""
+    return flags.DEFINE_integer("step", None, "Step of the checkpoint. Default: the newest.", lower_bound=0)
+
+
+def define_model_tokenizer() -> flags.FlagHolder[str]:
+    """Defines --tokenizer, for a model that was trained on the codes of one."""
+    return flags.DEFINE_string(
+        "tokenizer", None, "Weights of the tokenizer, or digits. Default: the tokenizer of the checkpoint's run."
+    )
+
+
+def define_tokenizer() -> tuple[flags.FlagHolder[str], flags.FlagHolder[int]]:
+    """Defines --tokenizer and --image_size, for commands that have no model."""
+    return (
+        flags.DEFINE_string("tokenizer", None, "Weights of the tokenizer (a MaskGIT-VQGAN), or digits."),
+        flags.DEFINE_integer("image_size", 256, "Side in pixels of the square cut from each image.", lower_bound=1),
+    )
+
+
+def define_classes() -> flags.FlagHolder[list[str]]:
+    """Defines --classes, the classes of the samples."""
+    return flags.DEFINE_list(
+        "classes", [], "Names or indices of classes. Default: all with --num, otherwise ten that are evenly spaced."
+    )
+
+
+def define_seed() -> flags.FlagHolder[int]:
+    """Defines --seed, of the samples."""
+    return flags.DEFINE_integer("seed", 0, "Seed of the samples. The same seed gives the same images.", 0, MAX_SEED)
+
+
+def define_batch_size() -> flags.FlagHolder[int]:
+    """Defines --batch_size, of the decode loop."""
+    return flags.DEFINE_integer("batch_size", 256, "Number of images decoded at once.", lower_bound=1)
+
+
+def define_options() -> Callable[[], dict[str, Any]]:
+    """Defines a flag for each sampling option, and returns a function that returns the options given by name."""
+    holders = (
+        flags.DEFINE_enum(
+            "scan_order", None, SAMPLING_ORDERS,
+            "Order in which tokens are decoded; random gives each image its own. Default: the run's order.",
+        ),
+        flags.DEFINE_enum("guidance", None, GUIDANCE_SCHEDULES, "Schedule of the guidance weight. Default: the run's."),
+        flags.DEFINE_float("guidance_scale", None, "Guidance weight at the end; 1 is none. Default: the run's scale."),
+        flags.DEFINE_float(
+            "guidance_power", None, "Power of the pow_cosine schedule; a larger one starts later. Default: the run's."
+        ),
+        flags.DEFINE_float("temperature", None, "Temperature; 0 takes the most likely token. Default: the run's."),
+        flags.DEFINE_integer("top_k", None, "Number of most likely tokens to draw from; 0 is all. Default: the run's."),
+        flags.DEFINE_float(
+            "top_p", None, "Total probability of the most likely tokens to draw from; 1 is all. Default: the run's."
+        ),
+    )  # fmt: skip
+    return lambda: {holder.name: holder.value for holder in holders if holder.value is not None}
+
+
+def define_source() -> tuple[flags.FlagHolder[str], ...]:
+    """Defines --images, --tfds, --split and --data_dir, where images come from."""
+    return (
+        flags.DEFINE_string("images", None, "Folder of JPEG, PNG or WebP images."),
+        flags.DEFINE_string("tfds", None, "Name of a TFDS data set prepared as ArrayRecord, such as imagenet2012."),
+        flags.DEFINE_string("split", "train", "Split of the TFDS data set."),
+        flags.DEFINE_string("data_dir", None, "Folder in which the TFDS data set was prepared. Default: TFDS's own."),
+    )
+
+
+def define_workers() -> flags.FlagHolder[int]:
+    """Defines --workers, which decode images."""
+    return flags.DEFINE_integer(
+        "workers", None, "Number of processes that decode images. Default: one less than the CPU cores.", lower_bound=1
+    )
+
+
+def define_reference() -> flags.FlagHolder[str]:
+    """Defines --reference, which samples are compared with."""
+    return flags.DEFINE_string(
+        "reference", None, "Statistics or images to compare with: an .npz file, a folder of images or a sampling job."
+    )
+
+
+def define_reference_kind() -> flags.FlagHolder[str]:
+    """Defines --reference_kind, for the report."""
+    return flags.DEFINE_enum(
+        "reference_kind", None, REFERENCE_KINDS, "Set that the reference images belong to, for the report."
+    )
+
+
+def define_features() -> tuple[flags.FlagHolder[str], flags.FlagHolder[str]]:
+    """Defines --features and --inception, by which images are compared."""
+    return (
+        flags.DEFINE_enum(
+            "features", "inception", ("inception", "pixels"), "Features to compare. pixels is for small images only."
+        ),
+        flags.DEFINE_string("inception", None, "Weights of the FID Inception network."),
+    )
+
+
+def define_process() -> tuple[flags.FlagHolder[int], flags.FlagHolder[int]]:
+    """Defines --process_index and --process_count, of processes that share the work."""
+    return (
+        flags.DEFINE_integer("process_index", None, "Number of this process, from 0, with --process_count.", 0),
+        flags.DEFINE_integer("process_count", None, "Number of processes that share this job. Default: 1.", 1),
+    )
+
+
+def share_of_work(index: int | None, count: int | None, default: tuple[int, int] = (0, 1)) -> tuple[int, int]:
+    """Returns the number of this process and the number of processes, by --process_index and --process_count.
+
+    Raises:
+      UserError: one of the two is given without the other, or the index is not below the count.
+    """
+    if (index is None) != (count is None):
+        raise UserError("--process_index and --process_count go together")
+    if index is None:
+        return default
+    if index >= count:
+        raise UserError(f"--process_index={index} must be below --process_count={count}")
+    return index, count
+
+
+def name_one(holders: Sequence[flags.FlagHolder[str]]) -> str:
+    """Returns the name of the one flag that is given.
+
+    Raises:
+      UserError: none of them is given, or several are.
+    """
+    given = [holder.name for holder in holders if holder.value]
+    if len(given) != 1:
+        wanted = ", ".join(f"--{holder.name}" for holder in holders)
+        raise UserError(f"name one of {wanted}; given: {', '.join(given) or 'none'}")
+    return given[0]
+
+
+def refuse(holders: Sequence[flags.FlagHolder], given: str) -> None:
+    """Raises a `UserError` that names the first of these flags that is set, because it has no effect with `given`."""
+    for holder in holders:
+        if holder.present:
+            raise UserError(f"--{holder.name} has no effect with --{given}: leave it out")
+
+
+def define_picture() -> flags.FlagHolder[str]:
+    """Defines --output, a picture; see `check_picture`."""
+    return flags.DEFINE_string("output", "grid.png", "PNG file to write.")
+
+
+def check_picture(output: str) -> None:
+    """Raises a `UserError` if a picture cannot be written to --output."""
+    if not output.endswith(".png"):
+        raise UserError(f"--output={output} must be a .png file: it is a picture")
+    check_folder("output", epath.Path(output).parent)

@@ -1,0 +1,62 @@
+"""Searches for the guidance and temperature with which a model's samples score best.
+
+    python -m rar_jax tune --checkpoint=RUN --reference=FILE_OR_FOLDER --inception=WEIGHTS --guidance_scales=1,2,4
+
+The same command resumes a search that was stopped.
+"""
+
+from absl import flags
+from etils import epath
+
+from rar_jax.commands import cli, shared_flags
+from rar_jax.errors import UserError
+from rar_jax.evaluation.features import open_extractor
+from rar_jax.evaluation.report import report_folder, score_label
+from rar_jax.evaluation.scoring import PAPERS_IMAGES, Reference
+from rar_jax.generate import load
+from rar_jax.generation.job import job_images
+from rar_jax.generation.tuning import PICTURE, Candidates, tune
+from rar_jax.run_folder import check_folder
+
+_CHECKPOINT = shared_flags.define_checkpoint()
+_TOKENIZER = shared_flags.define_model_tokenizer()
+_REFERENCE = shared_flags.define_reference()
+_FEATURES, _INCEPTION = shared_flags.define_features()
+_SCALES = flags.DEFINE_list("guidance_scales", [], "Scales to try. Default: from half to 1.5 times the run's.")
+_POWERS = flags.DEFINE_list("guidance_powers", [], "Powers to try. Default: from half to 1.5 times the run's.")
+_TEMPERATURES = flags.DEFINE_list("temperatures", [], "Temperatures to try. Default: the run's temperature.")
+_NUM = flags.DEFINE_integer("num", 5000, "Number of samples for each setting.", lower_bound=2)
+_SEED = shared_flags.define_seed()
+_BATCH = shared_flags.define_batch_size()
+_OUT = flags.DEFINE_string("out", None, "Folder of the results. Default: evaluation/NAME beside the checkpoint.")
+
+
+def _numbers(flag: flags.FlagHolder[list[str]]) -> list[float]:
+    try:
+        return [float(number) for number in flag.value]
+    except ValueError:
+        raise UserError(f"--{flag.name}={','.join(flag.value)} must be numbers, such as 1,1.5") from None
+
+
+def main(argv):
+    del argv
+    cli.keep_compiled_programs()
+    if not _CHECKPOINT.value or not _REFERENCE.value:
+        raise UserError("name a model with --checkpoint=RUN and what to compare with by --reference")
+    out = epath.Path(_OUT.value or report_folder(_CHECKPOINT.value))
+    check_folder("out", out)
+    candidates = Candidates(*map(_numbers, (_SCALES, _POWERS, _TEMPERATURES)))
+    reference = Reference(job_images(_REFERENCE.value), None)
+    extractor = open_extractor(_FEATURES.value, _INCEPTION.value)
+    generator = load(_CHECKPOINT.value, tokenizer=_TOKENIZER.value)
+    found = tune(
+        generator, reference, extractor, candidates, out, num=_NUM.value, seed=_SEED.value, batch_size=_BATCH.value
+    )
+    print(f"{out / PICTURE}: {score_label(found.score)} of {len(found.values)} settings, {_NUM.value:,} images each")
+    print(f"best ({found.values[found.best]:.4g}): {found.best.flags()}")
+    if _NUM.value < PAPERS_IMAGES:
+        print(f"Scores of {_NUM.value:,} images can be compared only with others of this search.")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,215 @@
+"""A search for the best guidance and temperature of a model, which resumes where it was stopped."""
+
+import dataclasses
+import functools
+import itertools
+import json
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from etils import epath
+
+from rar_jax.data.tokenizers import decoded
+from rar_jax.errors import UserError
+from rar_jax.evaluation.features import Extractor
+from rar_jax.evaluation.report import score_label
+from rar_jax.evaluation.sample_scores import ReferenceScorer
+from rar_jax.evaluation.scoring import Reference
+from rar_jax.files import hold_to_plan, read_json_lines, write_atomically
+from rar_jax.generation.generator import Generator
+from rar_jax.images.plots import plot_heat_maps
+from rar_jax.progress import Progress
+from rar_jax.sampling.options import Options
+from rar_jax.sampling.sampler import sample_tokens
+
+FILE = "tuning.jsonl"
+PICTURE = "tuning.png"
+# A value that is not given is tried at these multiples of the model's own.
+_FACTORS = (0.5, 0.75, 1, 1.25, 1.5)
+
+
+class Setting(NamedTuple):
+    """Sampling options that are tried together; see `sampling.options.SampleConfig`."""
+
+    guidance_scale: float
+    guidance_power: float
+    temperature: float
+
+    def flags(self) -> str:
+        """Returns the setting as flags of `python -m rar_jax sample`."""
+        return " ".join(f"--{name}={value:g}" for name, value in self._asdict().items())
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidates:
+    """Values to try. The values are checked when it is made, before a model is loaded.
+
+    Attributes:
+      guidance_scales, guidance_powers: values, or none for five from half to 1.5 times the model's own.
+      temperatures: values, or none for the model's own alone.
+    """
+
+    guidance_scales: Sequence[float] = ()
+    guidance_powers: Sequence[float] = ()
+    temperatures: Sequence[float] = ()
+
+    def __post_init__(self):
+        """Raises a `UserError` that names the flag of a value out of range."""
+        for name, values in dataclasses.asdict(self).items():
+            above = name == "guidance_powers"
+            for value in values:
+                if not (0 < value if above else 0 <= value) or value == math.inf:
+                    raise UserError(f"--{name}: {value:g} must be {'above' if above else 'at least'} 0, and finite")
+
+    def settings(self, options: Options) -> list[Setting]:
+        """Returns every combination of the values once, around the options of a model.
+
+        Raises:
+          UserError: values are given that change nothing with the model's guidance.
+        """
+        scales = self._around("guidance_scales", options.guidance_scale, options.guidance != "none", options)
+        powers = self._around("guidance_powers", options.guidance_power, options.guidance == "pow_cosine", options)
+        values = scales, powers, self.temperatures or [options.temperature]
+        return [Setting(*each) for each in itertools.product(*(sorted(set(part)) for part in values))]
+
+    def _around(self, name: str, default: float, matters: bool, options: Options) -> Sequence[float]:
+        """Returns the values that are given, or some around the model's own if it matters for its guidance."""
+        values = getattr(self, name)
+        if matters:
+            return values or [default * factor for factor in _FACTORS]
+        if values:
+            raise UserError(
+                f"--{name}={','.join(f'{value:g}' for value in values)} changes nothing with the run's "
+                f"guidance={options.guidance}: leave it out"
+            )
+        return [default]
+
+
+class Tuning(NamedTuple):
+    """What a search found.
+
+    Attributes:
+      score: name of the score that the settings are compared by; smaller is better.
+      values: the score of each setting.
+    """
+
+    score: str
+    values: dict[Setting, float]
+
+    @property
+    def best(self) -> Setting:
+        """The setting with the smallest score."""
+        return min(self.values, key=self.values.get)
+
+
+def tune(
+    generator: Generator,
+    reference: Reference,
+    extractor: Extractor,
+    candidates: Candidates,
+    folder: epath.PathLike,
+    *,
+    num: int = 5000,
+    seed: int = 0,
+    batch_size: int = 256,
+) -> Tuning:
+    """Samples with every setting, scores the samples, and draws heat maps of the scores.
+
+    Args:
+      generator: the model. Options that are not tried are its own.
+      reference: the statistics or images that samples are compared with.
+      extractor: extracts the features that are compared.
+      candidates: the values to try.
+      folder: folder of tuning.jsonl and tuning.png. A search that was stopped there is resumed.
+      num: number of samples for each setting, of all classes in turn.
+      seed: seed of the samples of every setting.
+      batch_size: number of images decoded at once.
+
+    Raises:
+      UserError: a candidate changes nothing, the reference cannot be compared with, or `folder` has another search.
+    """
+    options = generator.options()
+    settings = candidates.settings(options)
+    scorer = ReferenceScorer(extractor, reference, generator.config.data.image_size)
+    labels = np.arange(num) % generator.sampler.model.config.num_classes
+    fixed = {name: value for name, value in dataclasses.asdict(options).items() if name not in Setting._fields}
+    plan = {
+        "model": f"{generator.config.name}-{generator.identity}",
+        "step": generator.step,
+        "tokenizer": generator.tokenizer.fingerprint,
+        "images": num,
+        "seed": seed,
+        **fixed,
+        "reference": reference.name,
+        "features": scorer.fingerprint,
+    }
+    score_setting = functools.partial(_score_setting, generator, scorer, labels, seed, batch_size)
+    found = search(folder, plan, settings, num, score_setting)
+    name = next(iter(next(iter(found.values()))))
+    tuning = Tuning(name, {setting: scores[name] for setting, scores in found.items()})
+    title = f"{score_label(name)}: {num:,} samples of {generator.config.name}, step {generator.step}, seed {seed}"
+    plot_heat_maps(epath.Path(folder) / PICTURE, Setting._fields, tuning.values, title)
+    return tuning
+
+
+def _score_setting(
+    generator: Generator,
+    scorer: ReferenceScorer,
+    labels: np.ndarray,
+    seed: int,
+    batch_size: int,
+    setting: Setting,
+    on_batch: Callable[[int], None],
+) -> dict[str, float]:
+    """Samples with a setting and returns the scores of the samples."""
+    # The reference is prepared once, and not at all if every setting is scored already.
+    scorer.prepare()
+    options = generator.options(**setting._asdict())
+    tokens = sample_tokens(
+        generator.sampler, labels, options, seed=seed, batch_size=batch_size, on_batch=on_batch
+    )  # fmt: skip
+    return scorer.score(decoded(generator.tokenizer, tokens), labels)
+
+
+def search(
+    folder: epath.PathLike,
+    plan: dict[str, Any],
+    settings: Sequence[Setting],
+    images: int,
+    score: Callable[[Setting, Callable[[int], None]], dict[str, float]],
+) -> dict[Setting, dict[str, float]]:
+    """Scores every setting that an earlier search in this folder did not score.
+
+    Args:
+      folder: folder of tuning.jsonl. Its first line is the plan, and each other line a setting with its scores.
+      plan: everything else that the scores depend on; JSON values.
+      settings: the settings to score.
+      images: number of samples for each setting, for the progress bar.
+      score: returns the scores of a setting. It calls its second argument with the number of images of each batch.
+
+    Returns:
+      The scores of these settings, and of other ones that the folder has.
+
+    Raises:
+      UserError: the search in the folder had another plan.
+    """
+    path = epath.Path(folder) / FILE
+    lines = read_json_lines(path) or [plan]
+    hold_to_plan("out", path.parent, lines[0], plan)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # This removes a last line that was cut short.
+    write_atomically(path, "".join(json.dumps(line) + "\n" for line in lines))
+    found = {Setting(*(line.pop(name) for name in Setting._fields)): line for line in lines[1:]}
+    left = [setting for setting in settings if setting not in found]
+    progress = Progress("tune", len(settings) * images, (len(settings) - len(left)) * images, unit="image")
+    with path.open("a") as file:
+        for setting in left:
+            found[setting] = score(setting, progress.update)
+            file.write(json.dumps(setting._asdict() | found[setting]) + "\n")
+            file.flush()
+            name, value = next(iter(found[setting].items()))
+            progress.update(0, f"{setting.flags()}: {name} {value:.4g}")
+    progress.close()
+    return found

@@ -1,0 +1,48 @@
+import numpy as np
+from running import call, run
+from safetensors.numpy import load_file, save_file
+
+
+def test_published_weights_in_and_out(golden, vqgan_file, tmp_path):
+    """A file to a folder, pictures from either, and back to a file."""
+    published = tmp_path / "rar.safetensors"
+    save_file(golden.tensors("params/"), published)
+    heads = golden.config["heads"]
+    for file, flag, message in (
+        (published, heads + 1, f"--num_heads={heads + 1}, but the tensors of {published} have {heads} heads: leave"),
+        (vqgan_file, heads, f"--num_heads={heads} is for a RAR, and {vqgan_file} holds vqgan weights: leave it out"),
+    ):
+        refused = run("rar_jax", "convert", f"--input={file}", f"--output={tmp_path / 'rar'}", f"--num_heads={flag}")
+        assert refused.returncode == 2 and message in refused.stderr and not (tmp_path / "rar").exists()
+    given = f"--num_heads={heads}"
+    converted = call("convert", f"--input={published}", f"--output={tmp_path / 'rar'}", given)
+    assert converted.returncode == 0, converted.stderr
+    tokenizer = call("convert", f"--input={vqgan_file}", f"--output={tmp_path / 'vqgan'}")
+    assert tokenizer.returncode == 0 and tokenizer.stdout.strip().endswith("vqgan weights")
+    back = call("convert", f"--input={tmp_path / 'rar'}", f"--output={tmp_path / 'back.safetensors'}")
+    assert back.returncode == 0, back.stderr
+    tensors = load_file(tmp_path / "back.safetensors")
+    for name, tensor in golden.tensors("params/").items():
+        assert tensors[name].tobytes() == tensor.tobytes()
+    sources = {"of_file": (published, vqgan_file), "of_folder": (tmp_path / "rar", tmp_path / "vqgan")}
+    for name, (checkpoint, weights) in sources.items():
+        options = ["--num=4", "--classes=1,2", f"--out={tmp_path / name}", "--npz"]
+        sampled = call("sample", f"--checkpoint={checkpoint}", f"--tokenizer={weights}", *options)
+        assert sampled.returncode == 0, sampled.stderr
+    of_file, of_folder = (np.load(tmp_path / name / "samples.npz")["arr_0"] for name in ("of_file", "of_folder"))
+    assert of_file.shape == (4, 8, 8, 3)
+    np.testing.assert_array_equal(of_file, of_folder)
+    again = call("convert", f"--input={published}", f"--output={tmp_path / 'rar'}")
+    assert again.returncode == 2 and "exists already" in again.stderr
+    other = call("sample", f"--checkpoint={vqgan_file}", f"--tokenizer={vqgan_file}")
+    assert other.returncode == 2 and "rar weights are needed" in other.stderr
+
+
+def test_inception_weights_in_and_out(inception_tensors, tmp_path):
+    save_file(inception_tensors, tmp_path / "published.safetensors")
+    back = tmp_path / "back.safetensors"
+    converted = call("convert", f"--input={tmp_path / 'published.safetensors'}", f"--output={back}")
+    assert converted.returncode == 0 and converted.stdout.strip().endswith("inception weights")
+    tensors = load_file(back)
+    assert tensors.keys() == inception_tensors.keys()
+    assert all(tensors[name].tobytes() == tensor.tobytes() for name, tensor in inception_tensors.items())

@@ -1,0 +1,48 @@
+import pytest
+from conftest import ROOT
+from running import refusal
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "name one of --images, --tfds, --jsonl; given: none"),
+        (["--images=a", "--jsonl=b"], "given: images, jsonl"),
+        (["--images=nothing"], "name the folder to write with --output"),
+        (["--images=nothing", "--output=out", "--tokenizer=w.bin"], "no images in 'nothing'"),
+        (["--images=tests", "--output=out"], "name the weights that make the tokens"),
+        (["--jsonl=nothing.jsonl", "--output=out"], "--jsonl=nothing.jsonl: there is no such file"),
+        (
+            ["--images=tests", "--output=out", "--crops=ten", "--flip", "--tokenizer=digits"],
+            "--crops=ten, which has the mirrors already",
+        ),
+        (["--images=tests", "--output=setup.py", "--tokenizer=digits"], "setup.py is a file, not a folder"),
+        (["--images=tests", "--output=out", "--crops=five"], "crops"),
+        (
+            ["--images=tests", "--output=out", "--class_list=none.txt", "--tokenizer=digits"],
+            "none.txt: there is no such",
+        ),
+        (["--images=tests", "--output=out", "--tokenizer=digits", "--process_count=2"], "go together"),
+        (
+            ["--jsonl=a", "--output=out", "--process_count=2", "--process_index=1"],
+            "--process_index has no effect with --jsonl",
+        ),
+        (
+            ["--images=tests", "--output=out", "--tokenizer=digits", "--split=train"],
+            "--split has no effect with --images: leave it out",
+        ),
+        (
+            ["--images=tests", "--output=out", "--tokenizer=digits", "--skip_bad"],
+            "--skip_bad has no effect with --images",
+        ),
+        (
+            ["--tfds=mnist", "--output=out", "--tokenizer=digits", "--class_list=a"],
+            "--class_list has no effect with --tfds",
+        ),
+        (["--jsonl=a", "--output=out", "--noflip"], "--flip has no effect with --jsonl"),
+        (["--tfds=mnist", "--output=out", "--tokenizer=digits", "--num=3"], "'num'"),
+    ],
+)
+def test_mistakes_with_tokenize(arguments, message):
+    assert message in refusal("tokenize", *arguments)
+    assert not (ROOT / "out").exists()

@@ -1,0 +1,52 @@
+import dataclasses
+import json
+
+import pytest
+
+from rar_jax.evaluation.report import Report, begin_report, report_folder, write_report
+
+
+@pytest.mark.parametrize(
+    ("scored", "folder"),
+    [
+        ("samples.npz", "evaluation/samples"),
+        ("runs/anneal_0.5", "evaluation/anneal_0.5"),
+        ("runs/anneal_0.5/checkpoints/12", "evaluation/anneal_0.5"),
+        ("runs/rar_b.bin", "evaluation/rar_b"),
+        ("runs/anneal_0.5/.", "evaluation/anneal_0.5"),
+    ],
+)
+def test_a_report_is_by_default_beside_what_it_is_of(tmp_path, scored, folder):
+    (tmp_path / "runs" / "anneal_0.5" / "checkpoints" / "12").mkdir(parents=True)
+    above = tmp_path / "runs" if scored.startswith("runs") else tmp_path
+    assert report_folder(str(tmp_path / scored)) == above / folder
+    assert report_folder(str(tmp_path / scored), "curves") == above / "evaluation" / "curves"
+
+
+def test_of_the_folder_one_is_in(tmp_path, monkeypatch):
+    (tmp_path / "images").mkdir()
+    monkeypatch.chdir(tmp_path / "images")
+    assert report_folder(".") == tmp_path / "evaluation" / "images"
+
+
+def test_scores_are_said_although_they_cannot_be_written(tmp_path, capsys, monkeypatch):
+    begin_report(tmp_path / "new", {"samples": "a"})
+    report = Report("title", {"samples": "a"}, {}, {"fid": 2.5}, [])
+
+    def full(*_):
+        raise OSError("no space")
+
+    monkeypatch.setattr("rar_jax.evaluation.report.write_atomically", full)
+    with pytest.raises(OSError, match="no space"):
+        write_report(tmp_path / "new", report, [])
+    assert "2.500" in capsys.readouterr().out
+
+
+def test_a_report_of_something_else_stays(tmp_path):
+    report = Report("title", {"samples": "a", "image_size": None}, {}, {"fid": 2.5}, [])
+    (tmp_path / "report.json").write_text(json.dumps(dataclasses.asdict(report)))
+    begin_report(tmp_path, report.inputs)
+    with pytest.raises(ValueError, match=r"--out=.* was begun with samples='a', not 'b': .* choose another folder"):
+        begin_report(tmp_path, report.inputs | {"samples": "b"})
+    with pytest.raises(ValueError, match=r"report\.json cannot be made \(.*\): choose another folder"):
+        begin_report(tmp_path / "report.json", report.inputs)

@@ -1,0 +1,36 @@
+"""The benchmarks as library functions, with small models and given ceilings."""
+
+import pytest
+
+from rar_jax.errors import UserError
+from rar_jax.performance import ceilings
+from rar_jax.performance.benchmarks import sample, train
+
+
+@pytest.fixture(autouse=True)
+def fast_ceilings(monkeypatch):
+    """Ceilings that no machine reaches, instead of measured ones, which take seconds."""
+    monkeypatch.setattr(ceilings, "product_rate", lambda dtype: 1e15)
+    monkeypatch.setattr(ceilings, "bandwidth", lambda: 1e15)
+
+
+def test_train(small_config, tmp_path):
+    config = small_config(train={"batch_size": 8})
+    results = train.measure(config, steps=1, profile=str(tmp_path))["training step, digits"]
+    assert results["images/s"] == pytest.approx(8 / results["step, s, median"])
+    assert results["product rate per device, FLOP/s"] == 1e15 and 0 < results["model FLOP utilisation"] < 1
+    assert list(tmp_path.rglob("*.xplane.pb"))
+
+
+def test_sample(small_config):
+    (section,) = sample.measure(small_config(), [8], repeats=1).values()
+    assert section["images/s"] == pytest.approx(8 / section["decode, s, median"])
+    assert 0 < section["floor / time"] < 1
+    # The codebook of the digits is not that of the published tokenizer.
+    assert "images/s with detokenization" not in section
+
+
+@pytest.mark.parametrize("size", [0, 12])
+def test_sample_refuses_a_batch_that_the_devices_cannot_share(small_config, size):
+    with pytest.raises(UserError, match=f"batch_size={size} must be a multiple of the 8 devices here"):
+        sample.measure(small_config(), [8, size])
