@@ -1,5 +1,6 @@
 """Flags that several commands have. A command calls these functions to define the ones that it needs."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,8 +10,7 @@ from etils import epath
 from rar_jax.errors import UserError
 from rar_jax.evaluation.scoring import REFERENCE_KINDS
 from rar_jax.run_folder import check_folder
-from rar_jax.sampling.guidance import GUIDANCE_SCHEDULES
-from rar_jax.sampling.options import SAMPLING_ORDERS
+from rar_jax.sampling.options import Options
 from rar_jax.sampling.sampler import MAX_SEED
 
 # absl then counts these flags as flags of the command, whose --help shows them.
@@ -63,22 +63,14 @@ def define_batch_size() -> flags.FlagHolder[int]:
 
 def define_options() -> Callable[[], dict[str, Any]]:
     """Defines a flag for each sampling option, and returns a function that returns the options given by name."""
-    holders = (
-        flags.DEFINE_enum(
-            "scan_order", None, SAMPLING_ORDERS,
-            "Order in which tokens are decoded; random gives each image its own. Default: the run's order.",
-        ),
-        flags.DEFINE_enum("guidance", None, GUIDANCE_SCHEDULES, "Schedule of the guidance weight. Default: the run's."),
-        flags.DEFINE_float("guidance_scale", None, "Guidance weight at the end; 1 is none. Default: the run's scale."),
-        flags.DEFINE_float(
-            "guidance_power", None, "Power of the pow_cosine schedule; a larger one starts later. Default: the run's."
-        ),
-        flags.DEFINE_float("temperature", None, "Temperature; 0 takes the most likely token. Default: the run's."),
-        flags.DEFINE_integer("top_k", None, "Number of most likely tokens to draw from; 0 is all. Default: the run's."),
-        flags.DEFINE_float(
-            "top_p", None, "Total probability of the most likely tokens to draw from; 1 is all. Default: the run's."
-        ),
-    )  # fmt: skip
+    define = {str: flags.DEFINE_string, int: flags.DEFINE_integer, float: flags.DEFINE_float, bool: flags.DEFINE_bool}
+    holders = []
+    for field in dataclasses.fields(Options):
+        meaning = f"{field.metadata['meaning']} Default: the run's."
+        if choices := field.metadata["one_of"]:
+            holders.append(flags.DEFINE_enum(field.name, None, choices, meaning))
+        else:
+            holders.append(define[field.type](field.name, None, meaning))
     return lambda: {holder.name: holder.value for holder in holders if holder.value is not None}
 
 

@@ -1,5 +1,7 @@
 """Makes animations of images that appear token by token."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from etils import epath
 
@@ -9,26 +11,28 @@ from rar_jax.generation.pictures import SampleGrid
 from rar_jax.images.files import write_animation
 from rar_jax.sampling.options import Options
 
-# If an image has more tokens, each frame adds several.
+# If an image has more groups of tokens, each frame adds several.
 _MAX_STEPS = 64
 _GREY = 128
 # Rows and columns of an animation at most.
 _GRID_SIZE = 4, 2
 
 
-def appearing(tokenizer: Tokenizer, tokens: np.ndarray, orders: np.ndarray) -> np.ndarray:
-    """Decodes images at every step of their sampling. Patches that have no code yet are grey.
+def appearing(tokenizer: Tokenizer, tokens: np.ndarray, orders: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
+    """Decodes images after every pass of their sampling. Patches that have no code yet are grey.
 
     Args:
       tokenizer: the tokenizer that decodes the codes.
       tokens: int [N, T], codes in grid order.
       orders: int [N, T], each image's positions in the order in which they were sampled.
+      sizes: the sizes of the groups of tokens that appear together.
 
     Returns:
       uint8 [F, N, H, W, 3], F at most 65 frames. The first is all grey, and the last shows the whole images.
     """
     count, num_tokens = tokens.shape
-    known = np.linspace(0, num_tokens, min(num_tokens, _MAX_STEPS) + 1).round().astype(int)
+    drawn = np.cumsum([0, *sizes])
+    known = drawn[np.linspace(0, len(sizes), min(len(sizes), _MAX_STEPS) + 1).round().astype(int)]
     there = np.argsort(orders, axis=1) < known[:, None, None]
     # The decoder also sees the codes around a patch. The missing ones are set to the code that was sampled last.
     last = np.take_along_axis(tokens, orders[:, np.maximum(known - 1, 0)], axis=1).T[..., None]
@@ -64,7 +68,8 @@ def animate(
     sampler, grid = generator.sampler, SampleGrid(labels, generator.class_names, _GRID_SIZE)
     numbers = grid.numbers
     batch_size = sampler.batch_size(max(batch_size, len(numbers)), len(labels))
-    tokens = sampler.decode_numbers(labels, numbers, batch_size, seed, options)
-    frames = appearing(generator.tokenizer, np.asarray(tokens)[: len(numbers)], sampler.orders(numbers, seed, options))
+    tokens, _ = sampler.decode_numbers(labels, numbers, batch_size, seed, options)
+    orders, sizes = sampler.orders(numbers, seed, options), options.plan(sampler.model.config).sizes
+    frames = appearing(generator.tokenizer, np.asarray(tokens)[: len(numbers)], orders, sizes)
     write_animation(path, [grid.draw(images) for images in frames])
     return len(numbers)

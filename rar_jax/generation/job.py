@@ -284,8 +284,8 @@ def run_job(
       OSError: the disk is full, or does not work. Complete files stay, and the same call resumes the job.
     """
     sampler, tokenizer = generator.sampler, generator.tokenizer
-    # Raises a UserError for an unusable scan order before the folder is created.
-    options.positions(sampler.model.config)
+    # Raises a UserError for options that do not fit the model before the folder is created.
+    options.arguments(sampler.model.config), options.plan(sampler.model.config)
     batch_size = sampler.batch_size(batch_size, len(labels))
     classes = list(dict.fromkeys(labels.tolist()))
     plan = {
@@ -332,7 +332,7 @@ def _sample(
         for batch in [*todo, None]:
             tokens = None
             if batch is not None:
-                tokens = generator.sampler.decode_numbers(labels, job.numbers(batch), batch_size, seed, options)
+                tokens, _ = generator.sampler.decode_numbers(labels, job.numbers(batch), batch_size, seed, options)
             # The devices work on the next batch while the images of the one before are decoded and written.
             if sampling is not None:
                 before, codes = sampling

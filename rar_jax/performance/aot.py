@@ -21,9 +21,10 @@ from rar_jax.errors import UserError
 from rar_jax.parallel.mesh import batch_sharding, make_mesh, replicated
 from rar_jax.performance.chips import CHIPS, Chip
 from rar_jax.performance.collectives import collectives
-from rar_jax.performance.costs import decode_modulation_flops, decode_steps, recomputed_flops, train_flops
-from rar_jax.sampling.decode import prepare
-from rar_jax.sampling.sampler import jit_decode
+from rar_jax.performance.costs import decode_modulation_flops, decode_passes, recomputed_flops, train_flops
+from rar_jax.sampling.cached import prepare
+from rar_jax.sampling.decode import decode
+from rar_jax.sampling.sampler import jit_on_own_images
 from rar_jax.training.program import make_program
 
 # The training step, and the decode loop.
@@ -132,11 +133,13 @@ def compile_decode(config: Config, batch_size: int, devices: list[jax.Device]) -
     mesh = make_mesh((len(devices), 1), devices)
     program = make_program(config)
     model = program.model
-    params = jax.eval_shape(functools.partial(prepare, model, few_sequences=False), jax.eval_shape(program.init).params)
+    params = jax.eval_shape(functools.partial(prepare, model, few_rows=False), jax.eval_shape(program.init).params)
     images = _with_shardings(jax.ShapeDtypeStruct((batch_size,), jnp.int32), batch_sharding(mesh))
-    rest = jax.eval_shape(lambda: {"key": jax.random.key(0)} | sample_options(config).arguments(model.config))
+    options = sample_options(config)
+    rest = jax.eval_shape(lambda: {"key": jax.random.key(0)} | options.arguments(model.config))
     shared = _with_shardings((params, rest), replicated(mesh))
-    return _compile(jit_decode(model, mesh).lower(shared[0], images, images, shared[1]))
+    program = jit_on_own_images(decode, model, options.plan(model.config), mesh)
+    return _compile(program.lower(shared[0], {"labels": images, "numbers": images}, shared[1]))
 
 
 def memory(compiled: jax.stages.Compiled) -> dict[str, float]:
@@ -175,11 +178,11 @@ def _train_work(config: Config, num_devices: int) -> dict[str, float]:
 
 def _decode_work(config: Config, batch_size: int, num_devices: int) -> dict[str, float]:
     """Returns the FLOPs of a decode loop on each device, and the bytes that it must read."""
-    images, guided = batch_size // num_devices, sample_options(config).guided
-    itemsize = jnp.dtype(config.train.dtype).itemsize
-    steps = list(decode_steps(config.model, (2 if guided else 1) * images, itemsize))
-    flops = sum(step.flops for step in steps) + decode_modulation_flops(config.model, images + guided)
-    return {"model FLOP": flops, "bytes read": sum(step.bytes for step in steps)}
+    options, images = sample_options(config), batch_size // num_devices
+    itemsize, sizes = jnp.dtype(config.train.dtype).itemsize, options.plan(config.model).sizes
+    passes = list(decode_passes(config.model, (2 if options.guided else 1) * images, itemsize, sizes))
+    flops = sum(work.flops for work in passes) + decode_modulation_flops(config.model, images + options.guided)
+    return {"model FLOP": flops, "bytes read": sum(work.bytes for work in passes)}
 
 
 def analyse(config: Config, topology: str, program: str = "train", batch_size: int = 256) -> dict[str, dict[str, Any]]:

@@ -4,7 +4,7 @@ Only matrix products are counted, including those of attention. Norms, activatio
 when utilisation is reported. Dimension letters are those of `models.rar`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from rar_jax.models.sizes import PREFIX, ModelConfig
@@ -70,25 +70,29 @@ def recomputed_flops(model: ModelConfig, remat: str) -> float:
     return forward_flops(model) - head
 
 
-def decode_steps(model: ModelConfig, sequences: int, itemsize: int) -> Iterator[Work]:
-    """Yields the work of each step of a decode loop with a KV cache, without the modulations.
+def decode_passes(model: ModelConfig, sequences: int, itemsize: int, sizes: Sequence[int]) -> Iterator[Work]:
+    """Yields the work of each pass of a decode loop with a KV cache, without the modulations.
 
-    The first step is the prefill of the first two places. Each later step processes one token. A step reads every
-    kernel once, and once the keys and values of the places up to its own.
+    The first pass reads the two tokens of the prefix, and each later one a group of tokens. It predicts the next group.
+    Its rows are the tokens that it reads and, if it predicts G positions, G - 1 branches of the last one. A pass reads
+    every kernel once, and once the keys and values of the places up to its own.
 
     Args:
       model: sizes of the network.
       sequences: number of sequences decoded at once, which is twice the number of images with guidance.
       itemsize: bytes of a weight and of a number in the cache.
+      sizes: sizes of the groups, which sum to T.
     """
-    for predicted in range(1, model.num_tokens + 1):
-        seen = PREFIX + predicted - 1
-        new = range(1, PREFIX + 1) if predicted == 1 else (seen,)
-        products = 2 * len(new) * model.depth * block_kernels(model) + 2 * model.width * model.codebook_size
-        attention = sum(4 * model.depth * model.width * places for places in new)
-        kernels = model.depth * block_kernels(model) + model.width * model.codebook_size
+    kernels = model.depth * block_kernels(model)
+    head = model.width * model.codebook_size
+    read, seen = PREFIX, PREFIX
+    for predicted in sizes:
+        places = [*range(seen - read + 1, seen + 1), *[seen] * (predicted - 1)]
+        products = 2 * len(places) * kernels + 2 * predicted * head
+        attention = 4 * model.depth * model.width * sum(places)
         cache = 2 * sequences * model.depth * model.width * seen
-        yield Work(sequences * (products + attention), itemsize * (kernels + cache))
+        yield Work(sequences * (products + attention), itemsize * (kernels + head + cache))
+        read, seen = predicted, seen + predicted
 
 
 def decode_modulation_flops(model: ModelConfig, classes: int) -> int:
@@ -103,9 +107,15 @@ def decode_modulation_flops(model: ModelConfig, classes: int) -> int:
 
 
 def decode_floor(
-    model: ModelConfig, batch: int, guided: bool, itemsize: int, flop_rate: float, bandwidth: float
+    model: ModelConfig,
+    batch: int,
+    guided: bool,
+    itemsize: int,
+    flop_rate: float,
+    bandwidth: float,
+    sizes: Sequence[int],
 ) -> tuple[float, float]:
-    """Returns the least time that decoding a batch can take, in s: of its steps by the roofline, and its modulations.
+    """Returns the least time that decoding a batch can take, in s: of its passes by the roofline, and its modulations.
 
     Args:
       model: sizes of the network.
@@ -114,7 +124,8 @@ def decode_floor(
       itemsize: bytes of a number in the compute dtype.
       flop_rate: rate of matrix products, FLOP/s.
       bandwidth: rate at which memory is read, bytes/s.
+      sizes: sizes of the groups of tokens that a pass predicts.
     """
     sequences, classes = (2 * batch, batch + 1) if guided else (batch, batch)
-    steps = sum(work.seconds(flop_rate, bandwidth) for work in decode_steps(model, sequences, itemsize))
-    return steps, decode_modulation_flops(model, classes) / flop_rate
+    passes = sum(work.seconds(flop_rate, bandwidth) for work in decode_passes(model, sequences, itemsize, sizes))
+    return passes, decode_modulation_flops(model, classes) / flop_rate

@@ -11,7 +11,7 @@ def test_digits_appear_in_their_order():
     tokens = random.integers(17, size=(2, 64))
     orders = np.stack([random.permutation(64) for _ in range(2)])
     tokenizer = DigitsTokenizer()
-    frames = appearing(tokenizer, tokens, orders)
+    frames = appearing(tokenizer, tokens, orders, (1,) * 64)
     assert frames.shape == (65, 2, 8, 8, 3)
     whole = tokenizer.decode(tokens)
     for step, frame in enumerate(frames):
@@ -25,7 +25,7 @@ def test_patches_of_a_vqgan_appear_and_end_as_the_whole_image(vqgan_file):
     """An image has 16 x 16 codes, four per frame, and the network sees beyond a patch."""
     tokenizer = open_tokenizer(str(vqgan_file), 32)
     tokens = np.random.default_rng(0).integers(24, size=(1, 256))
-    frames = appearing(tokenizer, tokens, np.arange(256)[None])
+    frames = appearing(tokenizer, tokens, np.arange(256)[None], (1,) * 256)
     assert frames.shape == (65, 1, 32, 32, 3)
     np.testing.assert_array_equal(frames[-1], tokenizer.decode(tokens))
     # Ten frames add 40 codes: two and a half lines of patches of 2 x 2 pixels.
@@ -39,8 +39,14 @@ def test_patches_of_a_vqgan_appear_and_end_as_the_whole_image(vqgan_file):
 def test_only_missing_patches_of_a_vqgan_are_grey(vqgan_file):
     tokenizer = open_tokenizer(str(vqgan_file), 8)
     tokens = np.full((1, 16), 3)
-    frames = appearing(tokenizer, tokens, np.arange(16)[None, ::-1])
+    frames = appearing(tokenizer, tokens, np.arange(16)[None, ::-1], (1,) * 16)
     # All codes are equal, so the code that replaces the missing ones is right, and each patch is right from the start.
     for step, frame in enumerate(frames):
         known = (np.arange(16) >= 16 - step).reshape(4, 4).repeat(2, 0).repeat(2, 1)
         np.testing.assert_array_equal(frame[0][known], frames[-1, 0][known])
+
+
+def test_a_group_appears_together():
+    tokens, orders = np.full((1, 64), 9), np.random.default_rng(1).permutation(64)[None]
+    frames = appearing(DigitsTokenizer(), tokens, orders, (4, 20, 40))
+    assert [int((frame != 128).any(axis=-1).sum()) for frame in frames] == [0, 4, 24, 64]

@@ -258,7 +258,7 @@ class Fakes:
                 fakes.events.append(("tokens", batch))
                 return np.pad(rows, (0, batch_size - len(rows)))[:, None]
 
-        return Tokens()
+        return Tokens(), None
 
     def begin_decode(self, tokens):
         self.events.append(("images", tokens[0, 0] // 5))

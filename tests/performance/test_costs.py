@@ -5,7 +5,7 @@ from rar_jax.performance.costs import (
     Work,
     decode_floor,
     decode_modulation_flops,
-    decode_steps,
+    decode_passes,
     forward_flops,
     modulation_flops,
     recomputed_flops,
@@ -50,7 +50,7 @@ def test_forward_by_hand():
 
 
 def test_decode_by_hand():
-    steps = list(decode_steps(SMALL, sequences=2, itemsize=4))
+    steps = list(decode_passes(SMALL, sequences=2, itemsize=4, sizes=(1,) * 4))
     assert len(steps) == 4
     kernels, head = 2 * 112, 4 * 5
     # The two places of the prefill attend to one and two places, that of the last step to five.
@@ -61,9 +61,19 @@ def test_decode_by_hand():
     assert decode_modulation_flops(SMALL, 3) == 3 * (5 * 2 * 14 * 16 - 2 * 2 * 16)
 
 
+def test_passes_with_groups_by_hand():
+    first, second = decode_passes(SMALL, sequences=1, itemsize=4, sizes=(3, 1))
+    kernels, head = 2 * 112, 4 * 5
+    # Two tokens and two more branches of the class token, which sees two places; three tokens are predicted.
+    assert first.flops == 2 * (4 * kernels + 3 * head) + 4 * 2 * 4 * (1 + 2 + 2 + 2)
+    # Three tokens at places three to five.
+    assert second.flops == 2 * (3 * kernels + head) + 4 * 2 * 4 * (3 + 4 + 5)
+    assert second.bytes == 4 * (kernels + head + 2 * 2 * 4 * 5)
+
+
 def test_a_decode_sums_to_a_forward_pass():
     """Decoding one image without guidance computes every product of a forward pass once."""
-    steps = list(decode_steps(RAR_B, sequences=1, itemsize=4))
+    steps = list(decode_passes(RAR_B, sequences=1, itemsize=4, sizes=(1,) * 256))
     total = sum(work.flops for work in steps) + decode_modulation_flops(RAR_B, 1)
     assert total == pytest.approx(forward_flops(RAR_B), rel=1e-12)
 
@@ -71,7 +81,7 @@ def test_a_decode_sums_to_a_forward_pass():
 def test_the_floor_is_the_slower_of_bytes_and_flops():
     assert Work(flops=10, bytes=10).seconds(flop_rate=1, bandwidth=2) == 10
     assert Work(flops=10, bytes=10).seconds(flop_rate=2, bandwidth=1) == 10
-    steps, modulations = decode_floor(RAR_B, 1, True, 4, flop_rate=1e30, bandwidth=30e9)
+    steps, modulations = decode_floor(RAR_B, 1, True, 4, flop_rate=1e30, bandwidth=30e9, sizes=(1,) * 256)
     # 24 blocks of 7,077,888 weights and a head of 786,432 are read 256 times; the cache adds a little.
     weights = 4 * 256 * (24 * 7_077_888 + 786_432) / 30e9
     assert weights < steps < 1.1 * weights

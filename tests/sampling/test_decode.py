@@ -29,15 +29,15 @@ def forced_logits(model, params, tokens, labels, orders, guided=False, sizes=Non
     return run_loop(model, params, labels, orders, lambda t, logits: (visited[:, t], logits), guided, sizes)
 
 
-@pytest.mark.parametrize(("few_sequences", "num_stages"), [(True, 4), (False, 2), (True, 8), (False, 5)])
-def test_golden(golden, golden_model, few_sequences, num_stages, monkeypatch):
+@pytest.mark.parametrize(("few_rows", "num_stages"), [(True, 4), (False, 2), (True, 8), (False, 5)])
+def test_golden(golden, golden_model, few_rows, num_stages, monkeypatch):
     """Rows of the null class give the golden logits if they are given as labels, and if guidance adds them."""
     monkeypatch.setattr(rar_jax.sampling.decode, "_num_stages", lambda model, rows: num_stages)
     forced_logits.clear_cache()
     labels = np.concatenate([golden["class_labels"], np.full(4, golden.config["classes"])]).astype(np.int32)
     tokens = np.tile(golden["tokens"], (2, 1)).astype(np.int32)
     orders = np.tile(np.arange(16, dtype=np.int32), (8, 1))
-    prepared = PREPARE(golden_model, golden.params, few_sequences)
+    prepared = PREPARE(golden_model, golden.params, few_rows)
     logits = forced_logits(golden_model, prepared, tokens, labels, orders)
     np.testing.assert_allclose(logits, golden["decode/logits"], atol=2e-5, rtol=0)
     if num_stages == 4:

@@ -12,6 +12,9 @@ _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file of the ex
 _BATCHES = flags.DEFINE_list(
     "batch_size", ["1", "8"], "Numbers of images decoded at once. Each of them is measured separately."
 )
+_STEPS = flags.DEFINE_list(
+    "steps", ["0"], "Numbers of passes that draw all tokens; 0 draws one a pass. Each is measured separately."
+)
 _DTYPE = flags.DEFINE_enum("dtype", None, DTYPES, "Compute dtype. Default: float32 on a CPU, otherwise the config's.")
 _DETOKENIZE = flags.DEFINE_bool(
     "detokenize", True, "Also measure with a tokenizer of the published f16 size, if the codebook has its size."
@@ -20,14 +23,14 @@ _REPEATS = flags.DEFINE_integer("repeats", 3, "Number of timed batches, after on
 _JSON = flags.DEFINE_string("json", None, "File to which the results are also written.")
 
 
-def _batch_sizes() -> list[int]:
+def _numbers(flag: flags.FlagHolder[list[str]]) -> list[int]:
     try:
-        return [int(size) for size in _BATCHES.value]
+        return [int(number) for number in flag.value]
     except ValueError:
-        raise UserError(f"--batch_size={','.join(_BATCHES.value)} must be numbers, such as 1,8") from None
+        raise UserError(f"--{flag.name}={','.join(flag.value)} must be numbers, such as 1,8") from None
 
 
 def main(argv):
     del argv
     options = {"dtype": _DTYPE.value, "detokenize": _DETOKENIZE.value, "repeats": _REPEATS.value}
-    show(sample.measure(without_data(_CONFIG.value), _batch_sizes(), **options), _JSON.value)
+    show(sample.measure(without_data(_CONFIG.value), _numbers(_BATCHES), _numbers(_STEPS), **options), _JSON.value)

@@ -1,5 +1,6 @@
 """Measures the decode loop of a config with random weights."""
 
+import dataclasses
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ from rar_jax.parallel.mesh import batch_sharding, make_mesh, replicated
 from rar_jax.performance import ceilings
 from rar_jax.performance.benchmarks.report import peak_memory
 from rar_jax.performance.costs import decode_floor
-from rar_jax.sampling.decode import stages
+from rar_jax.sampling.decode import decode_segments
 from rar_jax.sampling.options import Options
 from rar_jax.sampling.sampler import Sampler
 
@@ -80,7 +81,8 @@ def _measure_batch(
     numbers = np.arange(batch, dtype=np.int32)
 
     def decode():
-        return sampler.decode(numbers % model.config.num_classes, numbers, 0, options).block_until_ready()
+        tokens, _ = sampler.decode(numbers % model.config.num_classes, numbers, 0, options)
+        return tokens.block_until_ready()
 
     def measure_ceilings():
         return ceilings.product_rate(model.dtype), ceilings.bandwidth()
@@ -91,22 +93,26 @@ def _measure_batch(
     seconds = statistics.median(times)
     # Measured before and after, because the ceilings of a machine drift.
     rate, bandwidth = map(statistics.mean, zip(before, measure_ceilings(), strict=True))
-    steps, modulations = decode_floor(model.config, batch // devices, guided, model.dtype.itemsize, rate, bandwidth)
+    plan = options.plan(model.config)
+    passes, modulations = decode_floor(
+        model.config, batch // devices, guided, model.dtype.itemsize, rate, bandwidth, plan.sizes
+    )
     results = {
         "batch": batch,
         "guidance": guided,
         "dtype": model.dtype.name,
-        "stages of the cache": len(stages(model, (2 if guided else 1) * batch // devices)),
+        "passes": len(plan.sizes),
+        "compiled loops": len(decode_segments(model, (2 if guided else 1) * batch // devices, plan.sizes)),
         "compile, s": first - seconds,
         "decode, s, median": seconds,
         "decode, s, slowest": max(times),
-        "step, ms": 1e3 * seconds / model.config.num_tokens,
+        "pass, ms": 1e3 * seconds / len(plan.sizes),
         "images/s": batch / seconds,
         "memory bandwidth per device, bytes/s": bandwidth,
         "product rate per device, FLOP/s": rate,
-        "floor of the steps, s": steps,
+        "floor of the passes, s": passes,
         "floor of the modulations, s": modulations,
-        "floor / time": (steps + modulations) / seconds,
+        "floor / time": (passes + modulations) / seconds,
     }
     if detokenize is not None:
         detokenize(tokens)
@@ -116,13 +122,20 @@ def _measure_batch(
 
 
 def measure(
-    config: Config, batch_sizes: Sequence[int], *, dtype: str | None = None, detokenize: bool = True, repeats: int = 3
+    config: Config,
+    batch_sizes: Sequence[int],
+    steps: Sequence[int] = (0,),
+    *,
+    dtype: str | None = None,
+    detokenize: bool = True,
+    repeats: int = 3,
 ) -> dict[str, dict[str, Any]]:
-    """Times the decode loop on the devices of this process, for each batch size.
+    """Times the decode loop on the devices of this process, for each batch size and number of steps.
 
     Args:
       config: the experiment. No data is read.
       batch_sizes: numbers of images decoded at once.
+      steps: numbers of passes that draw all tokens; 0 draws one token a pass.
       dtype: compute dtype. None: float32 on a CPU, otherwise the one of the config.
       detokenize: also measure with a tokenizer of the published f16 size, if the codebook has its size.
       repeats: number of timed batches, after one warm-up batch.
@@ -131,15 +144,20 @@ def measure(
       Section -> name -> value. The names hold the units.
 
     Raises:
-      UserError: a batch size is not a multiple of the number of devices.
+      UserError: a batch size is not a multiple of the number of devices, or there are more steps than tokens.
     """
     for size in batch_sizes:
         if size < 1 or size % jax.local_device_count():
             raise UserError(f"batch_size={size} must be a multiple of the {jax.local_device_count()} devices here")
+    options = [dataclasses.replace(sample_options(config), steps=each) for each in steps]
+    for each in options:
+        each.plan(config.model)
     sampler = _make_sampler(config, dtype)
     detokenizer = _make_detokenizer(sampler.model, sampler.mesh) if detokenize else None
-    options = sample_options(config)
     return {
-        f"sampling, {config.name}, batch {size}": _measure_batch(sampler, options, size, repeats, detokenizer)
+        f"sampling, {config.name}, batch {size}" + (f", {each.steps} steps" if each.steps else ""): _measure_batch(
+            sampler, each, size, repeats, detokenizer
+        )
         for size in batch_sizes
+        for each in options
     }
