@@ -31,7 +31,13 @@ class PermutationConfig:
 
     scan_order: str = setting("row_major", "Target scan order (`orders.SCAN_ORDERS`).")
     anneal_start_epoch: int = setting(200, "Epoch until which every image is permuted (r = 1).", at_least=0)
-    anneal_end_epoch: int = setting(300, "Epoch from which no image is permuted (r = 0).", at_least=0)
+    anneal_end_epoch: int = setting(300, "Epoch from which r has its final value.", at_least=0)
+    final_randomness: float = setting(
+        0.0,
+        "Final value of r. A model that is to sample or edit in any order must keep some of it; the paper has 0.",
+        at_least=0,
+        at_most=1,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,7 +181,7 @@ class Config:
 
     @property
     def anneal_steps(self) -> tuple[int, int]:
-        """Steps between which r falls from 1 to 0."""
+        """Steps between which r falls from 1 to its final value."""
         window = self.permutation
         return window.anneal_start_epoch * self.steps_per_epoch, window.anneal_end_epoch * self.steps_per_epoch
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from rar_jax.errors import UserError
 from rar_jax.generate import load, show
 
 
@@ -36,3 +37,50 @@ def test_images_of_classes_by_name_and_by_index(generator):
 def test_mistakes(generator, classes, options, message):
     with pytest.raises(ValueError, match=message):
         generator.generate(classes, **options)
+
+
+def test_an_edit_keeps_what_is_not_masked(generator, caplog):
+    images = generator.generate([0, 1, 2], seed=5, guidance_scale=2.0)
+    mask = np.zeros((8, 8), bool)
+    mask[:4] = True
+    caplog.set_level("WARNING", "rar_jax")
+    edited = generator.edit(images, mask, [1, 1, 1], seed=1, temperature=1.5, steps=4)
+    assert "annealed to the scan order" in caplog.text
+    np.testing.assert_array_equal(edited[:, 4:], images[:, 4:])
+    assert (edited[:, :4] != images[:, :4]).any()
+    np.testing.assert_array_equal(generator.edit(images, np.zeros((8, 8), bool), [1, 1, 1]), images)
+    with pytest.raises(UserError, match="3 images need as many classes, not 1"):
+        generator.edit(images, mask, [1])
+    with pytest.raises(UserError, match="schedule=cosine does not go with editing"):
+        generator.edit(images, mask, [1, 1, 1], schedule="cosine", steps=4)
+
+
+def test_likelihood_and_classes(generator, golden):
+    tokens = golden["tokens"].astype(np.int32)
+    classes = [0, 1, 2, 3]
+    fixed = generator.log_likelihood(tokens, classes)
+    assert fixed.orders.shape == (4, 1) and fixed.tokens.shape == (4, 16)
+    np.testing.assert_allclose(fixed.tokens.sum(axis=1), fixed.mean, rtol=1e-5)
+    np.testing.assert_allclose(fixed.mixture, fixed.mean, rtol=1e-6)
+    found = generator.log_likelihood(tokens, classes, orders=3, batch_size=3)
+    assert found.orders.shape == (4, 3) and (found.mixture >= found.mean - 1e-4).all()
+    assert (found.orders.std(axis=1) > 0).all()
+    probabilities = generator.classify(tokens)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-12)
+    # Class k of image k, by Bayes' rule, from the likelihood of each class.
+    each = np.stack([generator.log_likelihood(tokens, [c] * 4).mean for c in range(7)], axis=1).astype(np.float64)
+    expected = np.exp(each - np.logaddexp.reduce(each, axis=1, keepdims=True))
+    np.testing.assert_allclose(probabilities, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": 17}, "steps=17 must be at most 16"),
+        ({"steps": 4, "verify": True, "schedule": "cosine"}, "schedule=cosine does not go with verify=True"),
+        ({"schedule": "linear"}, "schedule='linear' must be one of uniform, cosine"),
+    ],
+)
+def test_groups_that_cannot_be_used(generator, options, message):
+    with pytest.raises(UserError, match=message):
+        generator.generate([0], **options)

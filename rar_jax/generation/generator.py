@@ -1,21 +1,28 @@
 """A trained model that generates images: the class behind `rar_jax.generate`."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
 
-from rar_jax.checkpoints.weights import load_weights
+from rar_jax.checkpoints.weights import Weights, load_weights, split_step
 from rar_jax.config import Config, sample_options
 from rar_jax.data.class_names import class_names, find_classes
 from rar_jax.data.tokenizers import Tokenizer, decoded, load_tokenizer, tokenizer_for
 from rar_jax.errors import UserError
+from rar_jax.generation.editing import edit_tokens, token_masks
+from rar_jax.generation.likelihood import Likelihood, log_likelihoods, posterior
+from rar_jax.orders import randomness
 from rar_jax.parallel.mesh import make_mesh, replicated
 from rar_jax.sampling.options import Options
 from rar_jax.sampling.sampler import Sampler, check_labels, sample_tokens
+from rar_jax.training.metrics import read_metrics
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +36,8 @@ class Generator:
       sampler: the network, on the devices that it runs on.
       tokenizer: decodes tokens to images.
       class_names: names of the classes in the order of the labels, or None if they are not known.
+      final_randomness: r at the checkpoint's step, the share of images that were trained in random order.
+      random_loss: the run's last held-out loss in random order, nats a token, or None if it is not known.
     """
 
     config: Config
@@ -37,6 +46,8 @@ class Generator:
     sampler: Sampler
     tokenizer: Tokenizer
     class_names: tuple[str, ...] | None
+    final_randomness: float
+    random_loss: float | None
 
     def labels(self, classes: Sequence[int | str]) -> np.ndarray:
         """Returns the labels, int32 [N], of classes given by name or by index.
@@ -83,15 +94,137 @@ class Generator:
         Raises:
           UserError: a class or an option is out of range.
         """
+        options = self.options(**options)
+        self.warn_if_not_trained(options)
         tokens = sample_tokens(
             self.sampler,
             self.labels(classes),
-            self.options(**options),
+            options,
             seed=seed,
             batch_size=batch_size,
             on_batch=on_batch,
         )
         return np.concatenate(list(decoded(self.tokenizer, tokens)))
+
+    def edit(
+        self,
+        images: np.ndarray,
+        masks: np.ndarray,
+        classes: Sequence[int | str],
+        *,
+        margin: int = 0,
+        paste: bool = True,
+        seed: int = 0,
+        batch_size: int = 256,
+        on_batch: Callable[[int], None] = lambda images: None,
+        **options: Any,
+    ) -> np.ndarray:
+        """Draws a part of each image again, given the rest: inpainting, outpainting, another class for a region.
+
+        Args:
+          images: uint8 [N, H, W, 3], of the model's size.
+          masks: bool [H, W] or [N, H, W], the pixels to draw again. A token is drawn if any of its pixels is.
+          classes: one class for each image, by index or by name.
+          margin: rings of tokens around the masked ones that are drawn too.
+          paste: put the pixels outside the mask back, instead of showing the tokenizer's reconstruction of them.
+          seed: seed of all draws.
+          batch_size: images edited at once.
+          on_batch: called with n after each batch of n images.
+          options: fields of `sampling.options.Options`; the config's values are the defaults.
+
+        Returns:
+          uint8 [N, H, W, 3].
+
+        Raises:
+          UserError: a class, a mask or an option cannot be used.
+        """
+        labels, options = self.labels(classes), self.options(**options)
+        if len(labels) != len(images):
+            raise UserError(f"{len(images)} images need as many classes, not {len(labels)}")
+        masked = token_masks(masks, self.tokenizer, len(images), margin)
+        self.warn_if_not_trained(options, editing=True)
+        tokens = edit_tokens(
+            self.sampler,
+            self._tokens(images),
+            masked,
+            labels,
+            options,
+            seed=seed,
+            batch_size=batch_size,
+            on_batch=on_batch,
+        )
+        edited = np.concatenate(list(decoded(self.tokenizer, tokens)))
+        return np.where(np.broadcast_to(masks, edited.shape[:3])[..., None], edited, images) if paste else edited
+
+    def log_likelihood(
+        self,
+        images: np.ndarray,
+        classes: Sequence[int | str],
+        *,
+        orders: int = 0,
+        seed: int = 0,
+        batch_size: int = 256,
+        on_batch: Callable[[int], None] = lambda images: None,
+    ) -> Likelihood:
+        """Computes log p(image | class).
+
+        Args:
+          images: uint8 [N, H, W, 3], or their tokens int [N, T] in grid order.
+          classes: one class for each image, by index or by name.
+          orders: number of random orders for each image; 0 for the run's scan order.
+          seed: seed of the orders.
+          batch_size: images read at once.
+          on_batch: called with n after each batch of n images in one order.
+
+        Raises:
+          UserError: a class cannot be used.
+        """
+        labels = self.labels(classes)
+        if len(labels) != len(images):
+            raise UserError(f"{len(images)} images need as many classes, not {len(labels)}")
+        options = self.options(**({"scan_order": "random"} if orders else {}))
+        self.warn_if_not_trained(options)
+        return log_likelihoods(
+            self.sampler, self._tokens(images), labels, options, max(orders, 1),
+            seed=seed, batch_size=batch_size, on_batch=on_batch,
+        )  # fmt: skip
+
+    def classify(self, images: np.ndarray, *, orders: int = 0, seed: int = 0, batch_size: int = 256) -> np.ndarray:
+        """Returns the probability of each class, by Bayes' rule with equal priors.
+
+        Args:
+          images: uint8 [N, H, W, 3], or their tokens int [N, T] in grid order.
+          orders, seed, batch_size: see `log_likelihood`. All classes are read in the same orders.
+
+        Returns:
+          float64 [N, C].
+        """
+        tokens = self._tokens(images)
+        found = [
+            self.log_likelihood(tokens, [label] * len(tokens), orders=orders, seed=seed, batch_size=batch_size).mixture
+            for label in range(self.config.model.num_classes)
+        ]
+        return posterior(np.stack(found, axis=1))
+
+    def _tokens(self, images: np.ndarray) -> np.ndarray:
+        if images.ndim == 2:
+            return images
+        return np.concatenate([self.tokenizer.encode(part) for part in _parts(images, self.tokenizer.batch_size)])
+
+    def warn_if_not_trained(self, options: Options, editing: bool = False) -> None:
+        """Warns if tokens are predicted in orders for which the model was not trained at the end of its run."""
+        if not (editing or options.any_order) or self.final_randomness > 0:
+            return
+        loss = "" if self.random_loss is None else f": its held-out loss in random order is {self.random_loss:.2f} nats"
+        _log.warning(
+            "groups, drawn orders and editing need a model that keeps random orders, and this one was annealed to the "
+            "scan order%s; train it with --config.permutation.final_randomness=0.5",
+            loss,
+        )
+
+
+def _parts(images: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    return (images[start : start + size] for start in range(0, len(images), size))
 
 
 def load_generator(checkpoint: epath.PathLike, step: int | None = None, tokenizer: str | None = None) -> Generator:
@@ -119,4 +252,21 @@ def load_generator(checkpoint: epath.PathLike, step: int | None = None, tokenize
     if images is None:
         raise UserError(f"{checkpoint} comes without a tokenizer: name one with --tokenizer=WEIGHTS")
     sampler = Sampler(weights.model, weights.params, mesh)
-    return Generator(config, weights.step, weights.identity, sampler, images, class_names(weights.config))
+    return Generator(
+        config, weights.step, weights.identity, sampler, images, class_names(weights.config),
+        _final_randomness(weights), _random_loss(split_step(checkpoint)[0], weights.step),
+    )  # fmt: skip
+
+
+def _final_randomness(weights: Weights) -> float:
+    """Returns r at the checkpoint's step. Published weights, which have step 0, were annealed to 0."""
+    window = weights.config.permutation
+    start, end = weights.config.anneal_steps
+    return float(randomness(weights.step, start, end, window.final_randomness)) if weights.step else 0.0
+
+
+def _random_loss(folder: epath.Path, step: int) -> float | None:
+    """Returns the held-out loss in random order that a run logged last up to a step."""
+    name = "heldout/random_loss"
+    losses = [entry[name] for entry in read_metrics(folder) if name in entry and entry["step"] <= step]
+    return losses[-1] if losses else None

@@ -4,24 +4,25 @@ import jax
 import jax.numpy as jnp
 
 
-def randomness(step: jax.Array, start: int, end: int) -> jax.Array:
+def randomness(step: jax.Array, start: int, end: int, final: float = 0.0) -> jax.Array:
     """Returns the probability r that the tokens of a sample are permuted at a training step.
 
-    r is 1 before `start`, falls linearly to 0 at `end`, and is 0 afterwards. If start == end, it switches from 1 to 0
-    at that step: with (0, 0) all training is in the scan order, and with both at the end of the run r is always 1. The
-    paper gives start and end in epochs (Table 2).
+    r is 1 before `start`, falls linearly to `final` at `end`, and keeps that value. If start == end, it switches at
+    that step: with (0, 0) all training is in the scan order, and with both at the end of the run r is always 1. The
+    paper gives start and end in epochs (Table 2), and its final value is 0.
 
     Args:
       step: int32 [] or [N], steps counted from 0.
       start: the step at which r begins to fall.
-      end: the step at which r reaches 0; start <= end.
+      end: the step at which r reaches `final`; start <= end.
+      final: from 0 to 1.
 
     Returns:
       float32, in the shape of step.
     """
     if start == end:
-        return jnp.where(step < start, 1.0, 0.0).astype(jnp.float32)
-    return jnp.clip((end - step) / (end - start), 0.0, 1.0).astype(jnp.float32)
+        return jnp.where(step < start, 1.0, final).astype(jnp.float32)
+    return (final + (1 - final) * jnp.clip((end - step) / (end - start), 0.0, 1.0)).astype(jnp.float32)
 
 
 def row_keys(key: jax.Array, rows: jax.Array) -> jax.Array:

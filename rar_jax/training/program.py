@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from rar_jax.config import Config
 from rar_jax.models.rar import RAR
-from rar_jax.orders import randomness, scan_order
+from rar_jax.orders import scan_order
 from rar_jax.parallel.mesh import batch_sharding, replicated
 from rar_jax.parallel.partition import on_mesh, shardings
 from rar_jax.training.optimizer import adamw, learning_rate_schedule
@@ -56,7 +56,7 @@ class Program:
         return jax.jit(
             lambda step: {
                 "learning_rate": self.learning_rate(step),
-                "r": randomness(step, self.step_config.anneal_start, self.step_config.anneal_end),
+                "r": self.step_config.randomness(step),
             }
         )
 
@@ -73,6 +73,7 @@ def make_program(config: Config) -> Program:
         scan_order=scan_order(config.permutation.scan_order, model.config.grid_side),
         anneal_start=anneal_start,
         anneal_end=anneal_end,
+        final_randomness=config.permutation.final_randomness,
         label_dropout=config.train.label_dropout,
         accumulation=config.train.accumulation,
         ema_decay=config.train.ema_decay,

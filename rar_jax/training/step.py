@@ -23,7 +23,8 @@ class StepConfig:
     Attributes:
       seed: seed of every draw of the run.
       scan_order: int32 [T], the target order.
-      anneal_start, anneal_end: the steps between which r falls from 1 to 0 (`orders.randomness`).
+      anneal_start, anneal_end: the steps between which r falls from 1 to its final value (`orders.randomness`).
+      final_randomness: the final value of r.
       label_dropout: probability that a label is replaced by the null class.
       accumulation: microbatches whose gradients are averaged for one update.
       ema_decay: decay of the moving average of the parameters; 0 for none.
@@ -33,9 +34,14 @@ class StepConfig:
     scan_order: np.ndarray
     anneal_start: int
     anneal_end: int
+    final_randomness: float = 0.0
     label_dropout: float = 0.1
     accumulation: int = 1
     ema_decay: float = 0.0
+
+    def randomness(self, step: jax.Array) -> jax.Array:
+        """Returns r at a step, float32 []."""
+        return randomness(step, self.anneal_start, self.anneal_end, self.final_randomness)
 
 
 def drop_labels(key: jax.Array, labels: jax.Array, rate: float, null_class: int) -> jax.Array:
@@ -58,7 +64,7 @@ def draw_examples(
     """
     key = jax.random.fold_in(jax.random.key(step_config.seed), step)
     order_key, label_key, dropout_key = jax.random.split(key, 3)
-    r = randomness(step, step_config.anneal_start, step_config.anneal_end)
+    r = step_config.randomness(step)
     orders = sample_orders(order_key, batch["label"].shape[0], jnp.asarray(step_config.scan_order), r)
     examples = {
         "visited": jnp.take_along_axis(batch["tokens"], orders, axis=1),

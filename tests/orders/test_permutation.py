@@ -70,3 +70,9 @@ def test_share_of_permuted_samples_is_r(r):
 def test_a_row_depends_on_its_place_alone():
     small, large = (sample_orders(jax.random.key(1), n, jnp.arange(16), jnp.float32(0.5)) for n in (8, 32))
     np.testing.assert_array_equal(small, large[:8])
+
+
+def test_r_keeps_its_final_value():
+    steps = jnp.array([0, 100, 150, 200, 1000])
+    np.testing.assert_allclose(randomness(steps, 100, 200, 0.4), [1, 1, 0.7, 0.4, 0.4], rtol=1e-6)
+    np.testing.assert_allclose(randomness(steps, 100, 100, 0.4), [1, 0.4, 0.4, 0.4, 0.4], rtol=1e-6)
