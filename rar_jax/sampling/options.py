@@ -13,6 +13,8 @@ from rar_jax.orders import SCAN_ORDERS, scan_order
 from rar_jax.sampling.choose import Choice
 from rar_jax.sampling.guidance import GUIDANCE_SCHEDULES, guidance_weights
 
+# A PRNG key holds 32 bits of a seed.
+MAX_SEED = 2**32 - 1
 RANDOM_ORDER = "random"
 SAMPLING_ORDERS = (*SCAN_ORDERS, RANDOM_ORDER)
 

@@ -13,10 +13,7 @@ from rar_jax.errors import UserError
 from rar_jax.models.rar import RAR
 from rar_jax.parallel.mesh import AXES, fetch, host_rows, put_batch, replicated
 from rar_jax.sampling.decode import decode, prepare, random_orders
-from rar_jax.sampling.options import Options
-
-# A PRNG key holds 32 bits of a seed.
-MAX_SEED = 2**32 - 1
+from rar_jax.sampling.options import MAX_SEED, Options
 
 _SHOWN_CLASSES = 10
 
