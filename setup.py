@@ -47,7 +47,7 @@ setup(
         "cpu": ["jax>=0.10.2,<0.11.1", "jaxlib>=0.10.2,<0.11.1"],
         "cuda": ["jax[cuda12]"],
         # gcsfs reads and writes run folders on gs://.
-        "tpu": ["jax[tpu]", "gcsfs"],
+        "tpu": ["jax[tpu]", "gcsfs>=2025.1"],
         "test": ["pytest>=9.2", "pytest-xdist>=3.8", "ruff>=0.17"],
     },
 )

@@ -19,7 +19,7 @@ from rar_jax.errors import UserError
 from rar_jax.fields import check_fields, setting
 from rar_jax.models.sizes import REMAT, ModelConfig
 from rar_jax.orders import scan_order
-from rar_jax.sampling.options import Options, SampleConfig
+from rar_jax.sampling.options import MAX_SEED, Options, SampleConfig
 
 DATA_NAMES = ("records", "digits", "synthetic")
 DTYPES = ("bfloat16", "float32")
@@ -44,7 +44,7 @@ class PermutationConfig:
 class OptimizerConfig:
     """AdamW and its learning rate (Table 6)."""
 
-    learning_rate: float = setting(4e-4, "Peak learning rate.", at_least=0)
+    learning_rate: float = setting(4e-4, "Peak learning rate.", at_least=0, below=math.inf)
     end_learning_rate: float = setting(1e-5, "Learning rate at the last step of the cosine.", at_least=0)
     warmup_epochs: int = setting(100, "Epochs of linear warm-up from 0.", at_least=0)
     b1: float = setting(0.9, "Decay of the first moment.", at_least=0, below=1)
@@ -152,7 +152,7 @@ class Config:
     """One experiment."""
 
     name: str = setting("rar_b", "Name of the experiment, and of its folder in runs/.")
-    seed: int = setting(0, "Seed of every random draw of the run.")
+    seed: int = setting(0, "Seed of every random draw of the run.", at_least=0, at_most=MAX_SEED)
     init_from: str = setting("", "Weights to start from (`checkpoints.weights`). Empty: random weights.")
     model: ModelConfig = setting(ModelConfig(), "The network.")
     permutation: PermutationConfig = setting(PermutationConfig(), "The annealed permutation.")

@@ -78,7 +78,7 @@ def run_names(folders: Sequence[epath.PathLike]) -> list[str]:
     Raises:
       UserError: a folder has no config, or is named twice.
     """
-    if len(set(map(str, folders))) < len(folders):
+    if len({epath.Path(folder).resolve() for folder in folders}) < len(folders):
         raise UserError(f"runs {', '.join(map(str, folders))}: one is named twice")
     configs = [flat_fields(read_config(folder)) for folder in folders]
     different = [path for path in configs[0] if len({config[path] for config in configs}) > 1 and path != "name"]

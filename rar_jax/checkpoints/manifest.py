@@ -48,10 +48,19 @@ def _digests(folder: epath.Path, part: int = 0, parts: int = 1) -> dict[str, str
         return dict(zip(names, threads.map(_digest, files), strict=True))
 
 
+def _is_missing(path: epath.Path) -> bool:
+    """Returns whether there is no such file. Unlike `exists`, raises what else keeps the file from being seen."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    return False
+
+
 def _recorded(folder: epath.Path) -> dict[str, str] | None:
     """Returns the digests in a checkpoint's manifest, or None if it has no manifest. Raises `DamagedError`."""
     manifest = folder / FILE
-    if not manifest.exists():
+    if _is_missing(manifest):
         return None
     text = manifest.read_bytes()
     try:
@@ -84,7 +93,7 @@ def verify(folder: epath.Path, part: int = 0, parts: int = 1) -> bool:
     if recorded is None:
         return False
     for name in recorded:
-        if not (folder / name).exists():
+        if _is_missing(folder / name):
             raise DamagedError(f"checkpoint {folder} cannot be read: {folder / name} is missing")
     for name, digest in _digests(folder, part, parts).items():
         if recorded.get(name, digest) != digest:

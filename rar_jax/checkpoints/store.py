@@ -88,8 +88,9 @@ class CheckpointStore:
         self._manager = _Manager(self._folder, options=_manager_options(config, best_is_max), item_handlers=handlers)
         self._saved = True
         self._quiet = contextlib.ExitStack()
-        self._manifest: threading.Thread | None = None
-        self._no_manifest = threading.Event()
+        # Completes a save in the background.
+        self._watcher: threading.Thread | None = None
+        self._given_up = threading.Event()
 
     @property
     def steps(self) -> list[int]:
@@ -121,12 +122,11 @@ class CheckpointStore:
             self._failed(f"the save of step {step}", error)
             return
         self._saved = True
-        if is_first():
-            self._no_manifest = threading.Event()
-            self._manifest = threading.Thread(
-                target=self._write_manifest, args=(step, self._no_manifest), name="manifest", daemon=True
-            )
-            self._manifest.start()
+        self._given_up = threading.Event()
+        self._watcher = threading.Thread(
+            target=self._complete, args=(step, self._given_up), name="checkpoint", daemon=True
+        )
+        self._watcher.start()
 
     def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
         """Returns the state and the position in the data of a step, after the checksums of all files are verified.
@@ -253,8 +253,8 @@ class CheckpointStore:
 
     def _failed(self, what: str, error: Exception) -> None:
         self._saved = False
-        self._no_manifest.set()
-        self._manifest = None
+        self._given_up.set()
+        self._watcher = None
         if is_first():
             # Otherwise the files of the failed save keep a full disk full.
             for leftover in self._folder.glob("*.orbax-checkpoint-tmp*"):
@@ -269,11 +269,15 @@ class CheckpointStore:
         self._manager.reload()
         return self.steps
 
-    def _write_manifest(self, step: int, given_up: threading.Event) -> None:
+    def _complete(self, step: int, given_up: threading.Event) -> None:
+        """Waits until a save has succeeded. Then ends the silence, and writes the manifest in the first process."""
         folder = self._folder / str(step)
         while not (folder.exists() and ocp.utils.is_checkpoint_finalized(folder)):
             if given_up.wait(_POLL_SECONDS):
                 return
+        self._quiet.close()
+        if not is_first():
+            return
         try:
             write_manifest(folder)
         # The checkpoint is usable without a manifest, and it may have been deleted in the meantime.
@@ -288,9 +292,9 @@ class CheckpointStore:
         except Exception as error:
             self._failed("the previous save", error)
         self._quiet.close()
-        if self._manifest is not None:
-            self._manifest.join(manifest_seconds)
-            self._manifest = None
+        if self._watcher is not None:
+            self._watcher.join(manifest_seconds)
+            self._watcher = None
 
     def _put_aside(self, steps: list[int]) -> None:
         if is_first():

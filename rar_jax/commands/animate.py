@@ -14,6 +14,7 @@ from rar_jax.generate import load
 from rar_jax.generation.animation import animate
 from rar_jax.generation.pictures import choose_labels, samples_folder
 from rar_jax.run_folder import check_folder
+from rar_jax.sampling.options import Options
 
 _CHECKPOINT = shared_flags.define_checkpoint()
 _TOKENIZER = shared_flags.define_model_tokenizer()
@@ -33,6 +34,8 @@ def main(argv):
         raise UserError("name a model with --checkpoint=RUN")
     out = epath.Path(_OUT.value or samples_folder(_CHECKPOINT.value))
     check_folder("out", out)
+    # Refuses bad values before the weights are read.
+    Options(**_OPTIONS())
     generator = load(_CHECKPOINT.value, _STEP.value, _TOKENIZER.value)
     labels, options = choose_labels(generator, _CLASSES.value), generator.options(**_OPTIONS())
     path = out / f"animation.{_FORMAT.value}"

@@ -35,8 +35,8 @@ def main(argv):
     out = epath.Path(_OUT.value or report_folder(_IMAGES.value))
     check_folder("out", out)
     images = open_images(job_images(_IMAGES.value), _IMAGE_SIZE.value)
-    tokenizer = open_tokenizer(_TOKENIZER.value, _IMAGE_SIZE.value)
     extractor = open_extractor(_FEATURES.value, _INCEPTION.value)
+    tokenizer = open_tokenizer(_TOKENIZER.value, _IMAGE_SIZE.value)
     evaluate_tokenizer(images, tokenizer, extractor, out, num=_NUM.value, reference_kind=_KIND.value)
 
 

@@ -18,6 +18,7 @@ from rar_jax.generate import load
 from rar_jax.generation.job import FILES, check_outputs
 from rar_jax.generation.pictures import GRID, GRID_SIZE, PER_CLASS, choose_labels, sample_pictures, samples_folder
 from rar_jax.run_folder import check_folder
+from rar_jax.sampling.options import Options
 
 _CHECKPOINT = shared_flags.define_checkpoint()
 _TOKENIZER = shared_flags.define_model_tokenizer()
@@ -62,6 +63,8 @@ def main(argv):
     check_outputs(out, outputs)
     if count > 1 and not outputs:
         raise UserError(f"--process_count={count} needs a job to share: add --npz or --png")
+    # Refuses bad values before the weights are read.
+    Options(**_OPTIONS())
     generator = load(_CHECKPOINT.value, _STEP.value, _TOKENIZER.value)
     labels = choose_labels(generator, _CLASSES.value, _NUM.value)
     try:

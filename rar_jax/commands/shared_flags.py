@@ -10,8 +10,7 @@ from etils import epath
 from rar_jax.errors import UserError
 from rar_jax.evaluation.scoring import REFERENCE_KINDS
 from rar_jax.run_folder import check_folder
-from rar_jax.sampling.options import Options
-from rar_jax.sampling.sampler import MAX_SEED
+from rar_jax.sampling.options import MAX_SEED, Options
 
 # absl then counts these flags as flags of the command, whose --help shows them.
 flags.disclaim_key_flags()

@@ -17,7 +17,7 @@ from rar_jax.config import from_config_dict
 from rar_jax.errors import UserError
 from rar_jax.parallel import distributed
 from rar_jax.training import loop
-from rar_jax.training.preemption import NonFiniteError, Preemption
+from rar_jax.training.preemption import Preemption
 from rar_jax.training.run import prepare
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file of the experiment, such as configs/rar_b.py.")
@@ -57,7 +57,7 @@ def main(argv):
         run = prepare(config, epath.Path(_WORKDIR.value or f"runs/{config.name}"), _ALLOW.value)
         try:
             complete = loop.train(run, preemption)
-        except (NonFiniteError, OSError) as error:
+        except (loop.NonFiniteError, loop.NotSavedError) as error:
             cli.fail(error, cli.FAILURE)
     if not complete:
         sys.exit(cli.PREEMPTED)

@@ -15,6 +15,8 @@ from rar_jax.sampling.choose import Choice
 from rar_jax.sampling.groups import SCHEDULES, Plan, group_sizes
 from rar_jax.sampling.guidance import GUIDANCE_SCHEDULES, guidance_weights
 
+# A PRNG key holds 32 bits of a seed.
+MAX_SEED = 2**32 - 1
 # Orders that each image draws for itself.
 DRAWN_ORDERS = ("random", "spread")
 SAMPLING_ORDERS = (*SCAN_ORDERS, *DRAWN_ORDERS)

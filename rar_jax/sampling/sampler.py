@@ -16,11 +16,8 @@ from rar_jax.sampling.cached import prepare
 from rar_jax.sampling.decode import decode, edit, image_orders
 from rar_jax.sampling.groups import Plan
 from rar_jax.sampling.likelihood import token_log_likelihoods
-from rar_jax.sampling.options import Options
+from rar_jax.sampling.options import MAX_SEED, Options
 from rar_jax.sampling.own_pace import Pace
-
-# A PRNG key holds 32 bits of a seed.
-MAX_SEED = 2**32 - 1
 
 _SHOWN_CLASSES = 10
 

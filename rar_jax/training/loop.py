@@ -13,7 +13,7 @@ from rar_jax.progress import Progress
 from rar_jax.run_folder import write_config
 from rar_jax.training.evaluations import Evaluations
 from rar_jax.training.metrics import MetricsLog, TrainingMetrics
-from rar_jax.training.preemption import NonFiniteError, Preempted, Preemption
+from rar_jax.training.preemption import Preempted, Preemption
 from rar_jax.training.run import Run
 from rar_jax.training.speed import StepTimer, Trace
 from rar_jax.training.state import TrainState
@@ -22,6 +22,14 @@ _log = logging.getLogger(__name__)
 
 # Number of steps by which the host may be ahead of the devices.
 _AHEAD = 2
+
+
+class NonFiniteError(RuntimeError):
+    """Training cannot continue: updates are not finite."""
+
+
+class NotSavedError(OSError):
+    """The last checkpoint of a run could not be saved."""
 
 
 def train(run: Run, preemption: Preemption | None = None) -> bool:
@@ -37,7 +45,7 @@ def train(run: Run, preemption: Preemption | None = None) -> bool:
     Raises:
       UserError: the checkpoints or the initial weights cannot be read. Raised before the step is compiled.
       NonFiniteError: too many updates in a row were not finite, or the state is not.
-      OSError: the last checkpoint could not be saved.
+      NotSavedError: the last checkpoint could not be saved.
     """
     # Before the state fills the devices.
     rate = product_rate(jnp.dtype(run.config.train.dtype), brief=True)
@@ -48,7 +56,7 @@ def train(run: Run, preemption: Preemption | None = None) -> bool:
     finally:
         saved = run.close(hurried=preempted)
     if not saved:
-        raise OSError(f"step {loop.step} could not be saved; {_last_good(run)}")
+        raise NotSavedError(f"step {loop.step} could not be saved; {_last_good(run)}")
     if is_first():
         run.draw_curves()
     # JAX gives the last process that exits only a limited time.

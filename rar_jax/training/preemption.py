@@ -16,10 +16,6 @@ class Preempted(Exception):  # noqa: N818 (nothing is wrong)
     """Raised between steps, or within an evaluation, when the run was asked to end. The last step can be saved."""
 
 
-class NonFiniteError(RuntimeError):
-    """Raised when training cannot continue because its numbers are not finite."""
-
-
 class Preemption:
     """Tells whether the run was asked to end. A context manager: within it, SIGTERM and SIGINT only ask.
 

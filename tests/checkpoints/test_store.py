@@ -3,6 +3,7 @@ import logging
 import math
 import shutil
 import sys
+import time
 import warnings
 
 import absl.logging
@@ -12,7 +13,7 @@ import pytest
 import tensorstore
 from etils import epath
 
-from rar_jax.checkpoints.manifest import DamagedError
+from rar_jax.checkpoints.manifest import DamagedError, verify
 from rar_jax.checkpoints.store import CheckpointStore, _absolute
 from rar_jax.config import CheckpointConfig, OptimizerConfig
 from rar_jax.errors import UserError
@@ -193,6 +194,7 @@ def not_permitted(*args, **options):
         ("orbax.checkpoint.CheckpointManager.restore", no_network, ConnectionError),
         ("rar_jax.checkpoints.manifest._digest", no_network, ConnectionError),
         ("rar_jax.checkpoints.manifest._digest", not_permitted, PermissionError),
+        ("rar_jax.checkpoints.manifest._is_missing", no_network, ConnectionError),
     ],
 )
 def test_what_is_not_damage_is_raised_as_it_is_and_nothing_moves(
@@ -213,6 +215,17 @@ def test_what_is_not_damage_is_raised_as_it_is_and_nothing_moves(
         assert raised.type is error
     store.close()
     assert files(folder) == before and not (folder / "damaged_checkpoints").exists()
+
+
+@pytest.mark.parametrize("failure", [not_permitted, no_network])
+def test_a_file_that_cannot_be_seen_is_not_missing(saved, tmp_path, monkeypatch, failure):
+    folder = two_checkpoints(saved, tmp_path / "run") / "checkpoints" / str(STEP + 2)
+    assert verify(folder)
+    monkeypatch.setattr("os.stat", failure)
+    monkeypatch.setattr("pathlib.Path.stat", failure)
+    with pytest.raises(OSError) as raised:
+        verify(folder)
+    assert not isinstance(raised.value, UserError)
 
 
 def test_a_state_of_another_shape_is_not_damage(saved, shapes, tmp_path):
@@ -286,6 +299,11 @@ def test_other_libraries_are_silenced_while_a_save_is_in_flight_alone(state, tmp
     store.save(state, {})
     during = silencers()
     assert all(each != other for each, other in zip(during, before, strict=True))
+    # The silence ends when the save has succeeded, and not only with the next one.
+    deadline = time.monotonic() + 60
+    while silencers() != before and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert silencers() == before
     store.save(state.replace(step=np.int32(STEP + 1)), {})
     assert store.close()
     assert silencers() == before

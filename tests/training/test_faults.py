@@ -14,8 +14,9 @@ import pytest
 from conftest import ROOT
 
 from rar_jax.training import loop
+from rar_jax.training.loop import NonFiniteError
 from rar_jax.training.metrics import read_metrics
-from rar_jax.training.preemption import NonFiniteError, Preempted, Preemption
+from rar_jax.training.preemption import Preempted, Preemption
 from rar_jax.training.run import prepare
 
 
