@@ -11,6 +11,8 @@ COMMANDS = (
     "train",
     "sample",
     "animate",
+    "edit",
+    "likelihood",
     "tokenize",
     "reconstruct",
     "show_records",

@@ -1,9 +1,13 @@
 """Editing of images: the tokens under a mask are drawn again, given all others."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
+from etils import epath
+from PIL import Image
 
+from rar_jax.data.pictures import center_square, read_picture
 from rar_jax.data.tokenizers import Tokenizer
 from rar_jax.errors import UserError
 from rar_jax.parallel.mesh import fetch
@@ -78,3 +82,70 @@ def edit_tokens(
         batches.append(fetch(edited)[: len(numbers)])
         on_batch(len(numbers))
     return np.concatenate(batches)
+
+
+class Canvas(NamedTuple):
+    """An image of the model's size, and the pixels to draw.
+
+    Attributes:
+      image: uint8 [S, S, 3].
+      mask: bool [S, S].
+    """
+
+    image: np.ndarray
+    mask: np.ndarray
+
+
+def read_image(path: epath.PathLike) -> Image.Image:
+    """Reads an image file. Raises a `UserError` that names it if it is not an image."""
+    try:
+        return read_picture(epath.Path(path).read_bytes())
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def read_canvas(path: epath.PathLike, side: int, mask: np.ndarray | None, place: Sequence[int] | None) -> Canvas:
+    """Reads an image to edit.
+
+    Args:
+      path: the image file. It is resized and cropped to the centre square, as in `tokenize`, unless `place` is given.
+      side: S, the side of the model's images.
+      mask: bool [S, S], the pixels to draw, or None for none.
+      place: top and left pixel of the image on the canvas; what is around it is drawn (outpainting).
+
+    Raises:
+      UserError: the file is not an image, or the image does not fit on the canvas at its place.
+    """
+    image = read_image(path)
+    mask = np.zeros((side, side), bool) if mask is None else mask
+    if place is None:
+        return Canvas(center_square(image, side), mask)
+    (top, left), (width, height) = place, image.size
+    if min(top, left) < 0 or top + height > side or left + width > side:
+        raise UserError(
+            f"--place={top},{left}: {path} is {width} x {height} pixels and does not fit there on the model's "
+            f"{side} x {side}"
+        )
+    canvas, around = np.full((side, side, 3), 128, np.uint8), np.ones((side, side), bool)
+    canvas[top : top + height, left : left + width] = np.asarray(image)
+    around[top : top + height, left : left + width] = False
+    return Canvas(canvas, around | mask)
+
+
+def box_mask(box: Sequence[int], side: int) -> np.ndarray:
+    """Returns bool [S, S], true from (top, left) to before (bottom, right).
+
+    Raises:
+      UserError: the box is empty, or not within the image.
+    """
+    top, left, bottom, right = box
+    if not (0 <= top < bottom <= side and 0 <= left < right <= side):
+        raise UserError(f"--box={','.join(map(str, box))} must be top,left,bottom,right within 0 to {side}")
+    mask = np.zeros((side, side), bool)
+    mask[top:bottom, left:right] = True
+    return mask
+
+
+def read_mask(path: epath.PathLike, side: int) -> np.ndarray:
+    """Reads a mask image, cropped like the images: bool [S, S], true where it is lighter than middle grey."""
+    return center_square(read_image(path), side).mean(axis=-1) > 127

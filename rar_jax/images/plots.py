@@ -130,6 +130,24 @@ def _draw_panel(axis: plt.Axes, panel: Panel, shaded: tuple[str, tuple[float, fl
         axis.legend(fontsize=8)
 
 
+def plot_likelihoods(path: epath.PathLike, images: np.ndarray, positions: np.ndarray) -> None:
+    """Draws a histogram of images, and the mean of each grid position.
+
+    Args:
+      path: PNG file.
+      images: float [N], nats a token of each image.
+      positions: float [T], nats of each position, in row-major order.
+    """
+    side = round(len(positions) ** 0.5)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
+    left.hist(images, bins=40, color="tab:blue")
+    left.set(title=f"{len(images):,} images", xlabel="nats a token")
+    drawn = right.imshow(positions.reshape(side, side), cmap="magma")
+    right.set(title="Mean of each position", xticks=[], yticks=[])
+    figure.colorbar(drawn, ax=right, label="nats")
+    save_figure(figure, path)
+
+
 def plot_heat_maps(
     path: epath.PathLike,
     axes_names: tuple[str, str, str],
