@@ -64,7 +64,7 @@ def test_json_round_trip():
     assert from_config_dict(json.loads(json.dumps(to_config_dict(config).to_dict()))) == config
 
 
-def test_real_config_without_data_says_how_to_go_on():
+def test_a_config_without_data_names_the_field_to_set():
     with pytest.raises(ValueError, match=r"config\.data\.path is empty.*--config\.data\.name=synthetic"):
         from_config_dict(imagenet())
 

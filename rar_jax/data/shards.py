@@ -28,14 +28,14 @@ class ShardedOutput:
     """
 
     def __init__(self, folder: epath.PathLike, plan: Mapping[str, Any]):
-        """Begins a set, or resumes one that was begun with the same plan.
+        """Begins a set, or resumes one that was started with the same plan.
 
         Args:
           folder: folder of the records. It is made if it does not exist.
           plan: everything that decides which records a shard holds; JSON values.
 
         Raises:
-          UserError: the folder was begun with another plan, or holds other files.
+          UserError: the folder was started with another plan, or holds other files.
         """
         self._folder = epath.Path(folder)
         self._making = self._folder / _MAKING
@@ -44,16 +44,16 @@ class ShardedOutput:
         self.made = self._made()
         plan_file = self._making / _PLAN
         if self.made is not None:
-            begun = self.made.plan
+            earlier = self.made.plan
         elif plan_file.exists():
-            begun = json.loads(plan_file.read_text())
+            earlier = json.loads(plan_file.read_text())
         else:
             if self._folder.exists() and any(path.name != _MAKING for path in self._folder.iterdir()):
                 raise UserError(f"--output={folder} holds other files: choose another folder")
             self._making.mkdir(parents=True, exist_ok=True)
             write_atomically(plan_file, json.dumps(plan, indent=2))
-            begun = plan
-        hold_to_plan("output", folder, begun, plan)
+            earlier = plan
+        hold_to_plan("output", folder, earlier, plan)
 
     def _made(self) -> Description | None:
         return read_description(self._folder) if (self._folder / DESCRIPTION).exists() else None

@@ -43,7 +43,7 @@ def test_images_are_scored(digit_files, tmp_path):
     same = call("evaluate", f"--samples={heldout}", f"--reference={train}", *options)
     assert same.returncode == 0, same.stderr
     other = call("evaluate", f"--samples={train}", f"--reference={heldout}", *options)
-    assert other.returncode == 2 and f"--out={tmp_path} was begun with samples=" in other.stderr
+    assert other.returncode == 2 and f"--out={tmp_path} was started with samples=" in other.stderr
     assert "features of" not in other.stderr
     assert json.loads((tmp_path / "report.json").read_text()) == report
     # Statistics saved and used give the same distance.
