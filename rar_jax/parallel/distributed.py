@@ -51,7 +51,9 @@ def initialize(
         if not _in_a_cluster():
             return
     elif missing:
-        raise UserError(f"{missing[0]} is missing: --coordinator_address, --num_processes and --process_id go together")
+        raise UserError(
+            f"{missing[0]} is missing: --coordinator_address, --num_processes and --process_id must be given together"
+        )
     elif not 0 <= process_id < num_processes:
         raise UserError(f"--process_id={process_id} must be from 0 to below --num_processes={num_processes}")
     elif not coordinator_address.rpartition(":")[2].isdigit():

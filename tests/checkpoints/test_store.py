@@ -144,7 +144,7 @@ def test_sampling_uses_the_newest_undamaged_checkpoint_and_changes_no_files(save
     assert [line.split(" cannot be read")[0] for line in said] == [f"checkpoint {checkpoints / n}" for n in ("7", "5")]
     last = caplog.records[-1]
     assert last.levelname == "WARNING"
-    assert last.getMessage() == "the checkpoint of step 3 is used, because that of step 7, 5 is damaged"
+    assert last.getMessage() == "using the checkpoint of step 3, because newer ones are damaged: 7, 5"
     # A damaged step that is requested explicitly is refused.
     with pytest.raises(DamagedError, match=rf"checkpoints/{STEP + 4} cannot be read"):
         store.restore_sampling_params(STEP + 4, sharding, "float32")
