@@ -120,10 +120,10 @@ def test_report_needs_the_digits():
 def test_scores_need_images_and_a_reference():
     fields = imagenet()
     fields.data.path, fields.eval.score_every, fields.eval.inception = "tokens", 100, "w.pth"
-    with pytest.raises(ValueError, match=r"score_every=100 scores samples: name what makes images"):
+    with pytest.raises(ValueError, match=r"score_every=100 scores samples: name the tokenizer that decodes"):
         from_config_dict(fields)
     fields.data.tokenizer = "vqgan.bin"
-    with pytest.raises(ValueError, match=r"and what to compare with in config\.eval\.reference$"):
+    with pytest.raises(ValueError, match=r"and a reference with config\.eval\.reference$"):
         from_config_dict(fields)
     fields.eval.reference = "a.npz"
     assert from_config_dict(fields).eval.score_images == 5000

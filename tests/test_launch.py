@@ -63,7 +63,7 @@ def wait_until(holds, seconds=30):
         time.sleep(0.02)
 
 
-# Each start of process i takes its exit code from the next word of the file "codes" + i, and prints its arguments.
+# Each start of process i takes its exit code from the next line of the file "codes" + i, and records its arguments.
 PROCESS = """
 echo "$*" >> "$PROJECT/calls"
 id=$(sed 's/.*--process_id=//' <<<"$*")
@@ -176,8 +176,8 @@ def test_slurm_lets_the_processes_save(project, number, queued):
     process = launch(project, "slurm.sbatch", SLURM_SUBMIT_DIR=str(project), **SLURM)
     wait_until(lambda: len(list(project.glob("ready*"))) == 2)
     process.send_signal(number)
-    said = process.communicate(timeout=30)[0]
-    assert process.returncode == PREEMPTED and said.count("saved\n") == 2
+    output = process.communicate(timeout=30)[0]
+    assert process.returncode == PREEMPTED and output.count("saved\n") == 2
     assert (project / "calls").exists() == queued
     if queued:
         assert (project / "calls").read_text() == "scontrol requeue 17\n"
@@ -189,9 +189,9 @@ def test_slurm_is_told_before_its_time_is_up():
     assert "#SBATCH --signal=B:USR1@300" in lines and "trap stop USR1" in lines
 
 
-# The file "states" has what the slice is found to be, a line each time, the last one for good. Each creation takes the
-# next line of "creations", an error unless it is empty; each install the next of "installs", its exit code; each
-# training the next of "trainings": what the workers say, and the states after it.
+# Each query of the slice's state takes the next line of the file "states", and the last line stays. Each creation takes
+# its error, if any, from the next line of "creations". Each install takes its exit code from "installs". Each training
+# takes from "trainings" the output of the workers and the states that follow.
 GCLOUD = """
 echo "$*" >> "$PROJECT/calls"
 next() { head -n 1 "$PROJECT/$1" 2>/dev/null; sed -i 1d "$PROJECT/$1" 2>/dev/null; }
@@ -355,12 +355,12 @@ def test_tpu_vm_passes_the_signal_on_and_hears_the_exit_code(project, begun):
     if begun:
         wait_until((folder / "began").exists)
     process.send_signal(signal.SIGINT)
-    said = process.communicate(timeout=50)[0]
+    output = process.communicate(timeout=50)[0]
     if begun:
-        assert process.returncode == PREEMPTED and "exit code 75\n" in said, said
+        assert process.returncode == PREEMPTED and "exit code 75\n" in output, output
     else:
         # While Python starts, SIGTERM ends it at once.
-        assert process.returncode in (PREEMPTED, 128 + signal.SIGTERM), said
+        assert process.returncode in (PREEMPTED, 128 + signal.SIGTERM), output
     assert len(cloud_calls(project, f"-m rar_jax {command} --config")) == 1
 
 
@@ -518,9 +518,9 @@ def test_kubernetes_gives_the_processes_what_they_find_each_other_by(jobset, pro
         environment = {entry["name"]: entry["value"] for entry in container["env"]}
         # An Indexed Job adds this variable.
         environment |= {"JOB_COMPLETION_INDEX": str(index), "PATH": os.environ["PATH"]}
-        said = subprocess.run(container["command"], cwd=project, env=environment, capture_output=True, text=True)
-        option, module, *flags = said.stdout.splitlines()
-        assert (option, module) == ("-m", "rar_jax.main"), said
+        output = subprocess.run(container["command"], cwd=project, env=environment, capture_output=True, text=True)
+        option, module, *flags = output.stdout.splitlines()
+        assert (option, module) == ("-m", "rar_jax.main"), output
         given = dict(flag.removeprefix("--").split("=", 1) for flag in flags)
         assert (ROOT / given["config"]).is_file()
         distributed.initialize(given["coordinator_address"], int(given["num_processes"]), int(given["process_id"]))
@@ -568,6 +568,6 @@ def test_local_for_real(tmp_path):
     found = subprocess.run(["pgrep", "-f", f"workdir={run} .*--process_id=1$"], capture_output=True, text=True)
     os.kill(int(found.stdout.split()[-1]), signal.SIGTERM)
     assert process.wait(timeout=300) == 0, (tmp_path / "log").read_text()
-    said = (tmp_path / "log").read_text()
-    assert said.count("Preempted and saved: restarting") == 1
+    output = (tmp_path / "log").read_text()
+    assert output.count("Preempted and saved: restarting") == 1
     assert [entry["step"] for entry in read_metrics(run) if "train/loss" in entry] == list(range(5, 201, 5))

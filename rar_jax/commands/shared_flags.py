@@ -114,7 +114,7 @@ def define_reference_kind() -> flags.FlagHolder[str]:
 
 
 def define_features() -> tuple[flags.FlagHolder[str], flags.FlagHolder[str]]:
-    """Defines --features and --inception, by which images are compared."""
+    """Defines --features and --inception, the features for comparing images."""
     return (
         flags.DEFINE_enum(
             "features", "inception", ("inception", "pixels"), "Features to compare. pixels is for small images only."

@@ -27,7 +27,7 @@ _WORKDIR = flags.DEFINE_string(
 _ALLOW = flags.DEFINE_multi_string(
     "allow_config_change",
     [],
-    "Config field that may differ from the run to resume although it changes what is trained.",
+    "Config field that may differ from the stored config although it changes what is trained. May be repeated.",
 )
 _COORDINATOR = flags.DEFINE_string(
     "coordinator_address",

@@ -70,7 +70,7 @@ def import_jsonl(
             rejected = []
             for line in itertools.islice(iter(lambda: file.readline(_LONGEST_LINE), b""), shard_size):
                 line_number += 1
-                # Skips the rest of an overlong line: it is not a line of its own.
+                # Skips the rest of an overlong line, which is not another line.
                 rest = line
                 while len(rest) == _LONGEST_LINE and not rest.endswith(b"\n"):
                     rest = file.readline(_LONGEST_LINE)

@@ -21,21 +21,21 @@ class ShardedOutput:
     """A folder that several processes may fill with token records, each with its own shards. The work can resume.
 
     A finished shard has its final name and a report of what it holds and what was left out. The report is written
-    first, so that a shard in place always has one.
+    first, so that a shard with its final name always has a report.
 
     Attributes:
       made: the description of the set if it was already complete, else None.
     """
 
     def __init__(self, folder: epath.PathLike, plan: Mapping[str, Any]):
-        """Begins a set, or resumes one that was started with the same plan.
+        """Starts a set, or resumes one that was started with the same plan.
 
         Args:
           folder: folder of the records. It is made if it does not exist.
           plan: everything that decides which records a shard holds; JSON values.
 
         Raises:
-          UserError: the folder was started with another plan, or holds other files.
+          UserError: the folder has a set with another plan, or holds other files.
         """
         self._folder = epath.Path(folder)
         self._making = self._folder / _MAKING

@@ -100,11 +100,11 @@ def _hanging(head: str, text: str) -> list[str]:
 
 
 def report_folder(scored: epath.PathLike, name: str = "") -> epath.Path:
-    """Returns the default folder of a report: evaluation/NAME beside what is scored.
+    """Returns the default folder of a report: evaluation/NAME beside the scored files.
 
     Args:
-      scored: path of the images or weights. The folder of one step counts as the folder of its run.
-      name: NAME; by default the name of what is scored, without the suffix of a file.
+      scored: path of the scored images or weights. The folder of one step counts as the folder of its run.
+      name: NAME; by default the name of `scored`, without the suffix of a file.
     """
     path, _ = split_step(scored)
     if path.name in ("", ".."):

@@ -60,7 +60,7 @@ class JobFolder:
         process_index: int = 0,
         process_count: int = 1,
     ):
-        """Begins a job, or resumes the one in the folder.
+        """Starts a job, or resumes the one in the folder.
 
         Args:
           folder: the job's folder, which is created if necessary.
@@ -72,7 +72,7 @@ class JobFolder:
           process_count: P, the number of processes that share the job.
 
         Raises:
-          UserError: the folder was started with another plan or holds images of an unknown job, another process works
+          UserError: the folder has a job with another plan or holds images of an unknown job, another process works
             there under this number, or the folder cannot hold an .npz.
         """
         self.folder = epath.Path(folder)

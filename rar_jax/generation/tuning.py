@@ -123,7 +123,7 @@ def tune(
       extractor: extracts the features that are compared.
       candidates: the values to try.
       folder: folder of tuning.jsonl and tuning.png. A search that was stopped there is resumed.
-      num: number of samples for each setting, of all classes in turn.
+      num: number of samples for each setting, with interleaved classes.
       seed: seed of the samples of every setting.
       batch_size: number of images decoded at once.
 

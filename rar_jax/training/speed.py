@@ -38,7 +38,7 @@ class StepTimer:
         self._began = time.perf_counter()
 
     def next(self, batches: Iterator[Any]) -> Any:
-        """Returns the next batch, and counts the time until it is there as waiting for data."""
+        """Returns the next batch, and counts the time until it is ready as waiting for data."""
         began = time.perf_counter()
         batch = next(batches)
         self._waited += time.perf_counter() - began

@@ -140,8 +140,10 @@ def test_sampling_uses_the_newest_undamaged_checkpoint_and_changes_no_files(save
     step, params = store.restore_newest_sampling_params(sharding, "float32")
     assert step == STEP
     jax.tree.map(np.testing.assert_array_equal, params, state.ema)
-    said = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
-    assert [line.split(" cannot be read")[0] for line in said] == [f"checkpoint {checkpoints / n}" for n in ("7", "5")]
+    messages = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert [line.split(" cannot be read")[0] for line in messages] == [
+        f"checkpoint {checkpoints / n}" for n in ("7", "5")
+    ]
     last = caplog.records[-1]
     assert last.levelname == "WARNING"
     assert last.getMessage() == "using the checkpoint of step 3, because newer ones are damaged: 7, 5"
@@ -295,9 +297,9 @@ def test_other_libraries_are_silenced_only_while_a_save_is_in_flight(state, tmp_
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(store._manager, "save", full)
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as messages:
         store.save(state.replace(step=np.int32(STEP + 2)), {})
-    assert not said and "Orbax is not silenced here" in caplog.text
+    assert not messages and "Orbax is not silenced here" in caplog.text
     assert silencers() == before
     assert not store.close()
     assert silencers() == before

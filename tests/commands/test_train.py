@@ -56,9 +56,9 @@ def test_a_failed_save_is_one_line_without_tracebacks(tmp_path):
     trained = python("-c", full, "--config=configs/digits.py", f"--workdir={tmp_path}", *overrides)
     assert trained.returncode == 1
     lines = trained.stderr.splitlines()
-    said = [line for line in lines if " failed: " in line]
-    assert len(said) == 2 and all(
-        "File too large" in line and line.endswith("older checkpoints stay: []") for line in said
+    failures = [line for line in lines if " failed: " in line]
+    assert len(failures) == 2 and all(
+        "File too large" in line and line.endswith("older checkpoints stay: []") for line in failures
     )
     assert lines[-1] == "error: step 2 could not be saved; there is no checkpoint yet"
     assert "Traceback" not in trained.stderr and not [

@@ -44,7 +44,7 @@ def test_a_model_is_tuned(small_config, tmp_path):
         (["--reference=b.npz", "--temperatures=a"], "--temperatures=a must be numbers"),
         (["--reference=b.npz", "--features=pixels"], "b.npz: there is no such file"),
         (["--reference=b.npz", "--seed=4294967296"], "--seed=4294967296"),
-        ([], "name a model with --checkpoint=RUN and what to compare with by --reference"),
+        ([], "name a model with --checkpoint=RUN and a reference with --reference"),
         (["--reference=tests/tiny", "--guidance_powers=0"], "--guidance_powers: 0 must be above 0"),
     ],
 )

@@ -225,7 +225,7 @@ def test_one_of_two_jobs_that_start_at_the_same_time_is_refused(tmp_path, monkey
             ["--out=gs://bucket/a", "--num=513"],
             "--out=gs://bucket/a: an .npz can only be written on a local file system",
         ),
-        (["--process_index=0", "--process_count=2"], "--process_count=2 is of a job: add --npz or --png"),
+        (["--process_index=0", "--process_count=2"], "--process_count=2 needs a job to share: add --npz or --png"),
     ],
 )
 def test_impossible_jobs_are_refused_before_the_weights_are_read(options, message):

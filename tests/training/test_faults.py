@@ -137,12 +137,12 @@ def test_a_failed_save_is_logged_and_training_continues(small_config, undisturbe
 
     monkeypatch.setattr(run.store._manager, "save", full)
     assert loop.train(run)
-    said = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    errors = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
     assert (
-        len(said) == 2
-        and said[0].startswith("the save of step 10 failed")
-        and "No space left" in said[0]
-        and "[5]" in said[0]
+        len(errors) == 2
+        and errors[0].startswith("the save of step 10 failed")
+        and "No space left" in errors[0]
+        and "[5]" in errors[0]
     )
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"5", "20"}
     assert_undisturbed(tmp_path, small_config, undisturbed)

@@ -80,8 +80,8 @@ def test_a_run_starts_from_a_published_file(golden, golden_model, small_config, 
     assert position == {}
     jax.tree.map(np.testing.assert_array_equal, state.params["blocks"], golden.params["blocks"])
     jax.tree.map(np.testing.assert_array_equal, state.ema["blocks"], golden.params["blocks"])
-    said = [record.getMessage() for record in caplog.records if "reinitialised" in record.getMessage()]
-    assert said[0].endswith("reinitialised: embeddings/embedding (classes)")
+    messages = [record.getMessage() for record in caplog.records if "reinitialised" in record.getMessage()]
+    assert messages[0].endswith("reinitialised: embeddings/embedding (classes)")
     run.close()
     with pytest.raises(ValueError, match=r"config\.init_from=nothing\.bin: no weights in 'nothing\.bin'"):
         prepare(dataclasses.replace(config, init_from="nothing.bin"), tmp_path / "other")

@@ -140,7 +140,7 @@ def test_a_run_is_not_resumed_with_another_method(whole_run, small_config):
 
 
 def test_the_checkpoint_with_the_best_score_is_kept(small_config, tmp_path, monkeypatch):
-    """The largest accuracy is best. The samples that are scored have a batch size of their own, not the grid's."""
+    """The largest accuracy is best. The scored samples have another batch size than the grid."""
     batches, accuracies = [], iter([0.4, 0.1, 0.2, 0.3])
 
     def score(scorer, images, labels):

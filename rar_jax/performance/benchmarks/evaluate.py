@@ -133,7 +133,7 @@ def _measure_reading() -> dict[str, float]:
 def measure(
     inception: str | None = None, *, batches: int = 12, num_samples: int = 50_000, num_references: int = 10_000
 ) -> dict[str, dict[str, Any]]:
-    """Times the parts of an evaluation on made-up images and features.
+    """Times the parts of an evaluation on synthetic images and features.
 
     Args:
       inception: weights of the Inception network (`checkpoints.weights`). None: random weights.
