@@ -32,7 +32,7 @@ _normal = nn.initializers.normal(0.02)
 # is divided over heads or hidden units, "inputs" to kernels whose product is not divided.
 GATHERED = ("width", "inputs")
 
-# What the backward pass keeps of a block; the names are `models.sizes.REMAT`.
+# Policies for the intermediate values that the backward pass keeps of a block. The names are `models.sizes.REMAT`.
 REMAT_POLICIES = {
     "none": None,
     "block": jax.checkpoint_policies.nothing_saveable,
@@ -224,7 +224,7 @@ class RAR(nn.Module):
     Attributes:
       config: sizes and dropout rates.
       dtype: dtype of the computation; parameters are float32.
-      remat: what the backward pass keeps of a block, a name in `REMAT_POLICIES`.
+      remat: name in `REMAT_POLICIES`: the intermediate values that the backward pass keeps of a block.
     """
 
     config: ModelConfig

@@ -1,4 +1,4 @@
-"""How images are sampled: the section of a config, and the options of one call. No network is imported."""
+"""The sampling options: the section of a config, and the options of one call. This module imports no network."""
 
 import dataclasses
 import math

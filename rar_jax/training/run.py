@@ -225,7 +225,7 @@ def _check_init_from(config: Config, folder: epath.Path) -> None:
         steps = CheckpointStore(folder).steps
     if not from_first(steps):
         with together():
-            # `Run.begin` reads them again, rather than that the run holds them in host memory until it ends.
+            # `Run.begin` reads the weights again, so that they do not stay in host memory.
             check_sizes(config.model, load_init_from(config.init_from).model.config)
 
 
@@ -241,7 +241,7 @@ def _lock(folder: epath.Path) -> contextlib.ExitStack | None:
     with together():
         if not is_locked_by(folder, holder):
             raise UserError(
-                f"--workdir={folder} is another folder here than in the first process: all processes need one that "
-                "they share, on a network file system or gs://"
+                f"--workdir={folder} is not the same folder as in the first process: all processes must share one, on "
+                "a network file system or gs://"
             )
     return held

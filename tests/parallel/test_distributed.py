@@ -230,7 +230,7 @@ def test_a_mistake_in_one_process_ends_all_of_them(tmp_path):
     assert f"error: process 1: {lacking}" in third.log_texts()[0]
     fourth = Processes(tmp_path / "run", 2, each=[(), [f"--workdir={tmp_path / 'mine'}"]])
     assert fourth.wait(SOON) == [2, 2], fourth.log_texts()
-    assert f"--workdir={tmp_path / 'mine'} is another folder here than in the first process" in fourth.log_texts()[0]
+    assert f"--workdir={tmp_path / 'mine'} is not the same folder as in the first process" in fourth.log_texts()[0]
 
 
 TOGETHER = """

@@ -184,15 +184,15 @@ def measure(
     batch_size: int = 2048,
     folder: pathlib.Path | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Times the steps between images and batches of tokens.
+    """Times the steps that turn images into batches of tokens.
 
     Args:
       tokenizer: weights of a tokenizer (`checkpoints.weights`). None: random weights of the published f16 size.
       records: number of records in the large data set.
       lines: number of lines in the large JSONL file.
       batch_size: number of records in a batch.
-      folder: where the data sets are written, in a folder that is removed at the end. None: the system's folder for
-        temporary files.
+      folder: folder of a temporary folder for the data sets, which is removed at the end. None: the system's folder
+        for temporary files.
 
     Returns:
       Section -> name -> value. The names hold the units.
