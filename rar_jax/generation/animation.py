@@ -9,15 +9,15 @@ from rar_jax.generation.pictures import SampleGrid
 from rar_jax.images.files import write_animation
 from rar_jax.sampling.options import Options
 
-# If an image has more tokens, each frame adds several.
+# Largest number of sampling steps that are drawn. If an image has more tokens, each frame adds several.
 _MAX_STEPS = 64
 _GREY = 128
-# Rows and columns of an animation at most.
+# Largest numbers of rows and columns of an animation.
 _GRID_SIZE = 4, 2
 
 
 def appearing(tokenizer: Tokenizer, tokens: np.ndarray, orders: np.ndarray) -> np.ndarray:
-    """Decodes images at every step of their sampling. Patches that have no code yet are grey.
+    """Decodes images at steps of their sampling. Patches without a code are grey.
 
     Args:
       tokenizer: the tokenizer that decodes the codes.
@@ -52,7 +52,7 @@ def animate(
 
     Args:
       generator: the model.
-      labels: int [N], of all images of the job.
+      labels: int [N], the labels of all images of the job.
       options: how images are sampled.
       path: .gif or .webp file.
       seed: seed of the job.

@@ -1,4 +1,4 @@
-"""The FLOPs and bytes of RAR, by formula. A multiply-add counts as two FLOPs.
+"""Computes the FLOPs and bytes of RAR by formula. A multiply-add counts as two FLOPs.
 
 Only matrix products are counted, including those of attention. Norms, activations and softmax are left out, as is usual
 when utilisation is reported. Dimension letters are those of `models.rar`.
@@ -105,7 +105,7 @@ def decode_modulation_flops(model: ModelConfig, classes: int) -> int:
 def decode_floor(
     model: ModelConfig, batch: int, guided: bool, itemsize: int, flop_rate: float, bandwidth: float
 ) -> tuple[float, float]:
-    """Returns the least time that decoding a batch can take, in s: of its steps by the roofline, and its modulations.
+    """Returns the least time in s to decode a batch: that of the steps, by the roofline, and that of the modulations.
 
     Args:
       model: sizes of the network.

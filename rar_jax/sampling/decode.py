@@ -28,7 +28,7 @@ from rar_jax.sampling.guidance import guide
 # A stage with fewer tokens saves less time than it takes to compile.
 _STAGE_TOKENS = 32
 
-# The kernels that each step reads, and their name if they are laid out for few sequences.
+# The kernels that each step reads, and the name of a kernel that is transposed for few sequences.
 _STEP_KERNELS = ("attention/qkv/kernel", "attention/proj/kernel", "mlp/fc1/kernel", "mlp/fc2/kernel")
 _TRANSPOSED = "transposed_kernel"
 
@@ -57,7 +57,7 @@ class Cache(NamedTuple):
 
 
 class Modulation(NamedTuple):
-    """What conditions the blocks and the head at S places, one row for each label and one for the null class.
+    """The conditioning of the blocks and the head at S places, with a row for each label and one for the null class.
 
     Attributes:
       condition: SiLU(c), [B + 1, S, D] with guidance, else [B, S, D].
@@ -69,11 +69,11 @@ class Modulation(NamedTuple):
 
 
 class State(NamedTuple):
-    """What the loop carries from step to step.
+    """The values that the loop carries from step to step.
 
     Attributes:
       tokens: int32 [B], the tokens drawn last.
-      caches: one for each block.
+      caches: the cache of each block.
     """
 
     tokens: jax.Array
@@ -115,14 +115,14 @@ def _multiply_transposed(method: Callable, args: tuple, kwargs: dict[str, Any], 
 
 
 def _for_each_sequence(x: jax.Array, sequences: int) -> jax.Array:
-    """[B + 1, ...] -> [2B, ...], the last row repeated for each image; without guidance [B, ...] as it is."""
+    """Repeats the null class's row for each image: [B + 1, ...] -> [2B, ...]. Without guidance, returns x [B, ...]."""
     if x.shape[0] == sequences:
         return x
     batch = sequences // 2
     return jnp.concatenate([x[:batch], jnp.broadcast_to(x[batch:], (batch, *x.shape[1:]))])
 
 
-# Jitted, so that a stage traces and lowers one block for all.
+# Jitted, so that each stage traces and lowers one block instead of all.
 @functools.partial(jax.jit, static_argnums=0)
 def _apply_block(
     block: Block, params: dict[str, Any], x: jax.Array, modulation: jax.Array, cache: Cache, place: jax.Array
@@ -130,10 +130,10 @@ def _apply_block(
     """Applies a block to N new places of each sequence, and writes their keys and values into the cache.
 
     Args:
-      block: the module. params: its parameters.
+      block, params: the module and its parameters.
       x: [R, N, D].
-      modulation: as in `Modulation`.
-      cache: of all places up to the stage's last.
+      modulation: the block's entry in `Modulation`.
+      cache: the cache of all places up to the stage's last.
       place: int32 [], the first new place.
     """
     mask = jnp.arange(cache.k.shape[2])[None, :] <= place + jnp.arange(x.shape[1])[:, None]
@@ -152,12 +152,14 @@ class Decoder:
     """The network and the images that it decodes. Nothing in it changes during the loop."""
 
     def __init__(self, model: RAR, params: DecodeParams, labels: jax.Array, orders: jax.Array, guided: bool):
-        """Args:
-        model: the network.
-        params: from `prepare`.
-        labels: int32 [B], 0..C.
-        orders: int32 [B, T].
-        guided: decode each image with the null class too, as sequences B .. 2B - 1.
+        """Fixes the images to decode.
+
+        Args:
+          model: the network.
+          params: the parameters, from `prepare`.
+          labels: int32 [B], 0..C.
+          orders: int32 [B, T], the order of each image's tokens.
+          guided: decode each image with the null class too, as sequences B .. 2B - 1.
         """
         self._model, self._params = model, params
         self._orders = orders
@@ -185,18 +187,18 @@ class Decoder:
         return [Cache(zeros, zeros) for _ in self._params.blocks]
 
     def prefill(self) -> tuple[jax.Array, list[Cache]]:
-        """Reads the cls and the class token: logits float32 [R, V] of the first token, and the caches."""
+        """Processes the cls and the class token. Returns logits float32 [R, V] of the first token, and the caches."""
         targets = jnp.tile(self._orders[:, :1], (self._copies, 1))
         x = self._apply(RAR.embed_prefix, _for_each_sequence(self._labels, self.sequences), targets)
         return self._forward(x, self.empty_caches(PREFIX), self.modulate(jnp.arange(PREFIX)), 0)
 
     def step(self, state: State, t: jax.Array, modulation: Modulation) -> tuple[jax.Array, list[Cache]]:
-        """Reads the tokens drawn last: logits float32 [R, V] of the t-th token, and the caches.
+        """Processes the tokens drawn last. Returns logits float32 [R, V] of the t-th token, and the caches.
 
         Args:
-          state: after token t - 1, t from 1.
-          t: int32 [].
-          modulation: at the one place PREFIX + t - 1.
+          state: the state after token t - 1 was drawn.
+          t: int32 [], at least 1.
+          modulation: the modulation at place PREFIX + t - 1 alone.
         """
         position, target = (jax.lax.dynamic_slice_in_dim(self._orders, i, 1, axis=1) for i in (t - 1, t))
         x = self._apply(RAR.embed_tokens, state.tokens[:, None], position, target)
@@ -205,7 +207,7 @@ class Decoder:
     def _forward(
         self, x: jax.Array, caches: list[Cache], modulation: Modulation, place: jax.Array | int
     ) -> tuple[jax.Array, list[Cache]]:
-        """Applies the network to x [R, N, D] at `place` and after: logits [R, V] of the last place, and the caches."""
+        """Applies the network to x [R, N, D] from `place` on. Returns the last logits [R, V], and the caches."""
         block, written = self._model.block(), []
         for params, block_modulation, cache in zip(self._params.blocks, modulation.blocks, caches, strict=True):
             x, cache = _apply_block(block, params, x, block_modulation, cache, jnp.int32(place))
@@ -226,7 +228,7 @@ def _num_stages(model: RAR, sequences: int) -> int:
 
 
 def stages(model: RAR, sequences: int) -> list[tuple[int, int]]:
-    """Returns the tokens that each stage predicts, as (begin, end): nearly equal parts of 0..T."""
+    """Returns the range of tokens that each stage predicts, as (begin, end). The ranges are nearly equal."""
     count = _num_stages(model, sequences)
     bounds = [model.config.num_tokens * i // count for i in range(count + 1)]
     return list(itertools.pairwise(bounds))
@@ -308,7 +310,7 @@ def decode(
       choice: how tokens are drawn.
 
     Returns:
-      int32 [B, T], in row-major grid order whatever the scan order.
+      int32 [B, T], in row-major grid order, also for other scan orders.
     """
     batch = labels.shape[0]
     keys = row_keys(key, numbers)

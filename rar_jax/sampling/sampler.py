@@ -22,10 +22,10 @@ _random_orders = jax.jit(random_orders, static_argnames="model")
 
 @functools.cache
 def jit_decode(model: RAR, mesh: Mesh) -> Callable[..., jax.Array]:
-    """Jits `decode` of (params, labels, numbers, its other arguments) on a mesh.
+    """Returns `decode` as a jitted function of (params, labels, numbers, its other arguments) on a mesh.
 
     Each device has all the weights and decodes its own images, so that nothing is communicated. The partitioner would
-    place the sequences that guidance adds on other devices than the images that they belong to.
+    place the sequences that guidance adds on other devices than their images.
     """
     own, shared = PartitionSpec(AXES), PartitionSpec()
 
@@ -33,7 +33,7 @@ def jit_decode(model: RAR, mesh: Mesh) -> Callable[..., jax.Array]:
         return decode(model, params, labels, numbers=numbers, **rest)
 
     specs = {"in_specs": (shared, own, own, shared), "out_specs": own}
-    # The check is for sums over devices, of which there are none.
+    # The check concerns sums over devices, and this program has none.
     return jax.jit(jax.shard_map(decode_own, mesh=mesh, check_vma=False, **specs))
 
 
@@ -99,7 +99,7 @@ class Sampler:
         """Samples some images of a job in one batch; see `decode`.
 
         Args:
-          labels: int32 [N], of the whole job.
+          labels: int32 [N], the labels of all images of the job.
           numbers: int [<= B], the images to sample.
           batch_size: B. The batch is padded to it with copies of the last image.
           seed, options: see `decode`.
@@ -119,7 +119,7 @@ class Sampler:
 
 
 def spread_classes(num_classes: int) -> np.ndarray:
-    """Returns the classes that a picture shows if none are named: up to ten, evenly spaced, int [N]."""
+    """Returns the default classes of a sample grid: up to ten, evenly spaced, int [N]."""
     return np.linspace(0, num_classes - 1, min(num_classes, _SHOWN_CLASSES)).round().astype(int)
 
 
