@@ -1,7 +1,7 @@
-"""The config of a run: every field with its default, its meaning and its limits, the recipes, and the rules.
+"""The config of a run: all fields with their defaults, meanings and limits, the recipes, and rules between fields.
 
 A config file returns an `ml_collections.ConfigDict`, made by a recipe below. `from_config_dict` turns it into the
-frozen dataclasses that the rest of the code takes. The sections of the network and of sampling are in `models.sizes`
+frozen dataclasses that the rest of the code uses. The sections of the network and of sampling are in `models.sizes`
 and `sampling.options`. No network is imported.
 """
 
@@ -66,8 +66,12 @@ class TrainConfig:
     )
     accumulation: int = setting(1, "Microbatches whose gradients are averaged for one update.", at_least=1)
     dtype: str = setting("bfloat16", "Compute dtype. Parameters are float32.", one_of=DTYPES)
-    remat: str = setting("none", "What the backward pass keeps of a block (`models.rar`).", one_of=REMAT)
-    ema_decay: float = setting(0.0, "Decay of the moving average of the parameters. 0: none.", at_least=0, below=1)
+    remat: str = setting(
+        "none", "Intermediate values that the backward pass keeps of a block (`models.rar`).", one_of=REMAT
+    )
+    ema_decay: float = setting(
+        0.0, "Decay of the moving average of the parameters. 0: no average.", at_least=0, below=1
+    )
     max_skipped: int = setting(
         10, "Updates in a row that may be skipped because they are not finite, before the run ends.", at_least=1
     )
@@ -94,30 +98,30 @@ class MeshConfig:
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """Where the tokens come from."""
+    """The source of the tokens."""
 
     name: str = setting(
         "records",
-        "records: token records at `path`. digits: embedded, made on first use. synthetic: made-up tokens.",
+        "records: token records at `path`. digits: embedded, made on first use. synthetic: random tokens.",
         one_of=DATA_NAMES,
     )
     path: str = setting("", "Folder of token records.")
     eval_path: str = setting("", "Folder of held-out token records.")
-    num_images: int = setting(1_281_167, "Source images, which an epoch counts.", at_least=1)
+    num_images: int = setting(1_281_167, "Number of source images, which is the length of an epoch.", at_least=1)
     tokenizer: str = setting(
-        "none", "What turns codes into images: MaskGIT-VQGAN weights, digits, or none to draw no images."
+        "none", "Tokenizer that decodes codes to images: MaskGIT-VQGAN weights, digits, or none to draw no images."
     )
     image_size: int = setting(256, "Side of an image in pixels.", at_least=1)
-    downsampling: int = setting(16, "Side in pixels of the patch that one token stands for.", at_least=1)
+    downsampling: int = setting(16, "Side in pixels of the patch that one token represents.", at_least=1)
 
 
 @dataclasses.dataclass(frozen=True)
 class EvalConfig:
-    """What is evaluated during the run and at its end (`training.evaluators`)."""
+    """Evaluations during the run and at its end (`training.evaluators`)."""
 
     every: int = setting(5000, "Steps between evaluations of held-out losses and sample grids.", at_least=1)
     num_images: int = setting(
-        10_000, "Held-out images, and as many training images, that give losses. 0: all held-out ones.", at_least=0
+        10_000, "Number of held-out images, and of training images, that give losses. 0: all held-out ones.", at_least=0
     )
     samples_per_class: int = setting(
         4, "Images of each of up to ten classes in the sample grid. 0: no grid.", at_least=0
@@ -130,7 +134,7 @@ class EvalConfig:
     )
     score_images: int = setting(5000, "Samples that are scored, equally many of each class.", at_least=1)
     inception: str = setting("", "Weights of the FID Inception network. Empty: the digits' pixels and an SVM.")
-    reference: str = setting("", "What samples are scored against: an .npz or a folder of images.")
+    reference: str = setting("", "Statistics or images to score samples against: an .npz or a folder of images.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,11 +143,11 @@ class CheckpointConfig:
 
     every: int = setting(5000, "Steps between checkpoints.", at_least=1)
     keep: int = setting(3, "Newest checkpoints to keep.", at_least=1)
-    keep_every: int = setting(0, "Keep the checkpoints of every such step too. 0: none.", at_least=0)
+    keep_every: int = setting(0, "Also keep the checkpoints of every multiple of this step. 0: none.", at_least=0)
     best_metric: str = setting(
         "",
-        "Measure whose best checkpoint is kept, such as heldout/target_loss. It must be measured at the steps that are "
-        "saved.",
+        "Measure whose best checkpoint is kept, such as heldout/target_loss. It must be measured at the steps of "
+        "checkpoints.",
     )
 
 
@@ -235,7 +239,7 @@ def without_data(fields: ml_collections.ConfigDict | None) -> Config:
 
 
 def sample_options(config: Config) -> Options:
-    """Returns how the images of a run are sampled: its sampling section, in its target scan order.
+    """Returns the sampling options of a run: its sampling section and its target scan order.
 
     Raises:
       UserError: an option is out of range.
@@ -335,7 +339,7 @@ def _rules(config: Config) -> Iterator[tuple[bool, str]]:
     yield (
         data.name != "records" or bool(data.path),
         "config.data.path is empty: name a folder of token records with --config.data.path=FOLDER "
-        "(python -m rar_jax tokenize makes one), or try the real size on made-up tokens with "
+        "(python -m rar_jax tokenize makes one), or try the real size on synthetic tokens with "
         "--config.data.name=synthetic",
     )
     yield (
@@ -357,7 +361,7 @@ def _score_rules(config: Config) -> Iterator[tuple[bool, str]]:
     yield (
         bool(evaluation.score_every) or not (evaluation.inception or evaluation.reference),
         f"config.eval.inception={evaluation.inception!r} and config.eval.reference={evaluation.reference!r} score "
-        "samples during the run: set how often with config.eval.score_every, or leave them out",
+        "samples during the run: set how often with config.eval.score_every, or remove them",
     )
     if not evaluation.score_every:
         return
@@ -365,10 +369,10 @@ def _score_rules(config: Config) -> Iterator[tuple[bool, str]]:
     given = [bool(evaluation.inception), bool(evaluation.reference)]
     scored = f"config.eval.score_every={evaluation.score_every} scores samples: "
     yield evaluation.score_images > 1, f"config.eval.score_images={evaluation.score_images} must be at least 2"
-    yield data.tokenizer != "none", scored + "name what makes images of them with config.data.tokenizer"
+    yield data.tokenizer != "none", scored + "name the tokenizer that decodes them with config.data.tokenizer"
     yield (
         all(given) or (pixels and not any(given)),
-        scored + "name Inception weights with config.eval.inception and what to compare with in "
+        scored + "name Inception weights with config.eval.inception and a reference with "
         "config.eval.reference" + (", or neither for the pixels of the digits" if pixels else ""),
     )
 
@@ -407,15 +411,15 @@ def check_same_run(config: Config, saved: Config, allowed: Sequence[str] = ()) -
     ours, theirs = flat_fields(config), flat_fields(saved)
     different = [path for path in ours if ours[path] != theirs[path]]
     refused = [path for path in different if not _FREE_TO_CHANGE.fullmatch(path) and path not in allowed]
-    said = {path: f"config.{path}={theirs[path]!r}, not {ours[path]!r}" for path in different}
+    differences = {path: f"config.{path}={theirs[path]!r}, not {ours[path]!r}" for path in different}
     _require(
         not refused,
         "this folder's run has "
-        + ", ".join(said[path] for path in refused)
+        + ", ".join(differences[path] for path in refused)
         + ": train in another --workdir, use the stored values, or override this check with "
         + " ".join(f"--allow_config_change={path}" for path in refused),
     )
-    return list(said.values())
+    return list(differences.values())
 
 
 def mesh_shape(config: Config, num_devices: int) -> tuple[int, int, int]:

@@ -1,4 +1,4 @@
-"""The error that a user can mend."""
+"""The error for mistakes that a user can correct."""
 
 
 class UserError(ValueError):

@@ -1,4 +1,4 @@
-"""Fields of a config section: a default, a meaning and limits, side by side."""
+"""Defines and checks the fields of config sections: each has a default, a meaning and limits."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from typing import Any
 
 from rar_jax.errors import UserError
 
-# The limits of a number, each with its test and how a message says it.
+# The limits of a number, each with its test and its wording in messages.
 _LIMITS = {
     "at_least": (lambda value, limit: value >= limit, "at least {}"),
     "above": (lambda value, limit: value > limit, "above {}"),
@@ -16,7 +16,7 @@ _LIMITS = {
 
 
 def setting(default: Any, meaning: str, *, one_of: Sequence[str] | None = None, **limits: float) -> Any:
-    """A field of a section, to be checked by `check_fields`.
+    """Returns a dataclass field with a default, a meaning and limits, which `check_fields` checks.
 
     Args:
       default: the value of the paper's recipe, where the paper has one.
@@ -48,7 +48,7 @@ def check_fields(section: Any, prefix: str = "") -> None:
         choices, limits = field.metadata.get("one_of"), field.metadata.get("limits", {})
         if choices and value not in choices:
             raise UserError(f"{name}={value!r} must be one of {', '.join(choices)}")
-        # A comparison with NaN is false, so that NaN is refused.
+        # A comparison with NaN is false, so NaN is refused.
         if not all(_LIMITS[kind][0](value, limit) for kind, limit in limits.items()):
-            said = " and ".join(_LIMITS[kind][1].format(limit) for kind, limit in limits.items())
-            raise UserError(f"{name}={value} must be {said}")
+            allowed = " and ".join(_LIMITS[kind][1].format(limit) for kind, limit in limits.items())
+            raise UserError(f"{name}={value} must be {allowed}")

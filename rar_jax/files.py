@@ -1,4 +1,4 @@
-"""Files that are written atomically, and folders that are only continued with the settings they were begun with."""
+"""Writes files atomically, and refuses to resume work in a folder with other settings."""
 
 import contextlib
 import json
@@ -74,23 +74,23 @@ def read_json_lines(path: epath.PathLike) -> list[dict[str, Any]]:
     return entries
 
 
-def hold_to_plan(flag: str, folder: epath.PathLike, begun: Mapping[str, Any], plan: Mapping[str, Any]) -> None:
-    """Makes sure that a folder is only continued with the plan it was begun with.
+def hold_to_plan(flag: str, folder: epath.PathLike, earlier: Mapping[str, Any], plan: Mapping[str, Any]) -> None:
+    """Checks that the work in a folder is resumed with the plan that started it.
 
     Args:
       flag: name of the flag that gave the folder.
       folder: the folder, which holds results of the earlier plan.
-      begun: the earlier plan, as read from JSON.
-      plan: everything that decides the results now, as it would be read from JSON.
+      earlier: the plan that started the work, as read from JSON.
+      plan: all settings that decide the results now, as they would be read from JSON.
 
     Raises:
-      UserError: the plans differ; the message names all fields that do.
+      UserError: the plans differ. The message names every field that differs.
     """
-    if different := [name for name in plan | begun if plan.get(name) != begun.get(name)]:
+    if different := [name for name in plan | earlier if plan.get(name) != earlier.get(name)]:
         raise UserError(
-            f"--{flag}={folder} was begun with "
-            + ", ".join(f"{name}={begun.get(name)!r}, not {plan.get(name)!r}" for name in different)
-            + ": go on as it was begun, or choose another folder"
+            f"--{flag}={folder} was started with "
+            + ", ".join(f"{name}={earlier.get(name)!r}, not {plan.get(name)!r}" for name in different)
+            + ": use the same settings, or choose another folder"
         )
 
 

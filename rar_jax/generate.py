@@ -16,5 +16,5 @@ __all__ = ["Generator", "load", "show"]
 
 
 def show(images: np.ndarray, columns: int = 8) -> Image.Image:
-    """Returns images uint8 [N, H, W, 3] as one picture with `columns` columns, which a notebook displays."""
+    """Returns images uint8 [N, H, W, 3] as one grid with `columns` columns, which a notebook displays."""
     return Image.fromarray(image_grid(images, columns))

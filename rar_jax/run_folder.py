@@ -1,4 +1,4 @@
-"""A run's folder: its config.json, and the lock that keeps a second process out."""
+"""Reads and writes a run's config.json, and locks a run's folder against a second process."""
 
 import contextlib
 import dataclasses
@@ -15,7 +15,7 @@ from rar_jax.errors import UserError
 from rar_jax.files import write_atomically
 
 CONFIG_FILE = "config.json"
-# Fields that older versions stored, by section, and that no longer exist.
+# Fields that older versions stored and that no longer exist, by section.
 _REMOVED = {"checkpoint": ("best_mode",)}
 _LOCK_NAME = "run"
 # At most this many differing fields appear in a run's label.
@@ -50,7 +50,7 @@ def read_kind(folder: epath.PathLike) -> str:
 
 
 def read_config(folder: epath.PathLike) -> Config:
-    """Returns the config that a run's folder was begun with.
+    """Returns the config that a run was started with.
 
     Raises:
       UserError: the folder has no config.json, or this version does not understand it.
@@ -84,9 +84,9 @@ def run_names(folders: Sequence[epath.PathLike]) -> list[str]:
     different = [path for path in configs[0] if len({config[path] for config in configs}) > 1 and path != "name"]
     names = []
     for folder, config in zip(folders, configs, strict=True):
-        said = [f"{path}={config[path]!r}" for path in different[:_SHOWN_FIELDS]]
-        more = len(different) - len(said)
-        names.append(f"{folder}: {', '.join(said) or 'the same config'}" + (f" and {more} more" if more else ""))
+        shown = [f"{path}={config[path]!r}" for path in different[:_SHOWN_FIELDS]]
+        more = len(different) - len(shown)
+        names.append(f"{folder}: {', '.join(shown) or 'the same config'}" + (f" and {more} more" if more else ""))
     return names
 
 
@@ -102,7 +102,7 @@ def check_folder(flag: str, folder: epath.PathLike) -> None:
 
 
 def lock(folder: epath.PathLike, name: str = _LOCK_NAME, work: str = "trains") -> contextlib.ExitStack | None:
-    """Makes sure that no other process does the same work in a folder, which is created if necessary.
+    """Locks a folder, which is created if necessary, so that no other process does the same work in it.
 
     Args:
       folder: the folder to work in.

@@ -83,13 +83,13 @@ def golden_model(golden):
 
 @pytest.fixture(scope="session")
 def golden_json():
-    """A function that reads one of the golden JSON files by name."""
+    """A function that reads a golden JSON file, given its name."""
     return lambda name: json.loads((DATA / name).read_text())
 
 
 @pytest.fixture(scope="session")
 def small_config():
-    """A function that makes the config of a short run on the digits, given changes of fields by section."""
+    """A function that makes the config of a short run on the digits. Its arguments are changed fields by section."""
 
     def make(**sections):
         fields = runpy.run_path(str(ROOT / "configs" / "digits.py"))["get_config"]()
@@ -136,7 +136,7 @@ def vqgan_file(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def inception_tensors(golden_json):
-    """Every tensor of the FID Inception network, filled by the rule that gave the features in `inception.npz`."""
+    """Every tensor of the FID Inception network, filled with the numbers that gave the features in `inception.npz`."""
 
     def fill(name, shape):
         random = np.random.RandomState(zlib.crc32(name.encode()))

@@ -1,4 +1,4 @@
-"""Runs commands for tests: in a process of their own, or quickly in this one."""
+"""Runs commands for tests, in a new process or, faster, in this one."""
 
 import contextlib
 import io
@@ -15,7 +15,7 @@ from rar_jax.commands import cli
 
 
 def python(*arguments):
-    """Runs Python in the root of the repository, with programs that are compiled fast and not optimised."""
+    """Runs Python in the root of the repository, with fast compilation and no optimisation."""
     environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
     return subprocess.run(
         [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
@@ -29,11 +29,11 @@ def run(*arguments):
 
 @contextlib.contextmanager
 def own_flags():
-    """Forgets at the end the flags that were defined meanwhile: several commands have flags of one name."""
+    """Removes the flags that the body defines, because several commands define flags of the same name."""
     saved = {}
     for name, value in flags.FLAGS.__dict__.items():
         if isinstance(value, dict):
-            # Flags by name stay what they are, lists of flags by module are copied.
+            # Lists of flags by module are copied; flags by name are not.
             value = {key: list(each) if isinstance(each, list) else each for key, each in value.items()}
         saved[name] = value
     try:
@@ -44,7 +44,7 @@ def own_flags():
 
 
 def call(command, *arguments):
-    """Runs a command in this process, and returns what `run` returns."""
+    """Runs a command in this process and returns the same kind of result as `run`."""
     code, argv = 0, [command, *map(str, arguments)]
     with (
         own_flags(),
@@ -52,7 +52,7 @@ def call(command, *arguments):
         contextlib.redirect_stdout(io.StringIO()) as out,
         contextlib.redirect_stderr(io.StringIO()) as errors,
         mock.patch.object(cli, "keep_compiled_programs"),
-        # ml_collections looks here for overrides of a config.
+        # ml_collections reads overrides of a config from here.
         mock.patch.object(sys, "argv", argv),
     ):
         try:
@@ -65,7 +65,7 @@ def call(command, *arguments):
 
 
 def refusal(command, *arguments):
-    """Returns the one line by which a command refuses its flags, with exit code 2."""
+    """Runs a command that refuses its flags with exit code 2, and returns its error line."""
     result = call(command, *arguments)
     assert result.returncode == 2 and result.stdout == "", result.stderr
     (line,) = result.stderr.strip().splitlines()

@@ -64,7 +64,7 @@ def test_json_round_trip():
     assert from_config_dict(json.loads(json.dumps(to_config_dict(config).to_dict()))) == config
 
 
-def test_real_config_without_data_says_how_to_go_on():
+def test_a_config_without_data_names_the_field_to_set():
     with pytest.raises(ValueError, match=r"config\.data\.path is empty.*--config\.data\.name=synthetic"):
         from_config_dict(imagenet())
 
@@ -120,10 +120,10 @@ def test_report_needs_the_digits():
 def test_scores_need_images_and_a_reference():
     fields = imagenet()
     fields.data.path, fields.eval.score_every, fields.eval.inception = "tokens", 100, "w.pth"
-    with pytest.raises(ValueError, match=r"score_every=100 scores samples: name what makes images"):
+    with pytest.raises(ValueError, match=r"score_every=100 scores samples: name the tokenizer that decodes"):
         from_config_dict(fields)
     fields.data.tokenizer = "vqgan.bin"
-    with pytest.raises(ValueError, match=r"and what to compare with in config\.eval\.reference$"):
+    with pytest.raises(ValueError, match=r"and a reference with config\.eval\.reference$"):
         from_config_dict(fields)
     fields.eval.reference = "a.npz"
     assert from_config_dict(fields).eval.score_images == 5000

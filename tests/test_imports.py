@@ -1,4 +1,4 @@
-"""What a module may import: lower layers of rar_jax, and few libraries in the core."""
+"""Modules import only lower layers of rar_jax, and the core imports few libraries."""
 
 import ast
 import graphlib
@@ -40,7 +40,7 @@ assert not loaded, loaded
 
 
 def module_name(path):
-    """The name of a module without "rar_jax.": "models.rar", or "models" for a package."""
+    """Returns the name of a module without "rar_jax.": "models.rar", or "models" for a package."""
     return ".".join(path.relative_to(ROOT / "rar_jax").with_suffix("").parts).removesuffix("__init__").removesuffix(".")
 
 
@@ -66,7 +66,7 @@ def imported(source):
 
 
 def prefix_of(module):
-    """The longest prefix in `LAYERS` of a module's name."""
+    """Returns the longest prefix of a module's name that is in `LAYERS`."""
     parts = module.split(".")
     prefixes = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
     return next(prefix for prefix in prefixes if prefix in LAYER_OF)

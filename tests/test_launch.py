@@ -1,4 +1,4 @@
-"""The launchers: the commands that they run, and that they restart a run if and only if it was preempted and saved."""
+"""The launchers run the right commands, and restart a run if and only if it was preempted and saved."""
 
 import os
 import re
@@ -29,7 +29,7 @@ def test_shellcheck_finds_nothing():
 
 @pytest.fixture
 def project(tmp_path):
-    """The launchers in a folder of their own, where other programs can be put in the place of the real ones."""
+    """A folder with copies of the launchers, where stand-ins can replace the programs that they call."""
     shutil.copytree(ROOT / "launch", tmp_path / "launch")
     return tmp_path
 
@@ -48,7 +48,7 @@ def start(project, script, *arguments, **environment):
 
 
 def launch(project, script, *arguments, **environment):
-    """As `start`, and does not wait for the end."""
+    """Does what `start` does, but does not wait for the end."""
     environment = {"PATH": f"{project}/bin:{os.environ['PATH']}", "PROJECT": str(project), **environment}
     command = [project / "launch" / script, *arguments]
     return subprocess.Popen(
@@ -63,7 +63,7 @@ def wait_until(holds, seconds=30):
         time.sleep(0.02)
 
 
-# Each start of process i takes the next word of the file "codes" + i, and says with what it was called.
+# Each start of process i takes its exit code from the next line of the file "codes" + i, and records its arguments.
 PROCESS = """
 echo "$*" >> "$PROJECT/calls"
 id=$(sed 's/.*--process_id=//' <<<"$*")
@@ -95,7 +95,7 @@ def test_local(project, codes, expected, starts):
     assert all("-m rar_jax.main --config=configs/digits.py --config.data.path=a b" in call for call in calls)
     assert all("--num_processes=2" in call for call in calls)
     assert sorted(call[-1] for call in calls) == ["0"] * starts + ["1"] * starts
-    # Both of a start have one port.
+    # Both processes of a start have the same port.
     assert len({re.search(r"address=127\.0\.0\.1:(\d+)", call)[1] for call in calls}) == starts
 
 
@@ -144,12 +144,12 @@ def test_slurm(project, code, queued):
     assert done.returncode == code, done.stderr
     calls = (project / "calls").read_text().splitlines()
     assert calls[0].endswith(".venv/bin/python -m rar_jax.main --config=configs/rar_b.py")
-    # srun itself does not take it over from sbatch.
+    # srun does not take this setting over from sbatch.
     assert calls[0].startswith("8 ")
     assert calls[1:] == ["scontrol requeue 17"] * queued
 
 
-# As the real one, it kills its processes where it gets SIGTERM itself. These save when they get it.
+# Like the real srun, it kills its processes if it receives SIGTERM. The processes save if they receive SIGTERM.
 SRUN = """
 for i in 0 1; do
   bash -c 'trap "echo saved; exit 75" TERM; touch "$PROJECT/ready$0"; while true; do sleep 0.05; done' $i &
@@ -160,13 +160,13 @@ code=0
 for pid in $(cat "$PROJECT/processes"); do wait "$pid" || code=$?; done
 exit $code
 """
-# With these arguments the real one signals the processes of the job's steps, and neither srun nor the batch script.
+# With these arguments, the real scancel signals the processes of the job's steps, but not srun or the batch script.
 SCANCEL = '[ "$*" = "--signal=TERM 17" ] && kill -TERM $(cat "$PROJECT/processes")'
 
 
 @pytest.mark.parametrize(
     ("number", "queued"),
-    # Its time is nearly up; it is told to end, or Slurm preempts it and queues it again itself.
+    # Its time is nearly up, and it is asked to end; or Slurm preempts it and queues it again.
     [(signal.SIGUSR1, True), (signal.SIGTERM, False)],
 )
 def test_slurm_lets_the_processes_save(project, number, queued):
@@ -176,8 +176,8 @@ def test_slurm_lets_the_processes_save(project, number, queued):
     process = launch(project, "slurm.sbatch", SLURM_SUBMIT_DIR=str(project), **SLURM)
     wait_until(lambda: len(list(project.glob("ready*"))) == 2)
     process.send_signal(number)
-    said = process.communicate(timeout=30)[0]
-    assert process.returncode == PREEMPTED and said.count("saved\n") == 2
+    output = process.communicate(timeout=30)[0]
+    assert process.returncode == PREEMPTED and output.count("saved\n") == 2
     assert (project / "calls").exists() == queued
     if queued:
         assert (project / "calls").read_text() == "scontrol requeue 17\n"
@@ -185,13 +185,13 @@ def test_slurm_lets_the_processes_save(project, number, queued):
 
 def test_slurm_is_told_before_its_time_is_up():
     lines = (ROOT / "launch" / "slurm.sbatch").read_text().splitlines()
-    # Only the batch script, by the signal that it traps for that.
+    # Only the batch script is signalled, with the signal that it traps.
     assert "#SBATCH --signal=B:USR1@300" in lines and "trap stop USR1" in lines
 
 
-# The file "states" has what the slice is found to be, a line each time, the last one for good. Each creation takes the
-# next line of "creations", an error unless it is empty; each install the next of "installs", its exit code; each
-# training the next of "trainings": what the workers say, and the states after it.
+# Each query of the slice's state takes the next line of the file "states", and the last line stays. Each creation takes
+# its error, if any, from the next line of "creations". Each install takes its exit code from "installs". Each training
+# takes from "trainings" the output of the workers and the states that follow.
 GCLOUD = """
 echo "$*" >> "$PROJECT/calls"
 next() { head -n 1 "$PROJECT/$1" 2>/dev/null; sed -i 1d "$PROJECT/$1" 2>/dev/null; }
@@ -214,7 +214,7 @@ case "$*" in
     exit 1 ;;
 esac
 """
-# Pauses are not waited for.
+# Pauses take no time.
 SLEEP = 'echo "sleep $*" >> "$PROJECT/calls"'
 SLICE = ("rar", "us-central1-a", "v5litepod-64")
 
@@ -237,9 +237,9 @@ def cloud_calls(project, *words):
         ("READY", ["exit code 0\\n|READY"], 0, 0, 1),
         ("PREEMPTED", ["exit code 0\\n|READY"], 0, 1, 1),
         ("READY", [r"exit code 75\nexit code 75\n|READY", "exit code 0\\n|READY"], 0, 0, 2),
-        # Taken away before it could save.
+        # The slice was taken away before the run could save.
         ("READY", [r"exit code 134\n|PREEMPTED", "exit code 0\\n|READY"], 0, 1, 2),
-        # The workers are gone, and the state tells it later.
+        # The workers are gone, and the state shows it only later.
         ("READY", [r"ssh: connection lost\n|READY,READY,PREEMPTED", "exit code 0\\n|READY"], 0, 1, 2),
         ("READY", [r"exit code 2\nexit code 2\n|READY"], 1, 0, 1),
         ("READY", [r"exit code 75\nexit code 134\n|READY"], 1, 0, 1),
@@ -257,12 +257,12 @@ def test_tpu_vm(project, state, trainings, expected, created, trained):
     runs = cloud_calls(project, "rar_jax.main")
     assert len(runs) == trained and all("--worker=all" in call for call in runs)
     assert all(r"--config=configs/rar_b.py --workdir=gs://bucket/run --config.data.path=/mnt/a\ b" in c for c in runs)
-    # Installed and set up, in this order, before each, as the slice may be a new one.
+    # Each training is preceded by the installation and the set-up, because the slice may be a new one.
     prepared = [call for call in cloud_calls(project, "--command=") if "rar_jax.main" not in call]
     assert len(prepared) == 2 * trained
     assert all("install.sh tpu" in call for call in prepared[::2])
     assert all(call.endswith("--worker=all --command=gcsfuse tokens /mnt/tokens") for call in prepared[1::2])
-    # A mistake in the flags is told at once; else the state is asked for two minutes.
+    # A mistake in the flags is reported at once. Otherwise the state is polled for two minutes.
     failed = expected and "exit code 2" not in trainings[0]
     assert len(cloud_calls(project, "sleep 1")) == (120 if failed else 20 if ",PREEMPTED" in trainings[0] else 0)
 
@@ -281,7 +281,7 @@ def test_tpu_vm_waits_for_room_and_not_after_a_mistake(project, creations, expec
     assert len(cloud_calls(project, " create ")) == tries
     assert done.stderr.count("No capacity for a v5litepod-64 in us-central1-a") == tries - 1
     assert len(cloud_calls(project, "sleep 1")) == 60 * (tries - 1)
-    # gcloud's own words are there to be read.
+    # The message of gcloud is shown.
     assert all(error in done.stderr for error in creations)
 
 
@@ -318,14 +318,14 @@ def test_tpu_vm_stops_before_it_trains(project):
     assert process.returncode == PREEMPTED and not cloud_calls(project, "rar_jax.main")
 
 
-# Commands are run on one worker, which is a folder here.
+# Commands run on one worker, which is a folder here.
 GCLOUD_WITH_WORKER = """
 echo "$*" >> "$PROJECT/calls"
 case "$*" in
   *" describe "*) echo READY ;;
   *install.sh*) ;;
   *" ssh "*)
-    # Training begins some time after it was asked for.
+    # Training starts some time after the request.
     case "$*" in *"exit code"*) sleep 0.5 ;; esac
     asked=${!#}
     cd "$PROJECT/worker" && bash -c "${asked#--command=}" ;;
@@ -341,7 +341,7 @@ time.sleep(60)
 
 @pytest.mark.parametrize("begun", [True, False])
 def test_tpu_vm_passes_the_signal_on_and_hears_the_exit_code(project, begun):
-    """The commands run for real, without ssh. Among all processes that name the command, only Python is signalled."""
+    """The commands run without ssh. Among all processes whose command line names training, only Python is signalled."""
     put_program(project / "bin/gcloud", GCLOUD_WITH_WORKER)
     # The pattern is matched against all processes of this machine, so the name of the command is unique.
     command = f"training_{os.getpid()}"
@@ -355,16 +355,16 @@ def test_tpu_vm_passes_the_signal_on_and_hears_the_exit_code(project, begun):
     if begun:
         wait_until((folder / "began").exists)
     process.send_signal(signal.SIGINT)
-    said = process.communicate(timeout=50)[0]
+    output = process.communicate(timeout=50)[0]
     if begun:
-        assert process.returncode == PREEMPTED and "exit code 75\n" in said, said
+        assert process.returncode == PREEMPTED and "exit code 75\n" in output, output
     else:
-        # While Python starts SIGTERM ends it at once.
-        assert process.returncode in (PREEMPTED, 128 + signal.SIGTERM), said
+        # While Python starts, SIGTERM ends it at once.
+        assert process.returncode in (PREEMPTED, 128 + signal.SIGTERM), output
     assert len(cloud_calls(project, f"-m rar_jax {command} --config")) == 1
 
 
-# A Python that has $version, and venv unless $no_venv is set.
+# A stand-in for Python with version $version, and with venv unless $no_venv is set.
 PYTHON = """
 echo "$(basename "$0") $*" >> "$PROJECT/calls"
 case "$*" in
@@ -378,7 +378,7 @@ CALLED = 'echo "$(basename "$0") $*" >> "$PROJECT/calls"'
 
 
 def install(project, pythons, *programs):
-    """Runs install.sh where there are only these Pythons: name -> (minor version, whether it has venv)."""
+    """Runs install.sh on a machine with these Pythons only: name -> (minor version, whether it has venv)."""
     (project / "setup.py").touch()
     put_program(project / "pip", CALLED)
     for program in ("bash", "env", "basename", "dirname", "cat", "cksum", "cp", "mkdir", "mktemp", "rm", *programs):
@@ -397,7 +397,7 @@ def install(project, pythons, *programs):
         ({"python3": (14, True)}, "python3"),
         ({"python3": (10, True), "python3.11": (11, True)}, "python3.11"),
         ({"python3": (11, True), "python3.12": (12, True), "python3.13": (13, True)}, "python3.13"),
-        # As Debian has it, where python3-venv is not installed.
+        # On Debian, venv is missing without the package python3-venv.
         ({"python3": (13, False), "python3.13": (13, False), "python3.12": (12, True)}, "python3.12"),
     ],
 )
@@ -405,12 +405,12 @@ def test_install_takes_the_first_python_that_will_do(project, pythons, chosen):
     done, calls = install(project, pythons)
     assert done.returncode == 0, done.stderr
     assert calls == [f"{chosen} -m venv .venv", "pip install --quiet --disable-pip-version-check -e .[cpu,test]"]
-    # Not a second time.
+    # It is not created a second time.
     assert start(project, "install.sh", "cpu", "test", PATH=f"{project}/bin").returncode == 0
     assert [call for call in (project / "calls").read_text().splitlines() if " -c " not in call] == calls
 
 
-# It makes .venv in the folder that it is run in.
+# A stand-in for uv, which creates .venv in the working directory.
 UV = CALLED + '; mkdir -p .venv/bin && cp "$PROJECT/pip" .venv/bin/pip'
 
 
@@ -424,7 +424,7 @@ def test_install_fetches_a_python_where_there_is_none_that_will_do(project, inst
         "pip install --quiet --disable-pip-version-check -e .[cpu,test]",
     ]
     assert len(calls) == (2 if installed else 3)
-    # uv itself does not stay.
+    # uv itself is removed.
     assert not list(project.glob("tmp.*"))
 
 
@@ -449,7 +449,7 @@ def test_dry_run_prints_and_runs_nothing(project, script, arguments, shown):
     flags = ("--config=configs/rar_b.py", "--config.data.path=/mnt/a b")
     done = start(project, script, "--dry_run", *arguments, *flags)
     assert done.returncode == 0 and shown in done.stdout
-    # As a shell reads it.
+    # The line is parsed as a shell does.
     assert r"rar_jax.main --config=configs/rar_b.py --config.data.path=/mnt/a\ b " in done.stdout
     assert not (project / "ran").exists()
 
@@ -466,11 +466,11 @@ def jobset():
 
 
 def goes_on(jobset, code):
-    """What Job and JobSet do when a pod ends with this exit code: restart the JobSet, fail it, or neither (None)."""
+    """Returns what Job and JobSet do after a pod ends with an exit code: restart the JobSet, fail it, or None."""
     if code == 0:
         return None
     job = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]
-    # The first rule that matches; with none the Job fails once more pods failed than it allows.
+    # The first matching rule decides. Without one, the Job fails once too many pods have failed.
     reason = "BackoffLimitExceeded" if job["backoffLimit"] == 0 else None
     for rule in job["podFailurePolicy"]["rules"]:
         codes = rule["onExitCodes"]
@@ -495,19 +495,19 @@ def test_kubernetes_has_what_jobset_demands(jobset):
     assert (jobset["apiVersion"], jobset["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
     (workers,) = jobset["spec"]["replicatedJobs"]
     job = workers["template"]["spec"]
-    # All at once, each with a number of its own.
+    # All pods start at once, each with its own number.
     assert job["parallelism"] == job["completions"] > 1 and job["completionMode"] == "Indexed"
     pod = job["template"]["spec"]
-    # Kubernetes allows a podFailurePolicy with no other.
+    # Kubernetes requires this value with a podFailurePolicy.
     assert pod["restartPolicy"] == "Never"
-    # A service's host names: of letters, digits and hyphens, 63 at most with the numbers of job and pod.
+    # Host names have letters, digits and hyphens, at most 63 together with the numbers of job and pod.
     assert re.fullmatch(r"[a-z]([a-z0-9-]*[a-z0-9])?", f"{jobset['metadata']['name']}-{workers['name']}")
     for container in pod["containers"]:
         assert {mount["name"] for mount in container["volumeMounts"]} <= {volume["name"] for volume in pod["volumes"]}
 
 
 def test_kubernetes_gives_the_processes_what_they_find_each_other_by(jobset, project, monkeypatch):
-    """The container's command, run as the kubelet would run it, with a stand-in for Python that says its arguments."""
+    """Runs the container's command as the kubelet does, with a stand-in for Python that prints its arguments."""
     (workers,) = jobset["spec"]["replicatedJobs"]
     job = workers["template"]["spec"]
     (container,) = job["template"]["spec"]["containers"]
@@ -516,20 +516,20 @@ def test_kubernetes_gives_the_processes_what_they_find_each_other_by(jobset, pro
     monkeypatch.setattr(jax.distributed, "initialize", lambda **given: joined.append(given))
     for index in range(job["completions"]):
         environment = {entry["name"]: entry["value"] for entry in container["env"]}
-        # What an Indexed Job adds.
+        # An Indexed Job adds this variable.
         environment |= {"JOB_COMPLETION_INDEX": str(index), "PATH": os.environ["PATH"]}
-        said = subprocess.run(container["command"], cwd=project, env=environment, capture_output=True, text=True)
-        option, module, *flags = said.stdout.splitlines()
-        assert (option, module) == ("-m", "rar_jax.main"), said
+        output = subprocess.run(container["command"], cwd=project, env=environment, capture_output=True, text=True)
+        option, module, *flags = output.stdout.splitlines()
+        assert (option, module) == ("-m", "rar_jax.main"), output
         given = dict(flag.removeprefix("--").split("=", 1) for flag in flags)
         assert (ROOT / given["config"]).is_file()
         distributed.initialize(given["coordinator_address"], int(given["num_processes"]), int(given["process_id"]))
-        # Folders of the run and of the data are mounted.
+        # The folders of the run and of the data are mounted.
         for path in (given["workdir"], given["config.data.path"]):
             assert any(path.startswith(mount["mountPath"]) for mount in container["volumeMounts"])
     assert [each["process_id"] for each in joined] == list(range(job["completions"]))
     assert {each["num_processes"] for each in joined} == {job["completions"]}
-    # JobSet's name of the pod that process 0 is in, by the service that has the JobSet's name.
+    # This is JobSet's host name for the pod of process 0, in the service with the JobSet's name.
     name = jobset["metadata"]["name"]
     port = container["ports"][0]["containerPort"]
     assert {each["coordinator_address"] for each in joined} == {f"{name}-{workers['name']}-0-0.{name}:{port}"}
@@ -549,7 +549,7 @@ def test_kubernetes_signals_come_to_python(jobset, project):
 
 @pytest.mark.long
 def test_local_for_real(tmp_path):
-    """One of two processes is asked to end: both save, are started again and finish."""
+    """One of two processes is asked to end. Both save, are started again, and finish."""
     run = tmp_path / "run"
     (tmp_path / ".venv").symlink_to(sys.prefix)
     shutil.copytree(ROOT / "launch", tmp_path / "launch")
@@ -568,6 +568,6 @@ def test_local_for_real(tmp_path):
     found = subprocess.run(["pgrep", "-f", f"workdir={run} .*--process_id=1$"], capture_output=True, text=True)
     os.kill(int(found.stdout.split()[-1]), signal.SIGTERM)
     assert process.wait(timeout=300) == 0, (tmp_path / "log").read_text()
-    said = (tmp_path / "log").read_text()
-    assert said.count("Preempted and saved: restarting") == 1
+    output = (tmp_path / "log").read_text()
+    assert output.count("Preempted and saved: restarting") == 1
     assert [entry["step"] for entry in read_metrics(run) if "train/loss" in entry] == list(range(5, 201, 5))

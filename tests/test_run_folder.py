@@ -17,7 +17,7 @@ def test_config_round_trip(small_config, tmp_path):
 
 
 def test_a_config_of_an_older_version(small_config, tmp_path):
-    """It lacks new fields and has one that was removed."""
+    """The config lacks new fields and has a field that was removed."""
     config = small_config()
     write_config(tmp_path, config)
     fields = json.loads((tmp_path / "config.json").read_text())
@@ -43,7 +43,7 @@ def test_a_file_where_a_folder_should_be(tmp_path, below):
     check_folder("out", tmp_path / "not" / "there")
 
 
-def test_runs_are_called_by_what_differs(small_config, tmp_path):
+def test_runs_are_labelled_by_the_fields_that_differ(small_config, tmp_path):
     folders = [tmp_path / name for name in "abc"]
     for folder, order in zip(folders, ("row_major", "spiral_in", "row_major"), strict=True):
         write_config(folder, small_config(permutation={"scan_order": order}))
@@ -68,7 +68,7 @@ time.sleep(60)
 def test_a_lock_is_held_until_its_process_ends_however_it_ends(tmp_path):
     holder = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert holder.stdout.readline() == "held\n"
-    # Attempts that fail change nothing, and do not wait.
+    # Attempts that fail do not wait and change nothing.
     for _ in range(3):
         with pytest.raises(ValueError, match=f": process {holder.pid} trains there; stop it, or choose another folder"):
             lock(tmp_path)
@@ -85,7 +85,7 @@ def test_a_lock_is_held_until_its_process_ends_however_it_ends(tmp_path):
     lock(tmp_path).close()
 
 
-def test_a_lock_is_of_one_folder_and_buckets_have_none(tmp_path):
+def test_a_lock_covers_one_folder_and_buckets_have_none(tmp_path):
     with lock(tmp_path / "new" / "run"):
         assert not is_locked_by(tmp_path, os.getpid())
     assert lock("gs://bucket/run") is None and is_locked_by("gs://bucket/run", 7)

@@ -1,4 +1,4 @@
-"""Converts published PyTorch tensors to our parameters and back; no other module knows both sets of names."""
+"""Converts published PyTorch tensors to our parameters and back. Only this module knows both sets of names."""
 
 import math
 import re
@@ -52,8 +52,8 @@ RAR_TENSORS = (
 _TO_OURS = {"same": lambda x: x, "transpose": lambda x: x.T, "leading": lambda x: x[0]}
 _TO_PUBLISHED = {"same": lambda x: x, "transpose": lambda x: x.T, "leading": lambda x: x[None]}
 
-# A tensor that only this kind of network has.
-_TELLING = {
+# A tensor that only networks of this kind have.
+_KIND_TENSORS = {
     "rar": "target_aware_pos_embed",
     "vqgan": "quantize.embedding.weight",
     "inception": "Mixed_7c.branch_pool.conv.weight",
@@ -62,7 +62,7 @@ _TELLING = {
 
 def kind_of(names: Collection[str]) -> str | None:
     """Returns the kind of network that has tensors of these names: rar, vqgan, inception, or None if unknown."""
-    return next((kind for kind, telling in _TELLING.items() if telling in names), None)
+    return next((kind for kind, name in _KIND_TENSORS.items() if name in names), None)
 
 
 def rar_sizes(tensors: Mapping[str, np.ndarray | Tensor]) -> dict[str, int]:
@@ -71,19 +71,21 @@ def rar_sizes(tensors: Mapping[str, np.ndarray | Tensor]) -> dict[str, int]:
     Raises:
       UserError: tensors that decide the sizes are missing or misshapen, or the tokens do not form a square grid.
     """
-    telling = {"embeddings.weight": 2, "lm_head.weight": 2, "timesteps_embeddings": 3, "blocks.0.mlp.fc1.weight": 2}
-    telling |= {"blocks.0.attn.q_norm.weight": 1}
-    if missing := [name for name in telling if name not in tensors]:
+    dimensions = {"embeddings.weight": 2, "lm_head.weight": 2, "timesteps_embeddings": 3, "blocks.0.mlp.fc1.weight": 2}
+    dimensions |= {"blocks.0.attn.q_norm.weight": 1}
+    if missing := [name for name in dimensions if name not in tensors]:
         raise UserError(f"not a RAR checkpoint: tensors missing {missing}")
-    for name, dimensions in telling.items():
-        if 0 in (shape := tuple(tensors[name].shape)) or len(shape) != dimensions:
+    for name, count in dimensions.items():
+        if 0 in (shape := tuple(tensors[name].shape)) or len(shape) != count:
             raise UserError(f"not a RAR checkpoint: misshapen {name}, {shape}")
     rows, width = tensors["embeddings.weight"].shape
     codebook_size = tensors["lm_head.weight"].shape[0]
     (head_width,) = tensors["blocks.0.attn.q_norm.weight"].shape
     if width % head_width:
-        raise UserError(f"not a RAR checkpoint: a width of {width} is not divided by heads of {head_width}")
-    # The other rows are a mask token and the null class.
+        raise UserError(
+            f"not a RAR checkpoint: its width of {width} is not divisible by the head width of {head_width}"
+        )
+    # The rows are the codes, the classes, a mask token and the null class.
     if (num_classes := rows - codebook_size - 2) < 1:
         raise UserError(f"not a RAR checkpoint: {rows} embeddings of {codebook_size} codes leave none for classes")
     num_tokens = tensors["timesteps_embeddings"].shape[1] - SPARE_STEP_ROWS
@@ -180,7 +182,8 @@ def rar_to_pytorch(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
 def vqgan_name(path: str) -> str:
     """Returns the published name of one of our VQGAN parameters, such as encoder/down_0/block_1/conv1/kernel.
 
-    The tree of modules is the published one; published names have dots in lists, and PyTorch's names for the leaves.
+    Both have the same tree of modules. Published names have a dot before the number in a list, and PyTorch's names for
+    the leaves.
     """
     *modules, leaf = re.sub(r"_(\d+)/", r"/\1/", path).split("/")
     leaf = {"kernel": "weight", "scale": "weight", "embedding": "embedding.weight", "bias": "bias"}[leaf]
@@ -229,7 +232,7 @@ def vqgan_to_pytorch(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
 def inception_name(path: str) -> str:
     """Returns the published name of one of our Inception parameters, such as Mixed_5b/branch1x1/bn/mean.
 
-    The tree of modules is the published one; published names have PyTorch's names for the leaves.
+    Both have the same tree of modules. Published names have PyTorch's names for the leaves.
     """
     *modules, leaf = path.split("/")
     leaf = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}.get(leaf, leaf)
@@ -247,8 +250,8 @@ def inception_from_pytorch(tensors: Mapping[str, np.ndarray | Tensor]) -> tuple[
       `inception_to_pytorch` needs: the bias of the last layer, and each normalisation's num_batches_tracked, int32.
 
     Raises:
-      UserError: tensors are missing, unknown or misshapen (all are named), as in other Inception v3 networks, or a
-        number is not finite.
+      UserError: tensors are missing, unknown or misshapen (all are named), for example because the file holds
+        another Inception v3 network, or a number is not finite.
     """
     model = InceptionV3()
     params = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 1, 1, 3), np.uint8))["params"]
@@ -297,7 +300,7 @@ def _to_published(params: Mapping[str, Any], name_of: Callable[[str], str]) -> d
 
 
 def _largest_index(names: Mapping[str, Any], pattern: str) -> int:
-    """The largest number that the pattern's group matches at the beginning of a name, or -1."""
+    """Returns the largest number that the pattern's group matches at the beginning of a name, or -1."""
     largest = max((int(match[1]) for name in names if (match := re.match(pattern, name))), default=-1)
-    # There are no more levels or blocks than tensors, whatever a name says.
+    # A network has no more levels or blocks than tensors. A larger number in a name would take all memory.
     return min(largest, len(names))

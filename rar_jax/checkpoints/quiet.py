@@ -14,15 +14,15 @@ def _not_of_orbax(record: logging.LogRecord) -> bool:
 
 
 def _not_of_a_task(record: logging.LogRecord) -> bool:
-    # Orbax gives up the other tasks after one of them fails.
+    # Orbax abandons the other tasks after one of them fails.
     return not record.getMessage().startswith(("Task ", "Future "))
 
 
 @contextlib.contextmanager
 def quiet_saves() -> Iterator[None]:
-    """Leaves out the tracebacks, hundreds on a full disk, that a failing save prints from background threads.
+    """Suppresses the tracebacks, hundreds on a full disk, that a failing save prints from background threads.
 
-    The caller reports the failure in one line instead. Everything is as before on the way out.
+    The caller reports the failure in one line instead. All filters and hooks are restored at the end.
     """
     orbax, asyncio = absl.logging.get_absl_logger(), logging.getLogger("asyncio")
     hook = sys.unraisablehook

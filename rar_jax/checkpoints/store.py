@@ -23,7 +23,7 @@ from rar_jax.parallel.distributed import from_all, from_first, is_first, togethe
 _log = logging.getLogger(__name__)
 
 FOLDER = "checkpoints"
-# The folder beside it that damaged checkpoints are moved to, so that new ones can take their places.
+# Damaged checkpoints are moved to this folder beside it, so that new ones can be saved for the same steps.
 DAMAGED = "damaged_checkpoints"
 
 _POLL_SECONDS = 0.2
@@ -98,7 +98,7 @@ class CheckpointStore:
         return sorted(self._manager.all_steps())
 
     def save(self, state: Any, data_state: dict[str, Any], metrics: dict[str, float] | None = None) -> None:
-        """Begins to save; the state may be donated as soon as this returns.
+        """Starts to save in the background. The state may be donated as soon as this returns.
 
         A save that fails is logged and leaves the older checkpoints as they are.
 
@@ -201,7 +201,7 @@ class CheckpointStore:
         )
         if damaged:
             steps = ", ".join(map(str, damaged))
-            _log.warning("the checkpoint of step %d is used, because that of step %s is damaged", step, steps)
+            _log.warning("using the checkpoint of step %d, because newer ones are damaged: %s", step, steps)
         return step, params
 
     def close(self, hurried: bool = False) -> bool:
@@ -259,13 +259,13 @@ class CheckpointStore:
             # Otherwise the files of the failed save keep a full disk full.
             for leftover in self._folder.glob("*.orbax-checkpoint-tmp*"):
                 leftover.rmtree(missing_ok=True)
-        # Tasks that Orbax gave up report that when they are deleted: here, where `quiet_saves` leaves it out.
+        # Cancelled tasks of Orbax print a message when they are deleted. Here `quiet_saves` suppresses it.
         gc.collect()
         self._quiet.close()
         _log.error("%s failed: %s; older checkpoints stay: %s", what, _first_line(error), self._reload())
 
     def _reload(self) -> list[int]:
-        """Makes the manager look at the disk, because it believes in a save that failed. Returns the steps."""
+        """Makes the manager list the checkpoints on disk again, without the failed save. Returns the steps."""
         self._manager.reload()
         return self.steps
 
@@ -320,7 +320,7 @@ def save_params(run_folder: epath.PathLike, step: int, params: dict[str, Any]) -
       params: a pytree of `jax.Array`.
     """
     folder = _absolute(epath.Path(run_folder)) / FOLDER
-    # Orbax refuses an array that is larger than its limit.
+    # Orbax refuses an array that is larger than its limit of concurrent bytes.
     largest = max(leaf.nbytes for leaf in jax.tree.leaves(params))
     handler = ocp.PyTreeCheckpointHandler(save_concurrent_gb=math.ceil(largest / 1e9), use_compression=False)
     with (

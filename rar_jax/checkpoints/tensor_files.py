@@ -1,4 +1,4 @@
-"""Reads and writes the files that PyTorch users share weights in: .bin and .pth of `torch.save`, and .safetensors.
+"""Reads and writes files of PyTorch weights: .bin and .pth files of `torch.save`, and .safetensors.
 
 PyTorch is not needed. A .bin or .pth file holds a pickle, which could run any code; the unpickler here rebuilds tensors
 and refuses everything else.
@@ -26,7 +26,7 @@ from rar_jax.files import aside
 
 SUFFIXES = (".bin", ".pth", ".pt", ".safetensors")
 
-# The first bytes of files that `torch.save` wrote before PyTorch 1.6, which introduced zip files.
+# The first bytes of files from PyTorch before 1.6. Since then, `torch.save` writes zip files.
 _LEGACY_MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, 2)
 
 # Exceptions that reading a damaged file raises.
@@ -58,7 +58,7 @@ class Tensor:
 
 
 def read_tensors(path: epath.PathLike) -> dict[str, Tensor]:
-    """Returns the tensors of a file by name; their numbers are read only when an array is made of a tensor.
+    """Returns the tensors of a file by name. Their values are read only when a tensor is converted to an array.
 
     Raises:
       UserError: the file does not exist, has another format, is damaged, or holds anything other than tensors.
@@ -90,7 +90,7 @@ def _read_safetensors(path: epath.Path) -> dict[str, Tensor]:
 
 
 def write_safetensors(path: epath.PathLike, tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes tensors by name; the file appears under its name once it is complete."""
+    """Writes tensors by name to a file, which appears once it is complete."""
     # Imported here because no other function needs it.
     from safetensors.numpy import save_file
 
@@ -116,7 +116,7 @@ class _Storage(NamedTuple):
 
 
 class _View(NamedTuple):
-    """Stands for a tensor while a file is unpickled. It is checked afterwards, when the pickle can change nothing."""
+    """Stands for a tensor while a file is unpickled. It is checked once the pickle can no longer change it."""
 
     storage: Any
     offset: Any
@@ -145,7 +145,7 @@ class _Parameter:
 class _TensorUnpickler(pickle.Unpickler):
     """Rebuilds tensors and refuses, by name, everything else that a pickle could import.
 
-    The objects that it gives to the pickle have no attributes that the pickle could set.
+    The objects that the pickle receives have no attributes that it could set.
     """
 
     def find_class(self, module: str, name: str) -> Any:
@@ -160,16 +160,17 @@ class _TensorUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is not a tensor and is not run")
 
     def persistent_load(self, pid: Any) -> _Storage:
-        # The last entry of files from before PyTorch 1.6 can refer to a part of another storage, a feature long unused.
+        # In files from before PyTorch 1.6, the last entry can refer to a part of another storage. PyTorch no longer
+        # uses this feature.
         kind, dtype, key, _, size, *part = pid
         if kind != "storage" or type(dtype) is not _StorageType or type(key) is not str or any(part):
             # The object is not shown, because a few bytes of a pickle can nest tuples that take forever to print.
-            raise pickle.UnpicklingError("it refers to something that is not the numbers of a tensor")
+            raise pickle.UnpicklingError("it refers to an object that is not the storage of a tensor")
         return _Storage(key, dtype.name, operator.index(size))
 
 
 def _unpickle(file: BinaryIO) -> Any:
-    """Returns the object that is pickled at the file's position, and leaves the position behind the pickle.
+    """Returns the object that is pickled at the file's position, and moves the position to the end of the pickle.
 
     Raises:
       Exception: the pickle is malformed; any kind of exception is possible (see `_one_error`).
@@ -201,7 +202,7 @@ def _tensor(view: _View, path: epath.Path, blocks: Mapping[str, _Block], big_end
         raise UserError(f"storage {storage.key} is missing")
     block = blocks[storage.key]
     if storage.size * dtype.itemsize > block.size:
-        raise UserError(f"{block.name} has {block.size} bytes, and {storage.size} numbers of {dtype} are asked for")
+        raise UserError(f"{block.name} has {block.size} bytes, too few for {storage.size} numbers of {dtype}")
     last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
     if min((offset, *shape, *strides)) < 0 or (0 not in shape and last >= storage.size):
         raise UserError(f"a tensor of shape {shape} reaches outside its storage {block.name}")
@@ -243,14 +244,14 @@ def _read_zip(path: epath.Path) -> dict[str, Tensor]:
         # torch.save compresses nothing, and a compressed member could unpack to any size.
         if packed := [info.filename for info in infos if info.compress_type != zipfile.ZIP_STORED]:
             raise UserError(f"{packed[0]} is compressed, which torch.save does not do")
-        # Members overlap, or lie outside the file.
+        # If the sizes add up to more than the file has, members overlap or lie outside the file.
         sizes = {info.filename: info.file_size for info in infos}
         if (claimed := sum(sizes.values())) > length:
-            raise UserError(f"it has {length} bytes, and claims to hold {claimed}")
+            raise UserError(f"it has {length} bytes, but claims to hold {claimed}")
         # All members are in one folder, which has the name that the file had when it was saved.
         pickled = next((name for name in sizes if name.endswith("/data.pkl")), None)
         if pickled is None:
-            raise UserError("it is a zip file, but not of torch.save: it has no data.pkl")
+            raise UserError("it is a zip file, but torch.save did not write it: it has no data.pkl")
         folder = pickled.removesuffix("data.pkl")
         big_endian = f"{folder}byteorder" in sizes and read(f"{folder}byteorder") == b"big"
         members = {name.removeprefix(f"{folder}data/"): name for name in sizes if name.startswith(f"{folder}data/")}
@@ -282,7 +283,7 @@ def _read_legacy(path: epath.Path) -> dict[str, Tensor]:
             file.seek(size, io.SEEK_CUR)
         end = file.tell()
         if file.seek(0, io.SEEK_END) != end:
-            raise UserError(f"it has {file.tell()} bytes, and its tensors take {end}: download it again")
+            raise UserError(f"it has {file.tell()} bytes, but its tensors take {end}: download it again")
         return {name: _tensor(view, path, blocks, big_endian=False) for name, view in views.items()}
 
 
@@ -301,8 +302,8 @@ def _checked_views(views: Any) -> dict[str, _View]:
 
 @contextlib.contextmanager
 def _one_error(path: epath.Path) -> Iterator[None]:
-    """Turns exceptions of unpickling into a `UserError`: a pickle is a program, and a bad one can raise anything."""
+    """Turns every exception into a `UserError`, because a malformed pickle can raise any exception."""
     try:
         yield
     except Exception as error:
-        raise UserError(f"{path} is not read: {str(error) or type(error).__name__}") from None
+        raise UserError(f"{path} cannot be read: {str(error) or type(error).__name__}") from None

@@ -73,7 +73,7 @@ def load_weights(
       kind: rar, vqgan or inception; by default all kinds are accepted.
       step: the checkpoint's step; by default the newest one that is not damaged.
       sharding: sharding of each array; by default the first device holds all arrays.
-      dtype: dtype of the parameters, whatever they are stored in, and the dtype that a RAR computes in: float32,
+      dtype: dtype to which the parameters are cast, and the dtype that a RAR computes in: float32,
         bfloat16, or None for the dtype that its run computed in, which for published weights is the paper's bfloat16.
 
     Raises:
@@ -109,7 +109,7 @@ def _from_file(path: epath.Path, sharding: jax.sharding.Sharding, dtype: str | N
     kind = kind_of(tensors)
     if kind is None:
         raise UserError(
-            f"{path} has the tensors of neither a RAR, a MaskGIT-VQGAN nor the FID Inception network; its first: "
+            f"{path} does not hold a RAR, a MaskGIT-VQGAN or the FID Inception network; its first tensors are "
             f"{list(tensors)[:5]}"
         )
     config = None
@@ -172,7 +172,7 @@ def _from_folder(folder: epath.Path, step: int | None, sharding: jax.sharding.Sh
 
 
 def fingerprint(params: Mapping[str, Any]) -> str:
-    """Returns 12 hexadecimal digits that are equal for equal weights, whatever file or folder they are stored in.
+    """Returns 12 hexadecimal digits that are equal for equal weights, in any file or folder.
 
     Records of tokens and of scores store it for tokenizers and Inception networks. `Weights.identity` identifies the
     file or the checkpoint instead.
@@ -192,7 +192,7 @@ def save_weights(folder: epath.PathLike, weights: Weights) -> None:
     """
     folder = epath.Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"--output={folder} is there already: choose another folder")
+        raise UserError(f"--output={folder} exists already: choose another folder")
     save_params(folder, weights.step, weights.params)
     # Written last, so that a folder that was interrupted is not taken for a complete one.
     if weights.kind in _NETWORKS:

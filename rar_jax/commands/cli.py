@@ -1,4 +1,4 @@
-"""What the commands share: how a command is run, exit codes, and errors in one line.
+"""Runs commands: flags, signals, exit codes, and errors in one line.
 
 Exit codes: 0 if the work is complete, 75 if it was preempted and saved (start it again), 2 for a user's mistake, 130 if
 SIGINT stopped it, 143 if SIGTERM did, and 1 for anything else.
@@ -97,7 +97,7 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
             # its fields is unknown.
             if "config" in flags.FLAGS:
                 getattr(flags.FLAGS["config"].value, "to_dict", None)
-    # A config file is the user's Python, so that it can raise anything.
+    # A config file is Python code of the user, which can raise any exception.
     except Exception as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         message = f"{lines[0]} {lines[-1]}" if len(lines) > 1 else lines[0]

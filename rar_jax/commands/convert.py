@@ -22,7 +22,7 @@ _OUTPUT = flags.DEFINE_string(
     "output", None, "Folder to write (Orbax), or a .safetensors file (with the published names)."
 )
 _NUM_HEADS = flags.DEFINE_integer(
-    "num_heads", None, "Number of attention heads to expect of a RAR. Default: as its tensors say.", lower_bound=1
+    "num_heads", None, "Number of attention heads that a RAR must have. Default: not checked.", lower_bound=1
 )
 _STEP = shared_flags.define_step()
 
@@ -35,13 +35,11 @@ def _check_num_heads(weights: Weights) -> None:
     if given is None:
         return
     if weights.kind != "rar":
-        raise UserError(
-            f"--num_heads={given} is for a RAR, and {_INPUT.value} holds {weights.kind} weights: leave it out"
-        )
+        raise UserError(f"--num_heads={given} is for a RAR, but {_INPUT.value} holds {weights.kind} weights: remove it")
     if given != weights.model.config.num_heads:
         raise UserError(
             f"--num_heads={given}, but the tensors of {_INPUT.value} have {weights.model.config.num_heads} heads: "
-            "leave the flag out, or check that this is the right file"
+            "remove the flag, or check that this is the right file"
         )
 
 

@@ -1,4 +1,4 @@
-"""Draws images and below each its reconstruction by a tokenizer.
+"""Draws images above their reconstructions by a tokenizer.
 
 python -m rar_jax reconstruct --images=FOLDER --tokenizer=WEIGHTS --output=grid.png
 """

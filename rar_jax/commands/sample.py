@@ -3,7 +3,7 @@
     python -m rar_jax sample --checkpoint=runs/digits --classes=3,7 --num=16
     python -m rar_jax sample --checkpoint=rar_b.bin --tokenizer=VQGAN --num=50000 --out=FOLDER
 
-With --npz or --png it is a job, which the same command resumes after it was stopped. Several processes can share it.
+With --npz or --png, the command runs a job that it resumes if it is started again. Several processes can share a job.
 """
 
 import errno
@@ -26,7 +26,7 @@ _STEP = shared_flags.define_step()
 _OUT = flags.DEFINE_string("out", None, "Folder of the images. Default: samples/ in the run's folder, or here.")
 _CLASSES = shared_flags.define_classes()
 _NUM = flags.DEFINE_integer(
-    "num", None, f"Number of images; the classes take turns. Default: {PER_CLASS} of each class.", lower_bound=1
+    "num", None, f"Number of images; the classes are interleaved. Default: {PER_CLASS} of each class.", lower_bound=1
 )
 _NPZ = flags.DEFINE_bool(
     "npz", None,
@@ -43,7 +43,7 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def _outputs() -> list[str]:
-    """Returns what a job writes, by the names in `FILES`, or nothing if a grid is enough."""
+    """Returns the outputs of a job, names in `FILES`. The list is empty if only a grid is drawn."""
     # Without --num and --classes ten classes are sampled, which fit the grid.
     num = _NUM.value or PER_CLASS * len(_CLASSES.value)
     npz = num > GRID_SIZE[0] * GRID_SIZE[1] and not _PNG.value if _NPZ.value is None else _NPZ.value

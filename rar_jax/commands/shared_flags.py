@@ -24,12 +24,12 @@ def define_checkpoint() -> flags.FlagHolder[str]:
 
 
 def define_step() -> flags.FlagHolder[int]:
-    """Defines --step, of the checkpoint."""
+    """Defines --step, the step of the checkpoint."""
     return flags.DEFINE_integer("step", None, "Step of the checkpoint. Default: the newest.", lower_bound=0)
 
 
 def define_model_tokenizer() -> flags.FlagHolder[str]:
-    """Defines --tokenizer, for a model that was trained on the codes of one."""
+    """Defines --tokenizer, the tokenizer that decodes a model's codes."""
     return flags.DEFINE_string(
         "tokenizer", None, "Weights of the tokenizer, or digits. Default: the tokenizer of the checkpoint's run."
     )
@@ -51,12 +51,12 @@ def define_classes() -> flags.FlagHolder[list[str]]:
 
 
 def define_seed() -> flags.FlagHolder[int]:
-    """Defines --seed, of the samples."""
+    """Defines --seed, the seed of the samples."""
     return flags.DEFINE_integer("seed", 0, "Seed of the samples. The same seed gives the same images.", 0, MAX_SEED)
 
 
 def define_batch_size() -> flags.FlagHolder[int]:
-    """Defines --batch_size, of the decode loop."""
+    """Defines --batch_size, the batch size of the decode loop."""
     return flags.DEFINE_integer("batch_size", 256, "Number of images decoded at once.", lower_bound=1)
 
 
@@ -84,14 +84,14 @@ def define_source() -> tuple[flags.FlagHolder[str], ...]:
 
 
 def define_workers() -> flags.FlagHolder[int]:
-    """Defines --workers, which decode images."""
+    """Defines --workers, the number of processes that decode images."""
     return flags.DEFINE_integer(
         "workers", None, "Number of processes that decode images. Default: one less than the CPU cores.", lower_bound=1
     )
 
 
 def define_reference() -> flags.FlagHolder[str]:
-    """Defines --reference, which samples are compared with."""
+    """Defines --reference, the statistics or images that samples are compared with."""
     return flags.DEFINE_string(
         "reference", None, "Statistics or images to compare with: an .npz file, a folder of images or a sampling job."
     )
@@ -105,7 +105,7 @@ def define_reference_kind() -> flags.FlagHolder[str]:
 
 
 def define_features() -> tuple[flags.FlagHolder[str], flags.FlagHolder[str]]:
-    """Defines --features and --inception, by which images are compared."""
+    """Defines --features and --inception, the features for comparing images."""
     return (
         flags.DEFINE_enum(
             "features", "inception", ("inception", "pixels"), "Features to compare. pixels is for small images only."
@@ -115,7 +115,7 @@ def define_features() -> tuple[flags.FlagHolder[str], flags.FlagHolder[str]]:
 
 
 def define_process() -> tuple[flags.FlagHolder[int], flags.FlagHolder[int]]:
-    """Defines --process_index and --process_count, of processes that share the work."""
+    """Defines --process_index and --process_count, for processes that share the work."""
     return (
         flags.DEFINE_integer("process_index", None, "Number of this process, from 0, with --process_count.", 0),
         flags.DEFINE_integer("process_count", None, "Number of processes that share this job. Default: 1.", 1),
@@ -129,7 +129,7 @@ def share_of_work(index: int | None, count: int | None, default: tuple[int, int]
       UserError: one of the two is given without the other, or the index is not below the count.
     """
     if (index is None) != (count is None):
-        raise UserError("--process_index and --process_count go together")
+        raise UserError("--process_index and --process_count must be given together")
     if index is None:
         return default
     if index >= count:
@@ -154,16 +154,16 @@ def refuse(holders: Sequence[flags.FlagHolder], given: str) -> None:
     """Raises a `UserError` that names the first of these flags that is set, because it has no effect with `given`."""
     for holder in holders:
         if holder.present:
-            raise UserError(f"--{holder.name} has no effect with --{given}: leave it out")
+            raise UserError(f"--{holder.name} has no effect with --{given}: remove it")
 
 
 def define_picture() -> flags.FlagHolder[str]:
-    """Defines --output, a picture; see `check_picture`."""
+    """Defines --output, a PNG file; see `check_picture`."""
     return flags.DEFINE_string("output", "grid.png", "PNG file to write.")
 
 
 def check_picture(output: str) -> None:
-    """Raises a `UserError` if a picture cannot be written to --output."""
+    """Raises a `UserError` if a PNG file cannot be written to --output."""
     if not output.endswith(".png"):
-        raise UserError(f"--output={output} must be a .png file: it is a picture")
+        raise UserError(f"--output={output} must be a .png file")
     check_folder("output", epath.Path(output).parent)

@@ -4,7 +4,7 @@
     python -m rar_jax tokenize --tfds=imagenet2012 --data_dir=FOLDER --tokenizer=WEIGHTS --output=TOKENS
     python -m rar_jax tokenize --jsonl=maskgitvq.jsonl --output=TOKENS --crops_per_image=10
 
-The same command resumes after it was stopped. Several processes can share the work on images.
+If it is stopped, the same command resumes the work. Several processes can share the work on images.
 """
 
 from absl import flags
@@ -27,7 +27,7 @@ _OUTPUT = flags.DEFINE_string("output", None, "Folder of the token records.")
 _TOKENIZER, _IMAGE_SIZE = shared_flags.define_tokenizer()
 _CROPS = flags.DEFINE_enum(
     "crops", "center", CROPS,
-    "Crops of each image: center, or ten, which are the corners and the centre of 1.1 times the size, and mirrors.",
+    "Crops of each image: center, or ten (corners and centre of an image 1.1 times as large, and their mirror images).",
 )  # fmt: skip
 _FLIP = flags.DEFINE_bool("flip", False, "Also store the mirror image, with --crops=center.")
 _CLASS_LIST = flags.DEFINE_string(
@@ -68,7 +68,7 @@ def _check() -> None:
     if not _TOKENIZER.value and source != "jsonl":
         raise UserError("name the weights that make the tokens with --tokenizer=WEIGHTS")
     if _FLIP.value and _CROPS.value == "ten":
-        raise UserError("--flip has no effect with --crops=ten, which has the mirrors already: leave it out")
+        raise UserError("--flip has no effect with --crops=ten, which includes mirror images: remove it")
     check_folder("output", _OUTPUT.value)
 
 

@@ -27,7 +27,7 @@ _WORKDIR = flags.DEFINE_string(
 _ALLOW = flags.DEFINE_multi_string(
     "allow_config_change",
     [],
-    "Config field that may differ from the run to resume although it changes what is trained.",
+    "Config field that may differ from the stored config although it changes what is trained. May be repeated.",
 )
 _COORDINATOR = flags.DEFINE_string(
     "coordinator_address",
@@ -52,7 +52,7 @@ def main(argv):
         # XLA reads its flags when JAX starts its backend.
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true"
     distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
-    # One of several processes must end at once also after a user's mistake, which is thus reported inside.
+    # The errors of users are reported in the inner context, so that one of several processes then ends at once.
     with distributed.ending_at_once(), Preemption() as preemption, cli.user_errors():
         run = prepare(config, epath.Path(_WORKDIR.value or f"runs/{config.name}"), _ALLOW.value)
         try:

@@ -42,7 +42,7 @@ def main(argv):
     del argv
     cli.keep_compiled_programs()
     if not _CHECKPOINT.value or not _REFERENCE.value:
-        raise UserError("name a model with --checkpoint=RUN and what to compare with by --reference")
+        raise UserError("name a model with --checkpoint=RUN and a reference with --reference")
     out = epath.Path(_OUT.value or report_folder(_CHECKPOINT.value))
     check_folder("out", out)
     candidates = Candidates(*map(_numbers, (_SCALES, _POWERS, _TEMPERATURES)))

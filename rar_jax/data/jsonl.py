@@ -46,8 +46,8 @@ def import_jsonl(
       shard_size: lines per shard.
 
     Raises:
-      UserError: the file does not exist or has no lines, `output` was begun with other arguments or holds other files,
-        or a line is malformed.
+      UserError: the file does not exist or has no lines, `output` has records made with other arguments or holds other
+        files, or a line is malformed.
     """
     path = epath.Path(path)
     if not path.is_file():

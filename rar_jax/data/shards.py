@@ -21,21 +21,21 @@ class ShardedOutput:
     """A folder that several processes may fill with token records, each with its own shards. The work can resume.
 
     A finished shard has its final name and a report of what it holds and what was left out. The report is written
-    first, so that a shard in place always has one.
+    first, so that a shard with its final name always has a report.
 
     Attributes:
       made: the description of the set if it was already complete, else None.
     """
 
     def __init__(self, folder: epath.PathLike, plan: Mapping[str, Any]):
-        """Begins a set, or resumes one that was begun with the same plan.
+        """Starts a set, or resumes one that was started with the same plan.
 
         Args:
           folder: folder of the records. It is made if it does not exist.
           plan: everything that decides which records a shard holds; JSON values.
 
         Raises:
-          UserError: the folder was begun with another plan, or holds other files.
+          UserError: the folder has a set with another plan, or holds other files.
         """
         self._folder = epath.Path(folder)
         self._making = self._folder / _MAKING
@@ -44,16 +44,16 @@ class ShardedOutput:
         self.made = self._made()
         plan_file = self._making / _PLAN
         if self.made is not None:
-            begun = self.made.plan
+            earlier = self.made.plan
         elif plan_file.exists():
-            begun = json.loads(plan_file.read_text())
+            earlier = json.loads(plan_file.read_text())
         else:
             if self._folder.exists() and any(path.name != _MAKING for path in self._folder.iterdir()):
                 raise UserError(f"--output={folder} holds other files: choose another folder")
             self._making.mkdir(parents=True, exist_ok=True)
             write_atomically(plan_file, json.dumps(plan, indent=2))
-            begun = plan
-        hold_to_plan("output", folder, begun, plan)
+            earlier = plan
+        hold_to_plan("output", folder, earlier, plan)
 
     def _made(self) -> Description | None:
         return read_description(self._folder) if (self._folder / DESCRIPTION).exists() else None

@@ -81,8 +81,8 @@ def tokenize_images(
       The description of the set, or None if other processes have not finished their shards.
 
     Raises:
-      UserError: `output` was begun with other arguments or holds other files, or `strict` is set and an image cannot be
-        used.
+      UserError: `output` has records made with other arguments or holds other files, or `strict` is set and an image
+        cannot be used.
     """
     num_shards = -(-len(source) // shard_size)
     folder = ShardedOutput(

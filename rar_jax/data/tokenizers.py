@@ -23,7 +23,7 @@ class Tokenizer(Protocol):
     """Converts images to codes and back, in batches of any size.
 
     Attributes:
-      fingerprint: identifies the weights. It is the same for the same weights, whatever file they are in.
+      fingerprint: identifies the weights. Equal weights in different files have the same fingerprint.
       batch_size: number of images that are processed at once. A smaller batch costs as much.
       grid_side: side of the token grid; T = grid_side ** 2.
       codebook_size: V.

@@ -14,6 +14,7 @@ _GAMMA = 0.001
 
 @functools.cache
 def _svm() -> SVC:
+    """Returns an SVM trained on the real training digits; it is trained once per process."""
     images, labels = digits_split("train")
     return SVC(gamma=_GAMMA).fit(DigitsTokenizer().encode(images), labels)
 
@@ -38,14 +39,15 @@ def digits_scores(images: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 
 
 def digits_report(images: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Scores samples against the real digits, and gives the same scores of real digits for comparison.
+    """Scores samples against the real digits, and scores real digits in the same way for comparison.
 
     Args:
       images, labels: see `digits_scores`.
 
     Returns:
       svm_accuracy_samples, svm_accuracy_heldout: the accuracy on the samples and on the held-out digits.
-      frechet_samples, frechet_train: the distance of the samples and of the real training digits.
+      frechet_samples, frechet_train: the distance of the samples, and of the real training digits, to the held-out
+        digits.
     """
     samples, train, heldout = (digits_scores(*x) for x in ((images, labels), *map(digits_split, SPLITS)))
     return {

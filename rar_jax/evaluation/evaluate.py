@@ -10,20 +10,20 @@ from rar_jax.evaluation.image_sets import ImageSet, take
 from rar_jax.evaluation.neighbours import nearest
 from rar_jax.evaluation.reconstruction import reconstruct
 from rar_jax.evaluation.references import write_statistics
-from rar_jax.evaluation.report import COLUMNS, Picture, Report, begin_report, write_report
+from rar_jax.evaluation.report import COLUMNS, Grid, Report, begin_report, write_report
 from rar_jax.evaluation.scoring import (
     RECONSTRUCTION_NAMES,
     Reference,
     Summary,
     frechet_scores,
+    sample_warnings,
     score,
     split_warnings,
     summarise,
-    warnings_of,
 )
 from rar_jax.images.files import interleave_rows
 
-# Number of images that a report shows, of samples among them with their neighbours, and of neighbours of each.
+# Number of samples in a report, number of those that are shown with their neighbours, and number of neighbours of each.
 _SHOWN = 24
 _WITH_NEIGHBOURS = 8
 _SHOWN_NEIGHBOURS = 5
@@ -69,10 +69,10 @@ def evaluate_samples(
     }
     title = f"{len(samples):,} samples of {epath.Path(samples.name).name}"
     report = Report(title, inputs, facts, scores, _samples_warnings(samples, reference, extractor) + warnings)
-    pictures = [Picture("Samples", summary.shown)]
+    grids = [Grid("Samples", summary.shown)]
     if reference.pool is not None:
-        pictures.append(draw_neighbours(summary, reference))
-    write_report(out, report, pictures)
+        grids.append(draw_neighbours(summary, reference))
+    write_report(out, report, grids)
     return report
 
 
@@ -129,13 +129,13 @@ def evaluate_tokenizer(
     kind = f"{reference_kind or 'unnamed'} images, the same ones before reconstruction"
     facts = {"samples": samples, "reference": {"kind": kind}, "features": _features_facts(extractor)}
     title = f"{count:,} reconstructions of {epath.Path(images.name).name}"
-    report = Report(title, inputs, facts, frechets | scores, warnings_of(count, None) + warnings)
+    report = Report(title, inputs, facts, frechets | scores, sample_warnings(count, None) + warnings)
     shown = interleave_rows(originals.shown, reconstructions.shown, COLUMNS)
-    write_report(out, report, [Picture("Images, and below each its reconstruction", shown)])
+    write_report(out, report, [Grid("Images, and below each its reconstruction", shown)])
     return report
 
 
-def draw_neighbours(samples: Summary, reference: Reference) -> Picture:
+def draw_neighbours(samples: Summary, reference: Reference) -> Grid:
     """Draws some samples, each with the images of the reference whose features are nearest to its own."""
     chosen = np.linspace(0, len(samples.shown) - 1, min(_WITH_NEIGHBOURS, len(samples.shown))).round().astype(int)
     count = min(_SHOWN_NEIGHBOURS, len(reference.pool))
@@ -151,7 +151,7 @@ def draw_neighbours(samples: Summary, reference: Reference) -> Picture:
         f"Samples, and to the right of each the {count} nearest images of the reference "
         f"({_compared(reference)}; {reference.kind})"
     )
-    return Picture(title, lines.reshape(-1, *lines.shape[2:]), lines.shape[1])
+    return Grid(title, lines.reshape(-1, *lines.shape[2:]), lines.shape[1])
 
 
 def _check_count(images: ImageSet) -> None:
@@ -160,11 +160,13 @@ def _check_count(images: ImageSet) -> None:
 
 
 def _samples_warnings(samples: ImageSet, reference: Reference, extractor: Extractor) -> list[str]:
-    warnings = warnings_of(len(samples), samples.labels)
+    warnings = sample_warnings(len(samples), samples.labels)
     if samples.labels is not None and extractor.name == "inception":
         warnings += split_warnings(samples.labels)
     if reference.images is not None and reference.images.size != samples.size:
-        warnings.append(f"the samples are {_pixels(samples)}, the reference's images {_pixels(reference.images)}")
+        warnings.append(
+            f"the samples are {_pixels(samples)}, but the reference's images are {_pixels(reference.images)}"
+        )
     return warnings
 
 
@@ -173,7 +175,7 @@ def _pixels(images: ImageSet) -> str:
 
 
 def _samples_facts(images: ImageSet) -> dict[str, str | int]:
-    classes = "not known, their balance not checked"
+    classes = "not known, so their balance was not checked"
     if images.labels is not None:
         counts = np.unique(images.labels, return_counts=True)[1]
         per_class = f"{counts.min():,}" + (f" to {counts.max():,}" if np.ptp(counts) else "")

@@ -1,4 +1,4 @@
-"""Features by which images are scored: those of the FID Inception network, or pixels, which need no weights."""
+"""Computes features to score images: those of the FID Inception network, or pixels, which need no weights."""
 
 import collections
 import functools
@@ -97,7 +97,7 @@ class InceptionExtractor:
 
     def extract(self, images: np.ndarray) -> Features:
         """See `Extractor.extract`."""
-        # Pads every batch to one shape, so that the network is compiled once.
+        # Every batch is padded to one shape, so that the network is compiled once.
         padding = [(0, self.batch_size - len(images))] + [(0, 0)] * 3
         features = self._apply(self._params, np.pad(images, padding))
         return Features(*(each[: len(images)] for each in features))

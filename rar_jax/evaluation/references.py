@@ -46,7 +46,7 @@ def read_statistics(path: epath.PathLike) -> dict[str, Gaussian]:
 
 
 def write_statistics(path: epath.PathLike, statistics: dict[str, Gaussian]) -> None:
-    """Writes statistics to an .npz file, as `read_statistics` returns them. Makes its folder if there is none."""
+    """Writes statistics to an .npz file, as `read_statistics` returns them. Creates the folder if necessary."""
     path = epath.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     arrays = {}

@@ -1,4 +1,4 @@
-"""What an evaluation found: a table on the terminal, report.json, and report.png, a page to look at."""
+"""Reports of evaluations: a table on the terminal, report.json, and report.png, a page with the table and images."""
 
 import dataclasses
 import json
@@ -15,7 +15,7 @@ from rar_jax.files import hold_to_plan, write_atomically
 from rar_jax.images.files import image_grid
 from rar_jax.images.plots import plt, save_figure
 
-# How each score is called, and how it is written.
+# The label and the number format of each score.
 _SCORES = {
     "fid": ("FID", ".3f"),
     "sfid": ("sFID", ".3f"),
@@ -31,19 +31,26 @@ _SCORES = {
     "codebook_perplexity": ("perplexity of the codes", ".1f"),
 }
 _FILE = "report.json"
+# Length of a line of the table, in characters.
 _LINE = 118
-# Of a grid of images.
+# Number of images per line of a grid.
 COLUMNS = 8
 
 
 def score_label(name: str) -> str:
-    """What people call a score."""
+    """Returns the label of a score, such as FID for fid."""
     return _SCORES[name][0]
 
 
 @dataclasses.dataclass(frozen=True)
-class Picture:
-    """A picture of the page: a title, and uint8 [N, H, W, 3] in so many columns."""
+class Grid:
+    """A grid of images on the page of a report.
+
+    Attributes:
+      title: title of the grid.
+      images: uint8 [N, H, W, 3].
+      columns: number of images per line.
+    """
 
     title: str
     images: np.ndarray
@@ -52,14 +59,14 @@ class Picture:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What was compared with what, and what came of it.
+    """The results of an evaluation.
 
     Attributes:
-      title: of the page.
-      inputs: what was asked for, by the flags; a folder has a report of one.
-      facts: what the scores stand on, by the part they are of: samples, reference, features.
-      scores: by the names of report.json.
-      warnings: what keeps the scores from being compared with others.
+      title: title of the page.
+      inputs: the settings that decide the scores. A folder holds the report of one set of inputs.
+      facts: what was compared, as name -> value for each of samples, reference and features.
+      scores: name -> value, with the names that report.json uses.
+      warnings: reasons why the scores cannot be compared with others.
     """
 
     title: str
@@ -69,7 +76,7 @@ class Report:
     warnings: list[str]
 
     def lines(self) -> list[str]:
-        """The table: facts, scores and warnings."""
+        """Returns the lines of the table: facts, scores and warnings."""
         lines = []
         for part, facts in self.facts.items():
             shown = [
@@ -88,15 +95,16 @@ class Report:
 
 
 def _hanging(head: str, text: str) -> list[str]:
+    """Wraps a text behind a head; further lines are indented by the length of the head."""
     return textwrap.wrap(text, _LINE, initial_indent=head, subsequent_indent=" " * len(head), break_long_words=False)
 
 
 def report_folder(scored: epath.PathLike, name: str = "") -> epath.Path:
-    """Returns the default folder of a report: evaluation/NAME beside what is scored.
+    """Returns the default folder of a report: evaluation/NAME beside the scored files.
 
     Args:
-      scored: path of the images or weights. For the folder of one step it is the run's folder that counts.
-      name: NAME; by default the name of what is scored, without the suffix of a file.
+      scored: path of the scored images or weights. The folder of one step counts as the folder of its run.
+      name: NAME; by default the name of `scored`, without the suffix of a file.
     """
     path, _ = split_step(scored)
     if path.name in ("", ".."):
@@ -105,37 +113,39 @@ def report_folder(scored: epath.PathLike, name: str = "") -> epath.Path:
 
 
 def begin_report(folder: epath.PathLike, inputs: dict[str, Any]) -> None:
-    """Makes the folder of a report, before the work that it is of.
+    """Creates the folder of a report, before the evaluation starts.
 
     Raises:
-      UserError: it cannot be made, or has a report of other inputs; one of the same will be replaced.
+      UserError: the folder cannot be created, or has a report of other inputs. A report of the same inputs is
+        replaced later.
     """
     folder = epath.Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    # Read-only, as data sets often are.
+    # The default folder is beside the images, and data sets are often read-only.
     except OSError as error:
-        raise UserError(f"--out={folder} cannot be made ({error.strerror}): choose another folder") from None
+        raise UserError(f"--out={folder} cannot be created ({error.strerror}): choose another folder") from None
     if (folder / _FILE).exists():
         hold_to_plan("out", folder, json.loads((folder / _FILE).read_text()).get("inputs", {}), inputs)
 
 
-def write_report(folder: epath.PathLike, report: Report, pictures: list[Picture]) -> None:
-    """Prints the table, and writes report.json and report.png into a folder that is there."""
+def write_report(folder: epath.PathLike, report: Report, grids: list[Grid]) -> None:
+    """Prints the table, and writes report.json and report.png into a folder that exists."""
     folder = epath.Path(folder)
-    # First: whatever becomes of the files, the scores are said.
+    # Printed first, so that the scores are seen even if writing fails.
     print("\n".join(report.lines()), flush=True)
     write_atomically(folder / _FILE, json.dumps(dataclasses.asdict(report), indent=2) + "\n")
-    _draw(folder / "report.png", report, pictures)
+    _draw(folder / "report.png", report, grids)
     print(f"{folder / _FILE}, {folder / 'report.png'}")
 
 
-def _draw(path: epath.Path, report: Report, pictures: list[Picture]) -> None:
+def _draw(path: epath.Path, report: Report, grids: list[Grid]) -> None:
+    """Draws the page: the table, and the grids below it."""
     lines = report.lines()
-    grids = [image_grid(picture.images, picture.columns) for picture in pictures]
+    drawn = [image_grid(grid.images, grid.columns) for grid in grids]
     width = 11.0
-    # Inches: of a line of text, and of each grid at the page's width.
-    heights = [0.155 * (len(lines) + 1)] + [0.92 * width * grid.shape[0] / grid.shape[1] + 0.4 for grid in grids]
+    # In inches: 0.155 for a line of text; a grid fills the width of the page and has a title.
+    heights = [0.155 * (len(lines) + 1)] + [0.92 * width * image.shape[0] / image.shape[1] + 0.4 for image in drawn]
     figure, axes = plt.subplots(
         len(heights), 1, figsize=(width, sum(heights) + 0.5), height_ratios=heights, squeeze=False, layout="constrained"
     )
@@ -143,7 +153,7 @@ def _draw(path: epath.Path, report: Report, pictures: list[Picture]) -> None:
     for axis in axes.flat:
         axis.axis("off")
     axes[0, 0].text(0, 1, "\n".join(lines), va="top", family="monospace", fontsize=8.5, transform=axes[0, 0].transAxes)
-    for axis, picture, grid in zip(axes.flat[1:], pictures, grids, strict=True):
-        axis.imshow(grid, interpolation="nearest" if grid.shape[1] < 110 * width else "antialiased")
-        axis.set_title(picture.title, fontsize=9)
+    for axis, grid, image in zip(axes.flat[1:], grids, drawn, strict=True):
+        axis.imshow(image, interpolation="nearest" if image.shape[1] < 110 * width else "antialiased")
+        axis.set_title(grid.title, fontsize=9)
     save_figure(figure, path)

@@ -1,4 +1,4 @@
-"""Scores of samples of a model that is being trained or whose sampling is being tuned."""
+"""Scores the samples of a model while it is trained or while its sampling options are tuned."""
 
 from collections.abc import Iterator
 from typing import Protocol
@@ -22,7 +22,7 @@ class SampleScorer(Protocol):
     names: tuple[str, ...]
 
     def prepare(self) -> None:
-        """Prepares what the scores are computed from. Raises a `UserError` if that cannot be used."""
+        """Loads the data that the scores need. Raises a `UserError` if that data cannot be used."""
 
     def score(self, images: Iterator[np.ndarray], labels: np.ndarray) -> dict[str, float]:
         """Scores samples, after `prepare`.
@@ -42,7 +42,7 @@ class DigitsScorer:
     names = ("frechet_pixels", "svm_accuracy")
 
     def prepare(self) -> None:
-        """Does nothing: the digits are embedded."""
+        """Does nothing, because the digits come with scikit-learn."""
 
     def score(self, images: Iterator[np.ndarray], labels: np.ndarray) -> dict[str, float]:
         """Scores samples; see `SampleScorer.score`."""

@@ -1,4 +1,4 @@
-"""Scores of images against a reference, as OpenAI's ADM evaluator computes them, and what must be said beside them."""
+"""Scores images against a reference, as OpenAI's ADM evaluator does, and warns if scores cannot be compared."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator
@@ -14,30 +14,31 @@ from rar_jax.evaluation.references import read_statistics
 from rar_jax.evaluation.statistics import SPLIT_SIZE, Gaussian, Moments, frechet, inception_score
 from rar_jax.progress import Progress
 
-# What the ADM evaluator takes: neighbours, and reference features. It takes the first ones, of a reference that has no
-# more and no order; of other sets the first ones can be of a few classes.
+# As in the ADM evaluator: the neighbour that gives the radius for precision and recall, and the number of reference
+# features that they use. ADM uses the first features. Here they are spread over the reference, because the first images
+# of a set can belong to a few classes (`spread_places`).
 NEIGHBOURS = 3
 _REFERENCE_FEATURES = 10_000
-# What the papers' scores are of.
+# Number of samples behind the scores in papers.
 PAPERS_IMAGES = 50_000
-# The names of ADM's reference batches, whose statistics are of the ImageNet training set.
+# The names of ADM's reference batches begin with this. Their statistics come from the ImageNet training set.
 _ADM_REFERENCE = "VIRTUAL_imagenet"
 REFERENCE_KINDS = ("training", "validation")
-# Frechet distances of each kind of features, by extractor: only Inception's are what papers call FID.
+# Names of the Frechet distances, by extractor and kind of features. Papers call only those of Inception features FID.
 FRECHET_NAMES = {"inception": {"pool": "fid", "spatial": "sfid"}, "pixels": {"pool": "frechet_pixels"}}
-# The same of reconstructions against their images, which must not be taken for it.
+# Distances between reconstructions and their originals have other names, because they are not the FID of samples.
 RECONSTRUCTION_NAMES = FRECHET_NAMES | {"inception": {"pool": "rfid", "spatial": "rsfid"}}
 
 
 @dataclasses.dataclass
 class Summary:
-    """What scores need to know of images.
+    """The features of a set of images, reduced to what the scores and the report need.
 
     Attributes:
-      gaussians: pool and, of Inception features, spatial.
-      pool: float32 [n, F], of those that were to be kept.
-      logits: float32 [N, classes], where they were asked for and there are any.
-      shown, shown_pool: some of the images, uint8 [n, H, W, 3], and their features, [n, F].
+      gaussians: the distributions of the pool features and, for Inception, of the spatial features, by kind.
+      pool: float32 [n, F], the pool features that were kept.
+      logits: float32 [N, classes], or None if they were not requested or the extractor has none.
+      shown, shown_pool: the images kept for the report, uint8 [n, H, W, 3], and their pool features, [n, F].
     """
 
     gaussians: dict[str, Gaussian]
@@ -48,14 +49,16 @@ class Summary:
 
 
 class Accumulator:
-    """Counts images and their features in."""
+    """Accumulates the summary of a set of images that come in batches."""
 
     def __init__(self, total: int, keep: int = 0, show: int = 0, logits: bool = False):
-        """Args:
-        total: how many images there will be.
-        keep: pool features to keep, those of `spread_places`.
-        show: images to keep, spread evenly over all.
-        logits: whether to keep them, for the Inception Score.
+        """Chooses the images whose features are kept.
+
+        Args:
+          total: number of images in the set.
+          keep: number of pool features to keep, chosen by `spread_places`.
+          show: number of images to keep, evenly spaced.
+          logits: whether to keep the logits, for the Inception Score.
         """
         self._kept, self._keeps_logits = spread_places(total, keep), logits
         self._places = set(np.linspace(0, total - 1, min(show, total)).round().astype(int).tolist())
@@ -63,13 +66,13 @@ class Accumulator:
         self._pool, self._logits, self._shown, self._shown_pool = [], [], [], []
 
     def add(self, images: np.ndarray, features: Features) -> None:
-        """Counts a batch in."""
+        """Adds a batch of images, uint8 [B, H, W, 3], and their features."""
         start = self._moments["pool"].count
         for i in range(len(images)):
             if start + i in self._places:
                 self._shown.append(np.array(images[i]))
                 self._shown_pool.append(np.array(features.pool[i]))
-        # Copied, all of them: a view would keep the features of the whole batch.
+        # Everything that is kept is copied, because a view would keep the features of the whole batch in memory.
         self._pool.append(features.pool[rows_at(self._kept, start, len(images))])
         self._moments["pool"].add(features.pool)
         if features.spatial is not None:
@@ -78,7 +81,7 @@ class Accumulator:
                 self._logits.append(np.array(features.logits))
 
     def summary(self) -> Summary:
-        """Of all that was counted in. Raises UserError where that is fewer than two images."""
+        """Returns the summary of all images that were added. Raises a `UserError` if there are fewer than two."""
         return Summary(
             gaussians={kind: moments.gaussian() for kind, moments in self._moments.items() if moments.count},
             pool=np.concatenate(self._pool),
@@ -89,10 +92,17 @@ class Accumulator:
 
 
 def spread_places(total: int, count: int) -> np.ndarray:
-    """`count` of `total` places, or all if there are no more: int [n], rising.
+    """Chooses places that represent a whole set, whether its classes are sorted or interleaved.
 
-    One, drawn once and for all, of each of `count` equal stretches. Neither of images sorted by class nor of classes in
-    turn does it leave classes out, as the first ones or every n-th would.
+    The set is divided into `count` stretches of equal length, and one place is drawn from each with a fixed seed. The
+    first places would miss classes of a sorted set, and every n-th place would miss classes of an interleaved one.
+
+    Args:
+      total: number of images in the set.
+      count: number of places, at most `total`; a larger number chooses all places.
+
+    Returns:
+      int [n], ascending places in the set.
     """
     edges = np.arange(min(count, total) + 1) * total // max(1, min(count, total))
     drawn = np.random.default_rng(0).random(len(edges) - 1)
@@ -102,12 +112,12 @@ def spread_places(total: int, count: int) -> np.ndarray:
 def summarise(
     images: ImageSet, extractor: Extractor, label: str, keep: int = 0, show: int = 0, logits: bool = False
 ) -> Summary:
-    """Extracts the features of images, with a progress bar, and counts them in.
+    """Extracts the features of a set of images, with a progress bar, and summarises them.
 
     Args:
       images: the set.
-      extractor: of the features.
-      label: of the set, for the bar.
+      extractor: extracts the features.
+      label: name of the set in the progress bar.
       keep, show, logits: see `Accumulator`.
 
     Raises:
@@ -122,7 +132,7 @@ def summarise(
 def _features(
     batches: Iterable[np.ndarray], extractor: Extractor, label: str, count: int
 ) -> Iterator[tuple[np.ndarray, Features]]:
-    """Images and their features, by batches, with a progress bar over `count` images."""
+    """Yields batches of images with their features, and shows a progress bar over `count` images."""
     progress = Progress(f"features of {label}", count, unit="image")
     for batch, features in extract_all(extractor, batches):
         progress.update(len(batch))
@@ -131,24 +141,24 @@ def _features(
 
 
 class Reference:
-    """What images are scored against: stored statistics, images, or both.
+    """The reference that images are scored against: stored statistics, images, or both.
 
     Attributes:
-      name: for people.
-      kind: what the images are, training, validation or not said.
-      statistics: where they come from.
-      images: the images, or None.
-      gaussians: after `prepare`: the statistics.
-      pool, places: after `prepare`: the features that precision and recall are of, and the places of their images, or
-        None.
+      name: its path, for messages and reports.
+      kind: a text that says whether the images are training images, validation images or unnamed.
+      statistics: a text that says where the statistics come from.
+      images: the images, or None if there are only statistics.
+      gaussians: the statistics by kind of features; complete after `prepare`.
+      pool, places: the features for precision and recall, float32 [n, F], and the places of their images in the set,
+        int [n]; None before `prepare` or without images.
     """
 
     def __init__(self, path: epath.PathLike, kind: str | None, image_size: int | None = None):
-        """Reads what is stored; `prepare` does the rest.
+        """Reads the stored statistics and opens the images. No features are extracted before `prepare`.
 
         Args:
           path: an .npz with statistics, images (arr_0) or both, or a folder of images.
-          kind: one of `REFERENCE_KINDS`, where it is known.
+          kind: one of `REFERENCE_KINDS`, or None if it is not known.
           image_size: see `image_sets.open_images`.
 
         Raises:
@@ -166,42 +176,42 @@ class Reference:
         )
         self.pool = self.places = None
         self.statistics = (
-            "as stored, by whatever weights and resize they were made"
+            "stored in the file; its weights and resize are not known"
             if self.gaussians
-            else f"of its {len(self.images):,} images"
+            else f"computed from its {len(self.images):,} images"
         )
 
     def cut(self, image_size: int) -> None:
-        """Has the pictures of a folder cut to this side (ADM centre crop)."""
+        """Sets the side in pixels to which the images of a folder are cut (ADM centre crop)."""
         if isinstance(self.images, FolderImages):
             self.images.cut(image_size)
 
     def check(self, extractor: Extractor, size: tuple[int, int]) -> None:
-        """Raises UserError if images of a height and width cannot be scored against it, before any work."""
+        """Raises a `UserError` if images of a size (height, width) cannot be scored against this reference."""
         wanted = extractor.num_features(size)
         if self.gaussians and "pool" not in self.gaussians:
-            raise UserError(f"{self.name} has mu_s and sigma_s but no mu and sigma")
+            raise UserError(f"{self.name} has mu_s and sigma_s, but no mu and sigma, which the Frechet distance needs")
         if self.gaussians and len(self.gaussians["pool"].mu) != wanted:
             stored = len(self.gaussians["pool"].mu)
             raise UserError(
-                f"{self.name} has statistics of {stored} features, and those of --features={extractor.name} are "
-                f"{wanted}: choose the features that it was made with"
+                f"{self.name} has statistics of {stored} features, but --features={extractor.name} gives {wanted}: "
+                "choose the features that the file was made with"
             )
         if self.images is not None and extractor.num_features(self.images.size) != wanted:
             sizes = [f"{width} x {height}" for height, width in (self.images.size, size)]
             raise UserError(
-                f"{self.name} has images of {sizes[0]}, and the samples are {sizes[1]}: --features={extractor.name} "
-                "compares images of one size only"
+                f"{self.name} has images of {sizes[0]} pixels, but the samples are {sizes[1]}: "
+                f"--features={extractor.name} needs images of the same size"
             )
         spatial = self.gaussians.get("spatial")
         if spatial is not None and extractor.num_spatial and len(spatial.mu) != extractor.num_spatial:
             raise UserError(
-                f"{self.name} has mu_s and sigma_s of {len(spatial.mu)} features, and those of sFID are "
-                f"{extractor.num_spatial}: make them again with --save_statistics, or leave out mu_s and sigma_s"
+                f"{self.name} has mu_s and sigma_s of {len(spatial.mu)} features, but sFID needs "
+                f"{extractor.num_spatial}: make the file again with --save_statistics, or remove mu_s and sigma_s"
             )
 
     def prepare(self, extractor: Extractor, features: bool = True) -> None:
-        """Extracts what is not stored: statistics and, with `features`, those that precision and recall are of."""
+        """Computes the statistics that are not stored and, with `features`, the features for precision and recall."""
         if not self.gaussians:
             summary = summarise(self.images, extractor, "the reference", _REFERENCE_FEATURES if features else 0)
             self.gaussians = summary.gaussians
@@ -222,27 +232,41 @@ def _has_images(path: epath.Path) -> bool:
 def frechet_scores(
     samples: dict[str, Gaussian], reference: dict[str, Gaussian], names: dict[str, str]
 ) -> tuple[dict[str, float], list[str]]:
-    """Frechet distances of the kinds of features in `names`, by their names there, and what is wrong with them."""
+    """Computes the Frechet distance for each kind of features.
+
+    Args:
+      samples, reference: kind of features -> distribution.
+      names: kind of features -> name of the distance.
+
+    Returns:
+      name -> distance, and warnings about missing statistics and singular covariances.
+    """
     scores, warnings = {}, []
     for kind, name in names.items():
         if kind not in reference:
-            warnings.append(f"no {name}: the reference has no such statistics")
+            warnings.append(f"no {name}: the reference has no statistics for it")
             continue
         scores[name] = frechet(samples[kind], reference[kind])
-        for whose, gaussian in (("samples", samples[kind]), ("reference", reference[kind])):
+        for owner, gaussian in (("samples", samples[kind]), ("reference", reference[kind])):
             if gaussian.rank < len(gaussian.mu):
                 warnings.append(
-                    f"{name}: the covariance of the {whose} is singular (rank {gaussian.rank:,} of "
-                    f"{len(gaussian.mu):,}): they do not vary in the other directions"
+                    f"{name}: the covariance of the {owner} is singular (rank {gaussian.rank:,} of "
+                    f"{len(gaussian.mu):,}), because the images are too few or too similar"
                 )
     return scores, warnings
 
 
 def score(samples: Summary, reference: Reference, extractor: Extractor) -> tuple[dict[str, float], list[str]]:
-    """The scores that the features allow, and what is wrong with them.
+    """Computes all scores that the features allow.
+
+    Args:
+      samples: the summary of the samples.
+      reference: the reference, after `prepare`.
+      extractor: the extractor of the features.
 
     Returns:
-      fid, sfid, inception_score, precision, recall; of pixels frechet_pixels, precision, recall. And warnings.
+      The scores by name, and warnings about scores that are missing or doubtful. The names are fid, sfid,
+      inception_score, precision and recall for Inception; frechet_pixels, precision and recall for pixels.
     """
     scores, warnings = frechet_scores(samples.gaussians, reference.gaussians, FRECHET_NAMES[extractor.name])
     if samples.logits is not None:
@@ -250,7 +274,7 @@ def score(samples: Summary, reference: Reference, extractor: Extractor) -> tuple
     if reference.pool is None:
         warnings.append("no precision and recall: the reference has no images")
     elif min(len(reference.pool), len(samples.pool)) <= NEIGHBOURS:
-        warnings.append(f"no precision and recall: they need more than {NEIGHBOURS} images of each")
+        warnings.append(f"no precision and recall: they need more than {NEIGHBOURS} samples and reference images")
     else:
         progress = Progress("distances", num_distances(len(reference.pool), len(samples.pool)), unit="distance")
         scores["precision"], scores["recall"] = precision_recall(
@@ -260,13 +284,18 @@ def score(samples: Summary, reference: Reference, extractor: Extractor) -> tuple
     return scores, warnings
 
 
-def warnings_of(count: int, labels: np.ndarray | None) -> list[str]:
-    """What is wrong with so many samples, of the classes int [N] or None: too few, or not as many of each class."""
+def sample_warnings(count: int, labels: np.ndarray | None) -> list[str]:
+    """Returns warnings if there are too few samples, or if some classes have more samples than others.
+
+    Args:
+      count: number of samples, N.
+      labels: int [N], the classes of the samples, or None if they are not known.
+    """
     warnings = []
     if count < PAPERS_IMAGES:
         warnings.append(
-            f"{count:,} samples, fewer than the papers' {PAPERS_IMAGES:,}, make Frechet distances larger: "
-            "compare only with scores of as many"
+            f"{count:,} samples, fewer than the {PAPERS_IMAGES:,} in papers, make Frechet distances larger: "
+            "compare only scores of the same number of samples"
         )
     if labels is not None:
         counts = np.unique(labels, return_counts=True)[1]
@@ -276,12 +305,16 @@ def warnings_of(count: int, labels: np.ndarray | None) -> list[str]:
 
 
 def split_warnings(labels: np.ndarray) -> list[str]:
-    """What is wrong for the Inception Score with samples of the classes int [N], in this order."""
+    """Returns a warning if the order of the samples makes the Inception Score too low.
+
+    Args:
+      labels: int [N], the classes of the samples in their order.
+    """
     splits = [labels[start : start + SPLIT_SIZE] for start in range(0, len(labels) - SPLIT_SIZE + 1, SPLIT_SIZE)]
     classes, fewest = len(np.unique(labels)), min((len(np.unique(split)) for split in splits), default=SPLIT_SIZE)
     if 2 * fewest >= min(classes, SPLIT_SIZE):
         return []
     return [
-        f"{SPLIT_SIZE:,} consecutive samples are of {fewest:,} of the {classes:,} classes: the Inception Score, a mean "
-        "over such splits, is too low; put the samples into an order that mixes the classes"
+        f"a split of {SPLIT_SIZE:,} consecutive samples has only {fewest:,} of the {classes:,} classes, so the "
+        "Inception Score, a mean over splits, is too low: interleave the classes"
     ]

@@ -1,4 +1,4 @@
-"""Pictures of what a tokenizer does: images above their reconstructions, and the contents of token records."""
+"""Draws images above their reconstructions by a tokenizer, and the images that token records hold."""
 
 import dataclasses
 
@@ -57,16 +57,16 @@ def draw_reconstructions(
     if not images:
         raise UserError(f"none of these images of {source.name} can be read")
     images = np.stack(images)
-    again = tokenizer.decode(tokenizer.encode(images))
-    picture = image_grid(interleave_rows(images, again, _COLUMNS), _COLUMNS)
-    return Reconstructions(picture, len(images), float(psnr(images, again).mean()), rejected)
+    decoded = tokenizer.decode(tokenizer.encode(images))
+    picture = image_grid(interleave_rows(images, decoded, _COLUMNS), _COLUMNS)
+    return Reconstructions(picture, len(images), float(psnr(images, decoded).mean()), rejected)
 
 
 def draw_records(records: TokenRecords, tokenizer: Tokenizer, num: int) -> tuple[np.ndarray, list[list[str]]]:
     """Decodes some token records, evenly spaced.
 
     Args:
-      records: the records. The crops of records with several are shown in turn.
+      records: the records. If each record has several crops, consecutive images show different crops.
       tokenizer: the tokenizer that made them.
       num: number of records, at most all.
 
@@ -80,12 +80,12 @@ def draw_records(records: TokenRecords, tokenizer: Tokenizer, num: int) -> tuple
     if described.tokenizer not in (UNKNOWN_TOKENIZER, tokenizer.fingerprint):
         raise UserError(
             f"the records were made with the tokenizer {described.tokenizer}, not {tokenizer.fingerprint}: "
-            "name theirs with --tokenizer"
+            "name the records' tokenizer with --tokenizer"
         )
     for field in ("grid_side", "codebook_size"):
         if getattr(described, field) != getattr(tokenizer, field):
             raise UserError(
-                f"the records have {field}={getattr(described, field)}, and {tokenizer.fingerprint} at this image size "
+                f"the records have {field}={getattr(described, field)}, but {tokenizer.fingerprint} at this image size "
                 f"has {getattr(tokenizer, field)}: name the tokenizer and the image size that they were made with"
             )
     places = _evenly_spaced(num, records.num_records)
@@ -96,5 +96,5 @@ def draw_records(records: TokenRecords, tokenizer: Tokenizer, num: int) -> tuple
 
 
 def _evenly_spaced(count: int, total: int) -> np.ndarray:
-    """Returns at most `count` of the places 0 to total - 1, rising."""
+    """Returns at most `count` of the places 0 to total - 1, ascending."""
     return np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(int))

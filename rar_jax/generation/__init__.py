@@ -1,1 +1,1 @@
-"""Generators, jobs of many images, and animations."""
+"""Generates images with a trained model: the Python API, sampling jobs, animations, and the search for options."""

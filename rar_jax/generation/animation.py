@@ -14,7 +14,7 @@ from rar_jax.sampling.options import Options
 # If an image has more groups of tokens, each frame adds several.
 _MAX_STEPS = 64
 _GREY = 128
-# Rows and columns of an animation at most.
+# Largest numbers of rows and columns of an animation.
 _GRID_SIZE = 4, 2
 
 
@@ -56,7 +56,7 @@ def animate(
 
     Args:
       generator: the model.
-      labels: int [N], of all images of the job.
+      labels: int [N], the labels of all images of the job.
       options: how images are sampled.
       path: .gif or .webp file.
       seed: seed of the job.

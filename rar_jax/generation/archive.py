@@ -1,4 +1,4 @@
-"""The .npz format of the ADM evaluator: arr_0 uint8 [N, H, W, 3], the images, and arr_1 int64 [N], their labels."""
+"""Writes and reads the .npz format of the ADM evaluator: images arr_0 uint8 [N, H, W, 3], labels arr_1 int64 [N]."""
 
 import contextlib
 import os
@@ -18,7 +18,7 @@ _PERMISSIONS = 0o644 << 16
 
 @contextlib.contextmanager
 def _member(archive: zipfile.ZipFile, name: str, shape: Sequence[int], dtype: str) -> Iterator[IO[bytes]]:
-    """Opens an array of an .npz for writing, behind its header."""
+    """Opens an array of an .npz for writing. The header is already written; the caller writes the values."""
     info = zipfile.ZipInfo(f"{name}.npy", _TIME)
     info.external_attr = _PERMISSIONS
     with archive.open(info, "w", force_zip64=True) as member:
@@ -28,7 +28,7 @@ def _member(archive: zipfile.ZipFile, name: str, shape: Sequence[int], dtype: st
 
 
 def write_npz(path: epath.PathLike, shape: Sequence[int], batches: Iterable[np.ndarray], labels: np.ndarray) -> None:
-    """Streams images into an uncompressed .npz file that appears once it is complete and on the disk.
+    """Streams images into an uncompressed .npz file, which appears once it is complete and flushed to the disk.
 
     Args:
       path: the file, on a local file system.
@@ -37,7 +37,7 @@ def write_npz(path: epath.PathLike, shape: Sequence[int], batches: Iterable[np.n
       labels: int [N].
 
     Raises:
-      OSError: the disk is full, or does not work. Nothing of the file is left.
+      OSError: the disk is full or broken. The incomplete file is deleted.
       RuntimeError: the batches do not have N images of this shape.
     """
     count = 0
@@ -64,7 +64,7 @@ def read_images(path: epath.PathLike, numbers: Sequence[int]) -> np.ndarray:
         shape, _, _ = np.lib.format.read_array_header_1_0(member)
         start, size = member.tell(), int(np.prod(shape[1:]))
         images = np.empty((len(numbers), *shape[1:]), np.uint8)
-        # In ascending order, because to seek backwards is to begin again.
+        # In ascending order, because a seek backwards reads the archive from its beginning again.
         for place in np.argsort(numbers):
             member.seek(start + int(numbers[place]) * size)
             images[place] = np.frombuffer(member.read(size), np.uint8).reshape(shape[1:])

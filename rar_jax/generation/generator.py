@@ -33,7 +33,7 @@ class Generator:
       config: the config of the run that trained it; `config.sample` has the default sampling options.
       step: the checkpoint's step.
       identity: 12 hexadecimal digits that identify the checkpoint or file (`Weights.identity`).
-      sampler: the network, on the devices that it runs on.
+      sampler: the network and its parameters, on the devices.
       tokenizer: decodes tokens to images.
       class_names: names of the classes in the order of the labels, or None if they are not known.
       final_randomness: r at the checkpoint's step, the share of images that were trained in random order.
@@ -50,7 +50,7 @@ class Generator:
     random_loss: float | None
 
     def labels(self, classes: Sequence[int | str]) -> np.ndarray:
-        """Returns the labels, int32 [N], of classes given by name or by index.
+        """Returns the labels, int32 [N], of classes that are given by name or by index.
 
         Raises:
           UserError: no class is given, an index is not in 0..C-1, or a name matches no class or several.
@@ -67,7 +67,7 @@ class Generator:
         names = [field.name for field in dataclasses.fields(default)]
         for name in given:
             if name not in names:
-                raise UserError(f"there is no option {name!r}: there are {', '.join(names)}")
+                raise UserError(f"there is no option {name!r}: the options are {', '.join(names)}")
         return dataclasses.replace(default, **given)
 
     def generate(
@@ -233,7 +233,7 @@ def load_generator(checkpoint: epath.PathLike, step: int | None = None, tokenize
     Args:
       checkpoint: a run's folder, the folder of one of its steps, a converted folder, or a published .bin, .pth or
         .safetensors file.
-      step: the checkpoint's step; by default the newest one that is not damaged, with a warning if a newer one is.
+      step: the checkpoint's step; by default the newest undamaged one. Skipped damaged ones cause a warning.
       tokenizer: `digits`, or the weights of a VQGAN, named like the checkpoint; by default the run's
         `config.data.tokenizer`.
 

@@ -1,14 +1,14 @@
-"""Sampling jobs: many images in one folder, by one process or several, resumed wherever they stopped.
+"""Sampling jobs: one process or several sample many images into a folder, and resume after an interruption.
 
-The files in the folder are the progress; nothing else records it.
+The files in the folder are the only record of the progress.
 
-    job.json              everything that decides the images; another job is refused
-    images/000000.png     with `png`: image 0 and so on; a file of this name is complete
+    job.json              all settings that decide the images; a job with other settings is refused
+    images/000000.png     with `png`: image 0, and so on; a file with this name is complete
     batches/000007.npy    with `npz`: the images of batch 7, until the archive is written
     samples.npz           with `npz`: all images and their labels, written once all batches are there
 
 Process p of P samples the batches p, p + P, ...; process 0 completes the job: it waits for all batches, writes
-samples.npz and removes batches/. While the archive is written, the images need twice their size on the disk.
+samples.npz and removes batches/. Until then, the images take twice their size on the disk.
 """
 
 import collections
@@ -48,7 +48,7 @@ _SECONDS_BETWEEN_LOOKS = 0.5
 
 
 class JobFolder:
-    """The folder of a job, as one of its processes sees it."""
+    """The folder of a job, used by one of the processes that share the job."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class JobFolder:
         process_index: int = 0,
         process_count: int = 1,
     ):
-        """Begins a job, or resumes the one in the folder.
+        """Starts a job, or resumes the one in the folder.
 
         Args:
           folder: the job's folder, which is created if necessary.
@@ -72,7 +72,7 @@ class JobFolder:
           process_count: P, the number of processes that share the job.
 
         Raises:
-          UserError: the folder was begun with another plan or holds images of an unknown job, another process works
+          UserError: the folder has a job with another plan or holds images of an unknown job, another process works
             there under this number, or the folder cannot hold an .npz.
         """
         self.folder = epath.Path(folder)
@@ -84,7 +84,7 @@ class JobFolder:
         self._hold_to(plan)
         self._threads = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
         self._lock = None
-        # In a complete job, processes other than the first leave nothing behind.
+        # In a complete job, processes other than the first take no lock, because its file would be left behind.
         if process_index == 0 or self.unfinished():
             self._lock = lock(self.folder / _BATCHES, f"process_{process_index}", "samples")
 
@@ -97,13 +97,14 @@ class JobFolder:
             self._lock.close()
 
     def _hold_to(self, plan: Mapping[str, Any]) -> None:
+        """Stores the plan of a new job, or checks that the stored plan is the same."""
         file = self.folder / _PLAN
         if not file.exists():
             for name in (*FILES.values(), _BATCHES):
                 if (self.folder / name).exists():
                     raise UserError(f"--out={self.folder} holds {name} of another job: choose another folder")
             self.folder.mkdir(parents=True, exist_ok=True)
-            # If another process begins another job at this moment, one of the two is refused.
+            # If another process starts another job at the same time, one of the two is refused.
             create_atomically(file, json.dumps(plan, indent=2) + "\n")
         hold_to_plan("out", self.folder, json.loads(file.read_text()), plan)
 
@@ -119,7 +120,7 @@ class JobFolder:
 
     def unfinished(self) -> list[int]:
         """Returns the batches, of all processes, that still lack a file."""
-        # The archive is looked for after the batches, because they are removed after it is complete.
+        # The batches are listed before the archive is looked for, because they are removed once it is complete.
         pngs, kept = (_names(self.folder / name) for name in (FILES["png"], _BATCHES))
         archived = "npz" not in self._outputs or self._npz.exists()
 
@@ -143,7 +144,7 @@ class JobFolder:
         """Writes the files that a batch, uint8 [B, H, W, 3], still lacks.
 
         Raises:
-          OSError: the disk is full, or does not work.
+          OSError: the disk is full or broken.
         """
         if "png" in self._outputs:
             files = map(self._png, self.numbers(batch))
@@ -161,10 +162,10 @@ class JobFolder:
         """Waits for the batches of all processes, writes the archive and removes the batches; for process 0 only.
 
         Raises:
-          OSError: the disk is full, or does not work.
+          OSError: the disk is full or broken.
         """
         self._wait_for_batches()
-        # Left behind by processes that were killed.
+        # Processes that were killed leave partial files behind.
         for leftover in [
             *self.folder.glob(f"{FILES['npz']}.*.partial"),
             *(self.folder / FILES["png"]).glob("*.partial"),
@@ -179,11 +180,11 @@ class JobFolder:
         left = self.count(self.unfinished())
         if not left:
             return
-        progress = Progress("others' images", len(self._labels), len(self._labels) - left, unit="image")
+        progress = Progress("images of other processes", len(self._labels), len(self._labels) - left, unit="image")
         while left:
             time.sleep(_SECONDS_BETWEEN_LOOKS)
             before, left = left, self.count(self.unfinished())
-            progress.update(before - left, "waiting for other processes" if left else "")
+            progress.update(before - left, "waiting" if left else "")
         progress.close()
 
     def _write_archive(self) -> None:
@@ -192,7 +193,7 @@ class JobFolder:
         if needed > free:
             raise OSError(
                 errno.ENOSPC,
-                f"{FILES['npz']} needs {needed / 1e6:,.1f} MB of free space, and {free / 1e6:,.1f} MB are left",
+                f"{FILES['npz']} needs {needed / 1e6:,.1f} MB of free space, but only {free / 1e6:,.1f} MB are free",
             )
         progress = Progress(FILES["npz"], len(self._labels), unit="image")
 
@@ -241,6 +242,7 @@ def job_images(path: epath.PathLike) -> epath.Path:
 
 
 def _names(folder: epath.Path) -> set[str]:
+    """Returns the names of the files in a folder; none if the folder does not exist."""
     try:
         return {path.name for path in folder.iterdir()}
     except FileNotFoundError:
@@ -260,9 +262,9 @@ def run_job(
     process_index: int = 0,
     process_count: int = 1,
 ) -> np.ndarray | None:
-    """Samples the images that this process's share of a job still lacks; process 0 then completes the job.
+    """Samples the unfinished images of this process's share of a job; process 0 then completes the job.
 
-    While a batch is sampled, the one before it is turned into images, and those before that are written.
+    While a batch is sampled, the batch before it is decoded to images, and earlier batches are written.
 
     Args:
       generator: the model.
@@ -281,7 +283,7 @@ def run_job(
 
     Raises:
       UserError: an argument cannot be used, or the folder belongs to another job.
-      OSError: the disk is full, or does not work. Complete files stay, and the same call resumes the job.
+      OSError: the disk is full or broken. Complete files stay, and the same call resumes the job.
     """
     sampler, tokenizer = generator.sampler, generator.tokenizer
     # Raises a UserError for options that do not fit the model before the folder is created.
@@ -319,6 +321,7 @@ def _sample(
     writing = collections.deque()
 
     def settle(left):
+        """Waits until at most `left` batches are being written, and raises the errors of those that failed."""
         while len(writing) > left or (writing and writing[0][1].done()):
             batch, written = writing.popleft()
             written.result()

@@ -1,4 +1,4 @@
-"""Pictures of samples: the classes that are sampled, and a grid with one class per row."""
+"""Samples images of chosen classes and draws a grid of them with one class per row."""
 
 from collections.abc import Sequence
 
@@ -15,9 +15,9 @@ from rar_jax.sampling.options import Options
 from rar_jax.sampling.sampler import sample_tokens, spread_classes
 
 GRID = "grid.png"
-# Without a number of images, so many of each class are sampled.
+# Default number of images per class.
 PER_CLASS = 8
-# Rows and columns of the grid at most. More images would not be looked at.
+# Largest numbers of rows and columns of the grid. A larger grid would not be legible.
 GRID_SIZE = 32, 16
 
 
@@ -30,8 +30,8 @@ def samples_folder(checkpoint: epath.PathLike) -> epath.Path:
 def choose_labels(generator: Generator, classes: Sequence[int | str] = (), num: int | None = None) -> np.ndarray:
     """Returns the label of each image to sample, int32 [N].
 
-    The classes take turns, so that every stretch of images has all of them, as the Inception Score needs. If there are
-    more classes than images, the images are of evenly spaced classes.
+    The classes are interleaved, because the Inception Score averages over splits. If there are more classes than
+    images, evenly spaced classes are chosen.
 
     Args:
       generator: the model.
@@ -52,7 +52,7 @@ def choose_labels(generator: Generator, classes: Sequence[int | str] = (), num: 
 
 
 class SampleGrid:
-    """A grid of some of the images of a job. Each row has images of one class, with its name in front.
+    """A grid of some images of a job. Each row shows images of one class, and the name of the class to their left.
 
     Attributes:
       numbers: int [n], the numbers of the images in the grid, row by row.
@@ -62,9 +62,9 @@ class SampleGrid:
         """Chooses the images.
 
         Args:
-          labels: int [N], of all images of the job.
-          names: of the classes, in the order of the labels, or None.
-          size: rows and columns at most.
+          labels: int [N], the labels of all images of the job.
+          names: the names of the classes, in the order of the labels, or None if they are not known.
+          size: the largest numbers of rows and columns.
         """
         rows, columns = size
         self._rows = [np.flatnonzero(labels == label)[:columns] for label in dict.fromkeys(labels.tolist())][:rows]
@@ -72,7 +72,7 @@ class SampleGrid:
         self.numbers = np.concatenate(self._rows)
 
     def draw(self, images: np.ndarray) -> np.ndarray:
-        """Returns the grid, uint8 [rows, columns, 3], of the images of `numbers`, uint8 [n, H, W, 3]."""
+        """Returns the grid, uint8 [height, width, 3], of the images with these `numbers`, uint8 [n, H, W, 3]."""
         columns = max(map(len, self._rows))
         cells = np.full((len(self._rows), columns, *images.shape[1:]), 255, np.uint8)
         cells[np.arange(columns) < np.array([[len(row)] for row in self._rows])] = images
@@ -91,11 +91,11 @@ def sample_pictures(
     process_index: int = 0,
     process_count: int = 1,
 ) -> bool:
-    """Samples images and draws a grid of some of them; with `outputs` it is a job that writes all of them.
+    """Samples images and draws a grid of some of them. With `outputs`, a job writes all of them to files.
 
     Args:
       generator: the model.
-      labels: int [N], one for each image.
+      labels: int [N], the label of each image.
       options: how images are sampled.
       folder: folder of grid.png and of the job.
       seed, batch_size: see `Generator.generate`.
@@ -106,7 +106,7 @@ def sample_pictures(
 
     Raises:
       UserError: an option cannot be used, or the folder has another job.
-      OSError: the disk is full, or does not work. The same call resumes a job.
+      OSError: the disk is full or broken. The same call resumes a job.
     """
     grid = SampleGrid(labels, generator.class_names)
     if outputs:

@@ -1,4 +1,4 @@
-"""A search for the best guidance and temperature of a model, which resumes where it was stopped."""
+"""Searches for the guidance and temperature with the best score; the search can be stopped and resumed."""
 
 import dataclasses
 import functools
@@ -26,7 +26,7 @@ from rar_jax.sampling.sampler import sample_tokens
 
 FILE = "tuning.jsonl"
 PICTURE = "tuning.png"
-# A value that is not given is tried at these multiples of the model's own.
+# Without values for an option, these multiples of the model's default are tried.
 _FACTORS = (0.5, 0.75, 1, 1.25, 1.5)
 
 
@@ -44,11 +44,11 @@ class Setting(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Candidates:
-    """Values to try. The values are checked when it is made, before a model is loaded.
+    """Values to try, which are checked before a model is loaded.
 
     Attributes:
-      guidance_scales, guidance_powers: values, or none for five from half to 1.5 times the model's own.
-      temperatures: values, or none for the model's own alone.
+      guidance_scales, guidance_powers: values; if empty, five from 0.5 to 1.5 times the model's default.
+      temperatures: values; if empty, only the model's default.
     """
 
     guidance_scales: Sequence[float] = ()
@@ -67,7 +67,7 @@ class Candidates:
         """Returns every combination of the values once, around the options of a model.
 
         Raises:
-          UserError: values are given that change nothing with the model's guidance.
+          UserError: values are given for an option that the model's kind of guidance does not use.
         """
         scales = self._around("guidance_scales", options.guidance_scale, options.guidance != "none", options)
         powers = self._around("guidance_powers", options.guidance_power, options.guidance == "pow_cosine", options)
@@ -75,20 +75,20 @@ class Candidates:
         return [Setting(*each) for each in itertools.product(*(sorted(set(part)) for part in values))]
 
     def _around(self, name: str, default: float, matters: bool, options: Options) -> Sequence[float]:
-        """Returns the values that are given, or some around the model's own if it matters for its guidance."""
+        """Returns the given values; without any, multiples of the default if the option matters, else the default."""
         values = getattr(self, name)
         if matters:
             return values or [default * factor for factor in _FACTORS]
         if values:
             raise UserError(
                 f"--{name}={','.join(f'{value:g}' for value in values)} changes nothing with the run's "
-                f"guidance={options.guidance}: leave it out"
+                f"guidance={options.guidance}: remove this flag"
             )
         return [default]
 
 
 class Tuning(NamedTuple):
-    """What a search found.
+    """The results of a search.
 
     Attributes:
       score: name of the score that the settings are compared by; smaller is better.
@@ -123,7 +123,7 @@ def tune(
       extractor: extracts the features that are compared.
       candidates: the values to try.
       folder: folder of tuning.jsonl and tuning.png. A search that was stopped there is resumed.
-      num: number of samples for each setting, of all classes in turn.
+      num: number of samples for each setting, with interleaved classes.
       seed: seed of the samples of every setting.
       batch_size: number of images decoded at once.
 

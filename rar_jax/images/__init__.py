@@ -1,1 +1,1 @@
-"""Pictures: grids, the ADM .npz format, and plots."""
+"""Image files, grids, animations and plots."""

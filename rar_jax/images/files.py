@@ -8,11 +8,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 from rar_jax.files import replacing
 
-# Smaller images are enlarged to about this width in a grid. They are smoothed, because blocks are harder to read.
+# Smaller images are enlarged to about this width in a grid, and smoothed, because blocks of pixels are hard to read.
 _MIN_WIDTH = 64
 # Smallest font size in pixels.
 _MIN_TEXT = 14
-# Durations of an animation's frames and of its last frame.
+# Duration of each frame of an animation, and of the last one.
 _MILLISECONDS = 80
 _LAST_MILLISECONDS = 3000
 
@@ -70,7 +70,7 @@ def interleave_rows(above: np.ndarray, below: np.ndarray, columns: int) -> np.nd
 
 
 def write_png(path: epath.PathLike, image: np.ndarray) -> None:
-    """Writes an image, uint8 [H, W, 3], to a PNG file. Makes its folder if there is none."""
+    """Writes an image, uint8 [H, W, 3], to a PNG file. Creates the folder if necessary."""
     path = epath.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:
@@ -80,7 +80,7 @@ def write_png(path: epath.PathLike, image: np.ndarray) -> None:
 def write_animation(path: epath.PathLike, frames: Sequence[np.ndarray]) -> None:
     """Writes frames, uint8 [H, W, 3], to an animated GIF or WebP file, chosen by the suffix of the path.
 
-    The animation repeats, and shows the last frame longer. Makes the folder if there is none.
+    The animation repeats, and shows the last frame longer. Creates the folder if necessary.
     """
     path = epath.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,7 @@ from rar_jax.orders import SCAN_ORDERS, scan_order
 
 
 def save_figure(figure: plt.Figure, path: epath.PathLike) -> None:
-    """Writes a figure as a PNG and closes it. Makes the folder if it does not exist."""
+    """Writes a figure as a PNG and closes it. Creates the folder if necessary."""
     path = epath.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:
@@ -27,9 +27,10 @@ def save_figure(figure: plt.Figure, path: epath.PathLike) -> None:
 
 
 def plot_scan_orders(path: epath.PathLike, side: int) -> None:
-    """Draws the six scan orders on one page: a line through the grid, with dark first and light last positions.
+    """Draws each of the six scan orders as a line through the grid, from dark (first) to light (last) positions.
 
-    An order that is not defined for the side of the grid is left out, and its panel says why. (Figure 6 of the paper.)
+    If an order is not defined for the side of the grid, its panel shows the reason. The page is like Figure 6 of the
+    paper.
     """
     figure, axes = plt.subplots(2, 3, figsize=(9, 6.4), layout="constrained")
     for axis, name in zip(axes.flat, SCAN_ORDERS, strict=True):
@@ -75,7 +76,7 @@ class Panel:
     Attributes:
       title: the quantity that is drawn.
       lines: the lines, drawn over one another in this order.
-      limits: of the vertical axis; by default they fit the lines.
+      limits: limits of the vertical axis; by default they fit the lines.
     """
 
     title: str
@@ -95,7 +96,7 @@ def plot_panels(
     Args:
       path: the PNG to write.
       panels: at least one.
-      shaded: name and range of steps that are shaded in every panel.
+      shaded: name and range of the steps that are shaded in every panel.
       legend: name -> color, written below all panels.
     """
     steps = [step for panel in panels for line in panel.lines for step, _ in line.points] or [0, 1]
@@ -159,7 +160,7 @@ def plot_heat_maps(
     Args:
       path: the PNG to write.
       axes_names: the names of the coordinates.
-      values: coordinates -> value; there may be gaps.
+      values: coordinates -> value. Cells without a value stay empty.
       title: the title of the page.
     """
     rows, columns, pages = (sorted({place[axis] for place in values}) for axis in range(3))
@@ -182,6 +183,6 @@ def plot_heat_maps(
         axis.set_xticks(range(len(columns)), [f"{each:g}" for each in columns])
         axis.set_yticks(range(len(rows)), [f"{each:g}" for each in rows])
     figure.colorbar(marks, ax=axes)
-    # Twelve letters of this size take an inch.
+    # About twelve letters of this size fit in an inch.
     figure.suptitle(textwrap.fill(title, int(12 * figure.get_figwidth())), fontsize=10)
     save_figure(figure, path)

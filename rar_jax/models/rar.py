@@ -1,4 +1,4 @@
-"""The RAR transformer: a causal transformer that predicts image tokens in any order and is told which position is next.
+"""The RAR transformer: a causal transformer that predicts image tokens in any order and is given the next position.
 
 Dimension letters: B batch, T image tokens, S places of the sequence, D width, H heads, K width of a head, V codes,
 C classes, L blocks. The tables and figures named here are those of the paper, "Randomized Autoregressive Visual
@@ -32,7 +32,7 @@ _normal = nn.initializers.normal(0.02)
 # is divided over heads or hidden units, "inputs" to kernels whose product is not divided.
 GATHERED = ("width", "inputs")
 
-# What the backward pass keeps of a block; the names are `models.sizes.REMAT`.
+# Policies for the intermediate values that the backward pass keeps of a block. The names are `models.sizes.REMAT`.
 REMAT_POLICIES = {
     "none": None,
     "block": jax.checkpoint_policies.nothing_saveable,
@@ -78,7 +78,7 @@ gather.defvjp(_gather_forward, _gather_backward)
 
 
 def attention_weights(q: jax.Array, k: jax.Array, mask: jax.Array) -> jax.Array:
-    """softmax(q k / sqrt(K)), computed in float32.
+    """Computes softmax(q k / sqrt(K)) in float32.
 
     Args:
       q: [B, Sq, H, K].
@@ -99,7 +99,7 @@ def weighted_values(weights: jax.Array, v: jax.Array) -> jax.Array:
 
 
 def causal_attention(q: jax.Array, k: jax.Array, v: jax.Array, seeds: jax.Array | None, rate: float) -> jax.Array:
-    """Causal attention: q, k, v [B, S, H, K] -> [B, S, H, K].
+    """Computes causal attention: q, k, v [B, S, H, K] -> [B, S, H, K].
 
     Attention weights are dropped with probability `rate` if there are seeds (`models.dropout`).
     """
@@ -108,12 +108,12 @@ def causal_attention(q: jax.Array, k: jax.Array, v: jax.Array, seeds: jax.Array 
 
 
 class Linear(nn.Module):
-    """x W + b.
+    """A linear layer, x W + b.
 
     Attributes:
-      features: O, or the axes that O is viewed as.
-      dtype: of the computation.
-      names: logical axes of the kernel viewed as [I, *axes of O], for `gather`.
+      features: O, or the axes into which O is divided.
+      dtype: dtype of the computation.
+      names: logical axes of the kernel reshaped to [I, *axes of O], for `gather`.
       kernel_init: initialiser of the kernel.
     """
 
@@ -128,7 +128,7 @@ class Linear(nn.Module):
         shape = (x.shape[-1], math.prod(self.features))
         kernel = self.param("kernel", self.kernel_init, shape).astype(self.dtype)
         bias = self.param("bias", nn.initializers.zeros, shape[1:]).astype(self.dtype)
-        # Viewed by its axes, because heads cannot be sharded as columns of O.
+        # The kernel is reshaped, because heads cannot be sharded as columns of O.
         kernel = gather(kernel.reshape(shape[0], *self.features), self.names)
         return jnp.tensordot(x, kernel, 1) + bias.reshape(self.features)
 
@@ -192,7 +192,7 @@ class Block(nn.Module):
         self.mlp = MLP(self.config, self.dtype)
 
     def modulate(self, condition: jax.Array) -> jax.Array:
-        """SiLU(c) [B, S, D] -> [B, S, 6D]: shift, scale and gate for attention, then the same for the MLP."""
+        """Maps SiLU(c) [B, S, D] to [B, S, 6D]: shift, scale and gate for attention, then the same for the MLP."""
         return self.modulation(condition)
 
     def __call__(
@@ -223,8 +223,8 @@ class RAR(nn.Module):
 
     Attributes:
       config: sizes and dropout rates.
-      dtype: of the computation; parameters are float32.
-      remat: what the backward pass keeps of a block, a name in `REMAT_POLICIES`.
+      dtype: dtype of the computation; parameters are float32.
+      remat: name in `REMAT_POLICIES`: the intermediate values that the backward pass keeps of a block.
     """
 
     config: ModelConfig
@@ -253,7 +253,7 @@ class RAR(nn.Module):
         self.lm_head = nn.Dense(config.codebook_size, dtype=self.dtype, kernel_init=_normal)
 
     def embed_class(self, labels: jax.Array) -> jax.Array:
-        """labels int32 [B] in 0..C -> [B, D]."""
+        """Embeds labels: int32 [B] in 0..C -> [B, D]."""
         return self.embeddings(self.config.codebook_size + 1 + labels)
 
     def _add_targets(self, x: jax.Array, targets: jax.Array) -> jax.Array:
@@ -298,11 +298,11 @@ class RAR(nn.Module):
         return self._add_targets(self.embeddings(visited) + positions, targets)
 
     def condition(self, labels: jax.Array, places: jax.Array) -> jax.Array:
-        """SiLU(c), c = class embedding + step embedding, which modulates each block at given places of the sequence.
+        """Computes SiLU(c), c = class embedding + step embedding, which modulates the blocks at given places.
 
         Args:
           labels: int32 [B], 0..C.
-          places: int32 [S]. The cls token has place 0. Places are not permuted with the tokens.
+          places: int32 [S], places of the sequence, which are not permuted. The cls token has place 0.
 
         Returns:
           [B, S, D].
@@ -311,7 +311,7 @@ class RAR(nn.Module):
         return nn.silu(self.embed_class(labels)[:, None] + steps)
 
     def head(self, x: jax.Array, condition: jax.Array) -> jax.Array:
-        """x, SiLU(c) [B, S, D] -> logits float32 [B, S, V]."""
+        """Computes the logits: x, SiLU(c) [B, S, D] -> float32 [B, S, V]."""
         scale, shift = jnp.split(self.head_modulation(condition), 2, axis=-1)
         return self.lm_head(self.head_norm(x) * (1 + scale) + shift).astype(jnp.float32)
 

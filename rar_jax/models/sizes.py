@@ -1,4 +1,4 @@
-"""The section of a config that the network takes: its sizes and dropout rates. No network is imported."""
+"""The config section of the network: its sizes and dropout rates. This module imports no network."""
 
 import dataclasses
 
@@ -6,7 +6,7 @@ from rar_jax.fields import setting
 
 # Two tokens precede the image tokens: cls, and the class embedding.
 PREFIX = 2
-# What the backward pass keeps of a block; the policies of these names are in `models.rar`.
+# Names of the rematerialisation policies, which are in `models.rar`.
 REMAT = ("none", "block", "dots")
 
 
@@ -29,7 +29,7 @@ class ModelConfig:
 
     @property
     def num_tokens(self) -> int:
-        """T, the image tokens of an image."""
+        """T, the number of tokens of an image."""
         return self.grid_side**2
 
     @property

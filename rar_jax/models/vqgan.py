@@ -57,7 +57,7 @@ class Level(nn.Module):
 
 
 class Encoder(nn.Module):
-    """The encoder: images [B, H, W, 3] -> latents [B, H / f, W / f, latent_width], f = 2 ** (levels - 1)."""
+    """Encodes images [B, H, W, 3] -> latents [B, H / f, W / f, latent_width], f = 2 ** (levels - 1)."""
 
     width: int
     multipliers: Sequence[int]
@@ -77,7 +77,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The decoder: latents [B, h, w, latent_width] -> images [B, h f, w f, 3], not clipped."""
+    """Decodes latents [B, h, w, latent_width] -> images [B, h f, w f, 3], not clipped."""
 
     width: int
     multipliers: Sequence[int]

@@ -1,1 +1,1 @@
-"""How the work is spread over devices: the mesh, and the rules by which arrays are partitioned."""
+"""Distributes the work over devices: the mesh, the rules by which arrays are sharded, and several processes."""

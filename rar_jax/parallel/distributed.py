@@ -1,4 +1,4 @@
-"""Start-up, agreement and shutdown of several processes that train together."""
+"""Connects the processes of a distributed run, exchanges messages between them, and ends them together."""
 
 import contextlib
 import glob
@@ -21,14 +21,14 @@ from rar_jax.errors import UserError
 _HEARTBEAT_SECONDS = 30
 # Bytes of a message that one process sends to the others.
 _LONGEST_MESSAGE = 1000
-# First character of the message about a failure: whether a user can mend it.
+# First character of the message about a failure. It says whether a user can mend the failure.
 _MENDABLE, _DEFECT = "u", "d"
 
 
 def initialize(
     coordinator_address: str | None = None, num_processes: int | None = None, process_id: int | None = None
 ) -> None:
-    """Connects this process with the others, before anything else asks JAX for devices; does nothing if it is alone.
+    """Connects this process with the others; does nothing if it is alone. JAX must not have been used before.
 
     Only the first process logs messages below the level of a warning.
 
@@ -51,7 +51,9 @@ def initialize(
         if not _in_a_cluster():
             return
     elif missing:
-        raise UserError(f"{missing[0]} is missing: --coordinator_address, --num_processes and --process_id go together")
+        raise UserError(
+            f"{missing[0]} is missing: --coordinator_address, --num_processes and --process_id must be given together"
+        )
     elif not 0 <= process_id < num_processes:
         raise UserError(f"--process_id={process_id} must be from 0 to below --num_processes={num_processes}")
     elif not coordinator_address.rpartition(":")[2].isdigit():
@@ -62,17 +64,17 @@ def initialize(
     try:
         jax.distributed.initialize(**given, heartbeat_timeout_seconds=_HEARTBEAT_SECONDS)
     except RuntimeError as error:
-        told = {name: value for name, value in given.items() if value is not None}
+        used = {name: value for name, value in given.items() if value is not None}
         raise UserError(
-            f"the processes did not find each other ({told or 'by the environment'}): check that all of them are "
-            f"started, and that the first one's address is reachable and its port free. {error}"
+            f"the processes did not find each other ({used or 'settings from the environment'}): check that all "
+            f"are started, and that the address of the first one is reachable and its port free. {error}"
         ) from None
     if not is_first():
         logging.getLogger("rar_jax").setLevel(logging.WARNING)
 
 
 def _in_a_cluster() -> bool:
-    """Returns whether `jax.distributed.initialize` understands the environment and it has several processes."""
+    """Returns whether the environment describes several processes, as `jax.distributed.initialize` reads it."""
     if "SLURM_STEP_NODELIST" in os.environ:
         return int(os.environ.get("SLURM_NTASKS", 1)) > 1
     if "OMPI_MCA_orte_hnp_uri" in os.environ:
@@ -85,8 +87,8 @@ def _in_a_cluster() -> bool:
 def ending_at_once() -> Iterator[None]:
     """Ends this process at once if the body fails and there are several processes.
 
-    At a regular exit JAX would wait for the others, which wait for this process's part of a computation. The others
-    learn of the end at the latest when its heartbeats are missing.
+    At a regular exit, JAX would wait for the other processes, which wait for this process's part of a computation. The
+    other processes notice the end at the latest when this process sends no more heartbeats.
     """
     if jax.process_count() == 1:
         yield
@@ -98,11 +100,12 @@ def ending_at_once() -> Iterator[None]:
     except Exception as error:
         traceback.print_exc()
         who = f"process {jax.process_index()} of {jax.process_count()}"
-        print(f"error: {who} ends: {error}\nIf another one ended before, its log says why.", file=sys.stderr)
+        print(f"error: {who} ends: {error}\nIf another process ended earlier, its log says why.", file=sys.stderr)
         _leave(1)
 
 
 def _leave(code: int) -> NoReturn:
+    """Ends this process without JAX's regular shutdown."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
@@ -112,7 +115,7 @@ def _leave(code: int) -> NoReturn:
 def together() -> Iterator[None]:
     """Makes all processes fail if the body fails in one of them, so that the others do not wait for it.
 
-    The body must not need the other processes, or it must need all of them alike.
+    The body must communicate with no other process, or make the same calls in all of them.
 
     Raises:
       Exception: the body's own exception, in the processes where it failed.
@@ -137,7 +140,7 @@ def together() -> Iterator[None]:
 
 
 def from_all(text: str) -> list[str]:
-    """Returns every process's text, cut to 1000 bytes, in the order of the processes; all of them must call this."""
+    """Returns every process's text, cut to 1000 bytes, in the order of the processes. All processes must call this."""
     if jax.process_count() == 1:
         return [text]
     message = np.zeros(_LONGEST_MESSAGE, np.uint8)
@@ -147,7 +150,10 @@ def from_all(text: str) -> list[str]:
 
 
 def from_first(value: Any) -> Any:
-    """Returns the first process's JSON value in all processes: their views of a shared folder may be out of date."""
+    """Returns the first process's JSON value in all processes.
+
+    Decisions that depend on a shared folder need this, because other processes may see an outdated state of the folder.
+    """
     if jax.process_count() == 1:
         return value
     text = json.dumps(value).encode()
@@ -159,11 +165,15 @@ def from_first(value: Any) -> Any:
 
 
 def is_first() -> bool:
-    """Returns whether this process is the first, which writes the shared files and logs for all."""
+    """Returns whether this is process 0, which writes the shared files and logs for all processes."""
     return jax.process_index() == 0
 
 
 def wait_for_all(what: str) -> None:
-    """Returns once every process has called it."""
+    """Waits until every process has called this with the same name.
+
+    Args:
+      what: name of this point in the program.
+    """
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(what)

@@ -1,4 +1,4 @@
-"""The device mesh, and how batches are sharded over it."""
+"""Makes the device mesh, and shards batches over it."""
 
 import math
 from collections.abc import Sequence
@@ -14,18 +14,18 @@ AXES = ("data", "fsdp", "tensor")
 
 
 def make_mesh(shape: Sequence[int], devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Makes a mesh with axes `AXES`.
+    """Makes a mesh with the axes data, fsdp and tensor.
 
-    An axis takes whole axes of a TPU's torus where it can. If the devices are in several slices (of TPUs, or nodes of
-    GPUs), the slices are laid along `data`, and along `fsdp` if `data` is too small, because the network between slices
-    is slower than the one within them.
+    An axis follows whole axes of a TPU's torus if possible. If the devices are in several slices (of TPUs, or nodes of
+    GPUs), they are arranged along `data`, and along `fsdp` if `data` is too small, because the network between slices
+    is slower than the one within a slice.
 
     Args:
       shape: the sizes of the axes; axes missing at the end have size 1.
-      devices: the devices of the mesh; by default all.
+      devices: the devices of the mesh; by default all devices of all processes.
 
     Raises:
-      UserError: `data` and `fsdp` do not divide over the slices.
+      UserError: the sizes of `data` and `fsdp` cannot be divided over the slices.
     """
     devices = jax.devices() if devices is None else devices
     shape = (*shape, *(1,) * (len(AXES) - len(shape)))
@@ -44,7 +44,7 @@ def _grid(shape: tuple[int, ...], devices: Sequence[jax.Device]) -> np.ndarray:
             f"config.mesh.data={shape[0]} and config.mesh.fsdp={shape[1]} do not divide over the {slices} slices of "
             f"devices, and the config.mesh.tensor={shape[2]} devices of the last axis must be within one slice"
         )
-    within = tuple(size // many for size, many in zip(shape, across, strict=True))
+    within = tuple(size // count for size, count in zip(shape, across, strict=True))
     return mesh_utils.create_hybrid_device_mesh(within, across, devices, allow_split_physical_axes=True)
 
 

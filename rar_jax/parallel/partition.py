@@ -1,4 +1,4 @@
-"""Partition rules: how each axis of a parameter or activation is sharded over the axes of the mesh."""
+"""Partition rules, which shard the axes of parameters and activations over the axes of the mesh."""
 
 import functools
 import re
@@ -27,10 +27,10 @@ PARAMETER_RULES = (
     (r"embeddings/embedding|(position|target_aware|step)_embedding", PartitionSpec(None, _WEIGHTS)),
 )
 
-# Logical axes of activations, as named by `models.rar.constrain`. Between the products, every device has its own
+# Logical axes of activations, as named by `models.rar.constrain`. Between the matrix products, every device has its own
 # images, also along `tensor`, so that no work is done twice. (Sequence parallelism does the same with tokens, but our
 # sequences have an odd length.) For products with sharded heads or hidden units, the devices along `tensor` gather
-# their images; afterwards, they add up the results.
+# their images, and add up the results afterwards.
 ACTIVATION_RULES = (
     ("batch", AXES),
     ("shared_batch", ("data", "fsdp")),

@@ -1,1 +1,1 @@
-"""What training and sampling cost: formulas, measured rates, and analysis of compiled programs."""
+"""The cost of training and sampling: formulas, measured rates, and analysis of compiled programs."""

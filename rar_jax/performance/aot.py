@@ -42,7 +42,7 @@ class DoesNotFitError(Exception):
 
 
 def _prepare_libtpu() -> None:
-    """Sets what libtpu reads from the environment when it is loaded, unless it is already set."""
+    """Sets the environment variables that libtpu reads when it is loaded, unless they are already set."""
     # Without the first, libtpu asks the metadata server of a cloud machine which TPU it has. The second lets several
     # processes compile at the same time. The last two only avoid log messages about an unknown machine: the topology
     # is requested by name.

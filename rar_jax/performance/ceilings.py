@@ -1,4 +1,4 @@
-"""The highest rates that this machine reaches, measured in the same process as the times that are compared to them."""
+"""Measures the highest rates of this machine, in the same process as the times that are compared with them."""
 
 import statistics
 import time

@@ -1,4 +1,4 @@
-"""The collectives of a compiled program, found in its text (optimised and scheduled HLO)."""
+"""Finds the collectives of a compiled program in its text (optimised and scheduled HLO)."""
 
 import math
 import re

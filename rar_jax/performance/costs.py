@@ -1,4 +1,4 @@
-"""The FLOPs and bytes of RAR, by formula. A multiply-add counts as two FLOPs.
+"""Computes the FLOPs and bytes of RAR by formula. A multiply-add counts as two FLOPs.
 
 Only matrix products are counted, including those of attention. Norms, activations and softmax are left out, as is usual
 when utilisation is reported. Dimension letters are those of `models.rar`.

@@ -1,4 +1,4 @@
-"""How images are sampled: the section of a config, and the options of one call. No network is imported."""
+"""The sampling options: the section of a config, and the options of one call. This module imports no network."""
 
 import dataclasses
 import math
@@ -27,7 +27,7 @@ class SampleConfig:
     """Sampling (`sampling.guidance`, `sampling.choose`)."""
 
     guidance: str = setting(
-        "pow_cosine", "Schedule of the guidance weight. none samples without, at half the cost.",
+        "pow_cosine", "Schedule of the guidance weight. none disables guidance, at half the cost.",
         one_of=GUIDANCE_SCHEDULES,
     )  # fmt: skip
     guidance_scale: float = setting(
@@ -59,7 +59,7 @@ class SampleConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Options(SampleConfig):
-    """The sampling section and a scan order; the values are checked when it is made."""
+    """The sampling options of a config and a scan order. The values are checked on construction."""
 
     scan_order: str = setting(
         "row_major",

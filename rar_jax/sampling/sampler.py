@@ -29,7 +29,7 @@ def jit_on_own_images(function: Callable, model: RAR, plan: Plan, mesh: Mesh) ->
     """Jits `decode` or `edit` on a mesh, as a function of (params, arrays of the images, shared arguments).
 
     Each device has all the weights and decodes its own images, so that nothing is communicated. The partitioner would
-    place the sequences that guidance adds on other devices than the images that they belong to.
+    place the sequences that guidance adds on other devices than their images.
     """
     own, shared = PartitionSpec(AXES), PartitionSpec()
 
@@ -155,7 +155,7 @@ class Sampler:
         """Samples some images of a job in one batch; see `decode`.
 
         Args:
-          labels: int32 [N], of the whole job.
+          labels: int32 [N], the labels of all images of the job.
           numbers: int [<= B], the images to sample.
           batch_size: B. The batch is padded to it with copies of the last image.
           seed, options: see `decode`.
@@ -185,7 +185,7 @@ def seed_key(seed: int) -> jax.Array:
 
 
 def spread_classes(num_classes: int) -> np.ndarray:
-    """Returns the classes that a picture shows if none are named: up to ten, evenly spaced, int [N]."""
+    """Returns the default classes of a sample grid: up to ten, evenly spaced, int [N]."""
     return np.linspace(0, num_classes - 1, min(num_classes, _SHOWN_CLASSES)).round().astype(int)
 
 

@@ -1,4 +1,4 @@
-"""Curves of runs: what metrics.jsonl holds, as panels."""
+"""Draws the metrics of runs (metrics.jsonl) as panels of curves."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

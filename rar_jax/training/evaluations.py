@@ -23,12 +23,12 @@ class Evaluations:
     """
 
     def __init__(self, run_folder: epath.PathLike, step: int, evaluators: Sequence[Evaluator], log: MetricsLog):
-        """Opens the record of a run that resumes at `step` (0: a new run), and forgets what came after that step.
+        """Opens the record of a run that resumes at `step` (0: a new run), and drops what came after that step.
 
         Args:
           run_folder: the run's folder.
           step: number of updates done.
-          evaluators: called in this order.
+          evaluators: the evaluators, in the order in which they run.
           log: receives the results. It must have been opened at the same step.
         """
         self._folder = epath.Path(run_folder)
@@ -67,7 +67,7 @@ class Evaluations:
         """Runs the evaluators that are due at a step. All processes call this at the same steps.
 
         Raises:
-          Preempted: the run was asked to end. The evaluation that was under way has logged nothing.
+          Preempted: the run was asked to end. The interrupted evaluation has logged nothing.
         """
         due = self._due(step)
         if step != self._step:

@@ -48,7 +48,7 @@ def load_init_from(path: str) -> Weights:
 
 
 def check_sizes(ours: ModelConfig, theirs: ModelConfig) -> None:
-    """Raises a `UserError` that names the sizes in which the weights must agree with the network and do not."""
+    """Raises a `UserError` that names the sizes that must be equal in the network and in the weights but differ."""
     different = [name for name in _SAME if getattr(ours, name) != getattr(theirs, name)]
     if different:
         raise UserError(

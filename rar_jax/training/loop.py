@@ -47,7 +47,7 @@ def train(run: Run, preemption: Preemption | None = None) -> bool:
       NonFiniteError: too many updates in a row were not finite, or the state is not.
       NotSavedError: the last checkpoint could not be saved.
     """
-    # Before the state fills the devices.
+    # Measured before the state fills the memory of the devices.
     rate = product_rate(jnp.dtype(run.config.train.dtype), brief=True)
     preempted = False
     try:
@@ -66,7 +66,7 @@ def train(run: Run, preemption: Preemption | None = None) -> bool:
 
 
 class _Loop:
-    """The loop over the steps. It alone holds the state, which each step donates.
+    """The loop over the steps. Nothing else holds the state, because each step donates it.
 
     Attributes:
       step: number of updates done.
@@ -77,7 +77,7 @@ class _Loop:
 
         Args:
           run, preemption: see `train`.
-          rate: measured FLOP/s of a device, which utilisation is relative to.
+          rate: measured FLOP/s of a device, for the utilisation.
           state, position: from `Run.begin`.
         """
         config = run.config
@@ -129,7 +129,7 @@ class _Loop:
             self._take_step()
             saves = self.step % config.checkpoint.every == 0 or self.step == config.last_step
             if saves and not config.checkpoint.best_metric:
-                # Before the evaluation, so that a preempted run loses nothing; the files are written meanwhile.
+                # Saved before the evaluation, so that a preempted run loses nothing. Orbax writes meanwhile.
                 self._save()
             self._evaluate()
             if saves and config.checkpoint.best_metric:
@@ -163,7 +163,7 @@ class _Loop:
             self._timer.restart(self.step)
 
     def _save(self) -> None:
-        """Begins to save a checkpoint.
+        """Starts to save a checkpoint.
 
         Raises:
           NonFiniteError: the state is not finite.
@@ -197,7 +197,7 @@ class _SkippedUpdates:
         self._waiting: collections.deque[tuple[int, dict[str, jax.Array]]] = collections.deque()
 
     def check(self, step: int, values: dict[str, jax.Array]) -> None:
-        """Checks the updates that are computed by now, and waits for all but the last few.
+        """Checks the updates that are already computed, and waits for all but the last two.
 
         Waiting for this update would leave the devices idle. Not waiting at all would let the host run ahead by
         hundreds of steps, and a save would have to wait for all of them.

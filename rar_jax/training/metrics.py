@@ -22,7 +22,7 @@ SPEED_FILE = "speed.jsonl"
 class MetricsLog:
     """The metrics of a run. The first process writes them; the others do nothing.
 
-    A log that is opened again at a step forgets what an earlier process wrote after that step.
+    A log that is opened again at a step drops the lines that an earlier process wrote after that step.
     """
 
     def __init__(self, run_folder: epath.PathLike, step: int):
@@ -53,7 +53,7 @@ class MetricsLog:
             self._events.add_scalar(f"speed/{name}", value, step)
 
     def write_image(self, step: int, name: str, image: np.ndarray) -> None:
-        """Adds a picture, uint8 [H, W, 3], to TensorBoard."""
+        """Adds an image, uint8 [H, W, 3], to TensorBoard."""
         if not self._writes:
             return
         self._events.add_image(name, image, step, dataformats="HWC")
@@ -87,7 +87,7 @@ class TrainingMetrics:
         steps_per_epoch: int,
         pending: Sequence[Mapping[str, Any]] = (),
     ):
-        """Begins.
+        """Starts with the pending metrics of a checkpoint, or with none.
 
         Args:
           log: receives the means.
@@ -166,7 +166,7 @@ class JsonLinesFile:
         self._last = self._thread.submit(self._write)
 
     def _write(self) -> None:
-        """Writes all lines so far, several new ones at once where lines come faster than they are written."""
+        """Writes all lines so far. If lines arrive faster than they are written, several new ones share a write."""
         text = self._text
         if text != self._written:
             write_atomically(self._path, text)

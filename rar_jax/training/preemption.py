@@ -17,7 +17,7 @@ class Preempted(Exception):  # noqa: N818 (nothing is wrong)
 
 
 class Preemption:
-    """Tells whether the run was asked to end. A context manager: within it, SIGTERM and SIGINT only ask.
+    """A context manager within which SIGTERM and SIGINT do not end the process, but ask the run to end.
 
     A second SIGINT ends the process at once. Several processes agree through JAX's preemption service, so that all of
     them end at the same step, whichever of them got the signal. JAX then needs SIGTERM for itself: this class handles
@@ -51,7 +51,7 @@ class Preemption:
                 signal.raise_signal(signal.SIGTERM)
 
     def asked(self) -> bool:
-        """Returns whether to end now. All processes must call this equally often; all get the same answer."""
+        """Returns whether the run was asked to end. All processes must call it equally often, and agree."""
         if self._several and not self._agreed:
             # JAX's count must start at 1 in each process, also in a run that resumes at a later step.
             self._asks += 1
@@ -59,11 +59,11 @@ class Preemption:
         return self._agreed or (not self._several and self._asked.is_set())
 
     def check(self) -> None:
-        """Raises `Preempted` if the run was asked to end. All processes must call this, as `asked`."""
+        """Raises `Preempted` if the run was asked to end. All processes must call this equally often."""
         if self.asked():
             raise Preempted
 
     def check_alone(self) -> None:
-        """Does what `check` does if there is one process; for work of the first process alone. Else does nothing."""
+        """Does what `check` does if there is only one process. For work that only the first process does."""
         if not self._several:
             self.check()

@@ -47,9 +47,9 @@ class Run:
       config: the run's config.
       folder: the run's folder.
       mesh: the devices.
-      program: what is trained.
+      program: the model, the optimizer and the step.
       datasets: the training and the held-out data.
-      evaluators: in the order in which they run.
+      evaluators: the evaluators, in the order in which they run.
       store: the checkpoints.
       lock: keeps other processes of this machine out of the folder until it is closed.
     """
@@ -155,7 +155,7 @@ def prepare(config: Config, folder: epath.PathLike, allow_config_change: Sequenc
         best = best_measure(config.checkpoint.best_metric, evaluators)
         _prepare_scorer(scorer)
     _check_init_from(config, folder)
-    # Before the store is opened, which deletes what interrupted saves left.
+    # Locked before the store is opened, which deletes leftovers of interrupted saves.
     held = _lock(folder)
     return Run(
         config=config,
@@ -204,7 +204,7 @@ def _open_scorer(config: Config) -> SampleScorer | None:
 
 
 def _prepare_scorer(scorer: SampleScorer | None) -> None:
-    """Finds images of the reference that cannot be used, which would else end the run at its first scores."""
+    """Prepares the scorer now, so that an unusable reference image ends the run before its first step."""
     if scorer is None or not is_first():
         return
     try:
@@ -225,7 +225,7 @@ def _check_init_from(config: Config, folder: epath.Path) -> None:
         steps = CheckpointStore(folder).steps
     if not from_first(steps):
         with together():
-            # `Run.begin` reads them again, rather than that the run holds them in host memory until it ends.
+            # `Run.begin` reads the weights again, so that they do not stay in host memory.
             check_sizes(config.model, load_init_from(config.init_from).model.config)
 
 
@@ -241,7 +241,7 @@ def _lock(folder: epath.Path) -> contextlib.ExitStack | None:
     with together():
         if not is_locked_by(folder, holder):
             raise UserError(
-                f"--workdir={folder} is another folder here than in the first process: all processes need one that "
-                "they share, on a network file system or gs://"
+                f"--workdir={folder} is not the same folder as in the first process: all processes must share one, on "
+                "a network file system or gs://"
             )
     return held

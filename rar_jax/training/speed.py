@@ -1,4 +1,4 @@
-"""The speed of training, and a profiler trace of a few steps."""
+"""Measures the speed of training, and records a profiler trace of a few steps."""
 
 import logging
 import time
@@ -22,7 +22,7 @@ class StepTimer:
         """Starts the clock.
 
         Args:
-          batch_size: images of a step.
+          batch_size: number of images per step.
           step_flops: FLOPs of a step on each device.
           product_rate: FLOP/s of matrix products on a device, measured in this run.
         """
@@ -38,7 +38,7 @@ class StepTimer:
         self._began = time.perf_counter()
 
     def next(self, batches: Iterator[Any]) -> Any:
-        """Returns the next batch, and counts the time until it is there as waiting for data."""
+        """Returns the next batch, and counts the time until it is ready as waiting for data."""
         began = time.perf_counter()
         batch = next(batches)
         self._waited += time.perf_counter() - began
@@ -48,9 +48,9 @@ class StepTimer:
         """Returns the speed of the steps since the restart, and restarts. The steps must be finished.
 
         Returns:
-          steps_per_s; images_per_s; utilisation, the step's FLOPs / its time / the product rate (model FLOP
-          utilisation: recomputation does not count); and data_wait, the share of the time in which the host waited for
-          a batch. Empty if there were no steps.
+          steps_per_s; images_per_s; utilisation, the step's FLOPs divided by its time and by the product rate (model
+          FLOP utilisation, so recomputation does not count); and data_wait, the share of the time in which the host
+          waited for a batch. The result is empty if there were no steps.
         """
         seconds, steps, waited = time.perf_counter() - self._began, step - self._first, self._waited
         self.restart(step)
@@ -72,7 +72,7 @@ class Trace:
     """
 
     def __init__(self, folder: epath.PathLike, first: int):
-        """Traces the steps from `first` on into folder/plugins/profile. 0 traces nothing."""
+        """Traces three steps from `first` on into folder/plugins/profile. If `first` is 0, traces nothing."""
         self._folder = str(folder)
         self._steps = range(first, first + _TRACED_STEPS) if first and is_first() else ()
         self._on = False

@@ -33,7 +33,7 @@ class TrainState:
 
 
 def init_state(model: RAR, optimizer: optax.GradientTransformation, seed: int, with_ema: bool) -> TrainState:
-    """Returns the state before the first step. Pure, so that it can be jitted with the shardings of the mesh."""
+    """Returns the state before the first step. A pure function, so that it can be jitted with the mesh's shardings."""
     # The shapes of the parameters do not depend on the length of the sequence, so the shortest one will do.
     tokens = jnp.zeros((1, 1), jnp.int32)
     orders = jnp.zeros((1, model.config.num_tokens), jnp.int32)

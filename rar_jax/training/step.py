@@ -45,7 +45,7 @@ class StepConfig:
 
 
 def drop_labels(key: jax.Array, labels: jax.Array, rate: float, null_class: int) -> jax.Array:
-    """Replaces each of labels [B] by the null class with probability `rate`, with a key for each row."""
+    """Replaces each label of labels [B] by the null class with probability `rate`, independently for each row."""
     draws = jax.vmap(jax.random.uniform)(row_keys(key, jnp.arange(labels.shape[0])))
     return jnp.where(draws < rate, null_class, labels)
 
@@ -102,7 +102,10 @@ def token_losses(
 
 
 def _microbatches(examples: dict[str, jax.Array], count: int) -> dict[str, jax.Array]:
-    """[B, ...] -> [count, B / count, ...]. Microbatch i takes rows i, i + count, ..., so no row changes its device."""
+    """Splits examples [B, ...] into microbatches [count, B / count, ...].
+
+    Microbatch i has the rows i, i + count, and so on, so that no row moves to another device.
+    """
     return jax.tree.map(lambda x: x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1), examples)
 
 
@@ -111,7 +114,7 @@ def _gradients(
 ) -> tuple[dict[str, Any], dict[str, jax.Array]]:
     """Returns the gradients of the mean loss, a tree like `params`, and the metrics loss and accuracy.
 
-    With accumulation, both are means over microbatches, each with a dropout key of its own.
+    With accumulation, all are means over the microbatches, each of which has its own dropout key.
     """
 
     def loss_fn(params, examples, key):
@@ -138,7 +141,7 @@ def _gradients(
 def train_step(
     state: TrainState, batch: Batch, *, model: RAR, optimizer: optax.GradientTransformation, step_config: StepConfig
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """Makes one update. If the loss or a gradient is not finite, the update is skipped and only the step is counted.
+    """Makes one update, or skips it if the loss or a gradient is not finite. The step is counted either way.
 
     Returns:
       The new state, and float32 scalars: loss (nats a token), accuracy, grad_norm (before clipping), and skipped, 1 for

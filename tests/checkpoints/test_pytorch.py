@@ -39,9 +39,9 @@ def test_blocks_keep_their_order(golden):
     ("name", "depth", "width", "mlp_width"),
     [("rar_b", 24, 768, 3072), ("rar_l", 24, 1024, 4096), ("rar_xl", 32, 1280, 5120), ("rar_xxl", 40, 1408, 6144)],
 )
-def test_the_published_sizes_are_covered_to_the_last_tensor(golden_json, name, depth, width, mlp_width):
+def test_every_tensor_of_the_published_sizes_is_covered(golden_json, name, depth, width, mlp_width):
     layout = {n: tuple(shape) for n, shape in golden_json("checkpoint_layouts.json")[name].items()}
-    # Arrays of these shapes that take no memory.
+    # Broadcast arrays have these shapes but take no memory.
     sizes = rar_sizes({n: np.broadcast_to(np.float32(0), shape) for n, shape in layout.items()})
     assert sizes == {
         "grid_side": 16,
@@ -74,13 +74,13 @@ def test_missing_and_unknown_tensors_are_all_named(golden):
     [
         ("timesteps_embeddings", (116,), r"misshapen timesteps_embeddings, \(116,\)"),
         ("blocks.0.attn.q_norm.weight", (0,), r"misshapen blocks.0.attn.q_norm.weight, \(0,\)"),
-        ("blocks.0.attn.q_norm.weight", (7,), "a width of 48 is not divided by heads of 7"),
+        ("blocks.0.attn.q_norm.weight", (7,), "its width of 48 is not divisible by the head width of 7"),
         ("blocks.0.mlp.fc1.weight", (), r"misshapen blocks.0.mlp.fc1.weight, \(\)"),
         ("embeddings.weight", (48,), r"misshapen embeddings.weight, \(48,\)"),
         ("embeddings.weight", (26, 48), "26 embeddings of 24 codes leave none for classes"),
     ],
 )
-def test_shapes_that_tell_no_sizes(golden, name, shape, message):
+def test_shapes_that_give_no_sizes_are_refused(golden, name, shape, message):
     with pytest.raises(ValueError, match=f"^not a RAR checkpoint: {message}"):
         rar_from_pytorch(golden.tensors("params/") | {name: np.zeros(shape, np.float32)})
 
@@ -92,7 +92,7 @@ def test_without_a_target_aware_embedding_the_published_form_has_zeros(golden):
     assert not tensors["target_aware_pos_embed"].any()
 
 
-def test_the_tree_is_the_models(golden, golden_model):
+def test_the_parameters_have_the_structure_of_the_model(golden, golden_model):
     tokens = np.zeros((1, 1), np.int32)
     shapes = jax.eval_shape(golden_model.init, jax.random.key(0), tokens, tokens[0], np.zeros((1, 16), np.int32))
     ours = jax.tree.map(lambda x: x.shape, shapes["params"])
@@ -101,13 +101,13 @@ def test_the_tree_is_the_models(golden, golden_model):
 
 @pytest.fixture(scope="module")
 def vqgan_layout(golden_json):
-    """Every tensor of the published f16 tokenizer, filled with noise that tells them apart."""
+    """Every tensor of the published f16 tokenizer, each filled with different noise."""
     rng = np.random.default_rng(0)
     layout = golden_json("checkpoint_layouts.json")["maskgit_vqgan_imagenet_f16_256"]
     return {name: rng.standard_normal(shape, np.float32) for name, shape in layout.items()}
 
 
-def test_the_published_tokenizer_is_covered_to_the_last_tensor(vqgan_layout):
+def test_every_tensor_of_the_published_tokenizer_is_covered(vqgan_layout):
     model, params = vqgan_from_pytorch(vqgan_layout)
     assert model == VQGAN(width=128, multipliers=(1, 1, 2, 2, 4), num_blocks=2, latent_width=256, codebook_size=1024)
     leaves = jax.tree_util.tree_leaves_with_path(params)
@@ -122,7 +122,7 @@ def test_the_published_tokenizer_is_covered_to_the_last_tensor(vqgan_layout):
         np.testing.assert_array_equal(back[name], tensor)
 
 
-def test_tensors_that_are_not_the_tokenizers_are_all_named(vqgan_layout):
+def test_all_tensors_that_do_not_fit_the_tokenizer_are_named(vqgan_layout):
     tensors = dict(vqgan_layout)
     del tensors["decoder.norm_out.bias"], tensors["encoder.down.3.block.1.conv2.weight"]
     tensors["loss.discriminator"] = np.zeros(3)
@@ -137,7 +137,7 @@ def test_tensors_that_are_not_the_tokenizers_are_all_named(vqgan_layout):
         vqgan_from_pytorch({"lm_head.weight": np.zeros((3, 3))})
 
 
-def test_the_published_inception_network_is_covered_to_the_last_tensor(inception_tensors):
+def test_every_tensor_of_the_published_inception_network_is_covered(inception_tensors):
     model, params = inception_from_pytorch(inception_tensors)
     assert model == InceptionV3()
     np.testing.assert_array_equal(
@@ -152,7 +152,7 @@ def test_the_published_inception_network_is_covered_to_the_last_tensor(inception
 
 
 def test_another_inception_v3_is_refused_by_its_tensors(inception_tensors):
-    """torchvision's has 1,000 classes and an auxiliary head."""
+    """The network of torchvision has 1,000 classes and an auxiliary head."""
     tensors = dict(inception_tensors)
     del tensors["Mixed_5b.branch_pool.bn.num_batches_tracked"], tensors["Mixed_6a.branch3x3.conv.weight"]
     tensors["AuxLogits.fc.bias"] = np.zeros(1000)
@@ -167,9 +167,7 @@ def test_another_inception_v3_is_refused_by_its_tensors(inception_tensors):
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf])
-def test_numbers_that_are_not_finite_are_refused_by_the_name_of_their_tensor(
-    golden, vqgan_layout, inception_tensors, wrong
-):
+def test_tensors_with_numbers_that_are_not_finite_are_named(golden, vqgan_layout, inception_tensors, wrong):
     for tensors, name, from_pytorch in (
         (golden.tensors("params/"), "lm_head.bias", rar_from_pytorch),
         (golden.tensors("params/"), "blocks.1.attn.qkv.weight", rar_from_pytorch),
@@ -187,7 +185,7 @@ def test_numbers_that_are_not_finite_are_refused_by_the_name_of_their_tensor(
         rar_from_pytorch(golden.tensors("params/") | {"lm_head.bias": half})
 
 
-def test_the_kind_is_told_by_the_names(golden, vqgan_layout, inception_tensors):
+def test_the_kind_follows_from_the_names_of_the_tensors(golden, vqgan_layout, inception_tensors):
     assert kind_of(golden.tensors("params/")) == "rar"
     assert kind_of(vqgan_layout) == "vqgan"
     assert kind_of(inception_tensors) == "inception"

@@ -29,7 +29,7 @@ STEP = 3
 
 @pytest.fixture(scope="module")
 def shapes():
-    """Of a train state with a moving average."""
+    """The shapes of a train state with a moving average."""
     model = RAR(
         ModelConfig(
             grid_side=4,
@@ -48,7 +48,7 @@ def shapes():
 
 @pytest.fixture(scope="module")
 def state(shapes):
-    """No two of its arrays alike."""
+    """A train state in which all arrays differ."""
     rng = np.random.default_rng(0)
     filled = jax.tree.map(lambda x: (100 * rng.standard_normal(x.shape)).astype(x.dtype), shapes)
     return filled.replace(step=np.int32(STEP))
@@ -56,7 +56,7 @@ def state(shapes):
 
 @pytest.fixture(scope="module")
 def saved(state, shapes, tmp_path_factory):
-    """A run's folder with the checkpoint of a mesh of data 2 x fsdp 4."""
+    """A run's folder with a checkpoint that was saved on a mesh of data 2 x fsdp 4."""
     folder = tmp_path_factory.mktemp("run")
     store = CheckpointStore(folder, CheckpointConfig())
     store.save(jax.device_put(state, shardings(shapes, make_mesh((2, 4)))), {"loader": 7})
@@ -66,7 +66,7 @@ def saved(state, shapes, tmp_path_factory):
 
 @pytest.mark.parametrize("mesh", [(1, 1), (2, 1), (1, 2), (2, 2), (1, 4), (2, 4), (4, 2), (8, 1), (1, 8), (2, 2, 2)])
 def test_a_checkpoint_is_restored_onto_any_mesh(saved, state, shapes, mesh):
-    """To the bit, and with no more of an array on a device than its share."""
+    """All bits are equal, and each device holds only its shard of an array."""
     wanted = shardings(shapes, make_mesh(mesh, jax.devices()[: math.prod(mesh)]))
     like = jax.tree.map(lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes, wanted)
     restored, data = CheckpointStore(saved).restore(STEP, like)
@@ -85,13 +85,13 @@ def test_a_checkpoint_is_restored_onto_any_mesh(saved, state, shapes, mesh):
 
 
 def bytes_read():
-    """By TensorStore, in this process so far."""
+    """Returns the number of bytes that TensorStore has read in this process so far."""
     (metric,) = tensorstore.experimental_collect_matching_metrics("/tensorstore/kvstore/file/bytes_read")
     return metric["values"][0]["value"]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_sampling_reads_the_average_alone_in_the_dtype_asked_for(saved, state, dtype):
+def test_sampling_reads_only_the_average_in_the_requested_dtype(saved, state, dtype):
     sharding = replicated(make_mesh((8, 1)))
     store = CheckpointStore(saved)
     before = bytes_read()
@@ -103,7 +103,7 @@ def test_sampling_reads_the_average_alone_in_the_dtype_asked_for(saved, state, d
         np.testing.assert_array_equal(array, expected.astype(dtype))
 
     jax.tree.map(check, params, state.ema)
-    # Of four trees of the size of the parameters: themselves, two moments and the average.
+    # The checkpoint has four trees of this size: the parameters, two moments and the average.
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(state.ema))
     assert 0.8 * size < read < 1.5 * size
 
@@ -128,9 +128,7 @@ def garble_the_manifest(step):
 
 
 @pytest.mark.parametrize("damage", [flip_a_bit, half, garble_the_manifest])
-def test_sampling_goes_back_to_the_newest_checkpoint_that_is_whole_and_changes_nothing(
-    saved, state, tmp_path, caplog, damage
-):
+def test_sampling_uses_the_newest_undamaged_checkpoint_and_changes_no_files(saved, state, tmp_path, caplog, damage):
     folder = tmp_path / "run"
     shutil.copytree(saved, folder)
     checkpoints = folder / "checkpoints"
@@ -143,19 +141,21 @@ def test_sampling_goes_back_to_the_newest_checkpoint_that_is_whole_and_changes_n
     step, params = store.restore_newest_sampling_params(sharding, "float32")
     assert step == STEP
     jax.tree.map(np.testing.assert_array_equal, params, state.ema)
-    said = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
-    assert [line.split(" cannot be read")[0] for line in said] == [f"checkpoint {checkpoints / n}" for n in ("7", "5")]
+    messages = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert [line.split(" cannot be read")[0] for line in messages] == [
+        f"checkpoint {checkpoints / n}" for n in ("7", "5")
+    ]
     last = caplog.records[-1]
     assert last.levelname == "WARNING"
-    assert last.getMessage() == "the checkpoint of step 3 is used, because that of step 7, 5 is damaged"
-    # Asked for by its number it is refused.
+    assert last.getMessage() == "using the checkpoint of step 3, because newer ones are damaged: 7, 5"
+    # A damaged step that is requested explicitly is refused.
     with pytest.raises(DamagedError, match=rf"checkpoints/{STEP + 4} cannot be read"):
         store.restore_sampling_params(STEP + 4, sharding, "float32")
     store.close()
     assert files(folder) == before
 
 
-def test_no_checkpoint_that_is_whole(saved, tmp_path, caplog):
+def test_without_an_undamaged_checkpoint_there_is_one_error(saved, tmp_path, caplog):
     sharding = replicated(make_mesh((8, 1)))
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(ValueError, match=f"no checkpoint in '{tmp_path}'"):
@@ -164,12 +164,12 @@ def test_no_checkpoint_that_is_whole(saved, tmp_path, caplog):
     half(tmp_path / "checkpoints" / str(STEP))
     with pytest.raises(ValueError, match=r"no checkpoint can be read: .*/3 cannot be read: .* is missing"):
         CheckpointStore(tmp_path).restore_newest_sampling_params(sharding, "float32")
-    # The error is the one line that says it.
+    # Only the error reports it; nothing is logged.
     assert not [record for record in caplog.records if record.name.startswith("rar_jax")]
 
 
 def two_checkpoints(saved, folder):
-    """A copy of a run's folder with a second, newer checkpoint."""
+    """Copies a run's folder and adds a second, newer checkpoint."""
     shutil.copytree(saved, folder)
     shutil.copytree(folder / "checkpoints" / str(STEP), folder / "checkpoints" / str(STEP + 2))
     return folder
@@ -197,7 +197,7 @@ def not_permitted(*args, **options):
         ("rar_jax.checkpoints.manifest._is_missing", no_network, ConnectionError),
     ],
 )
-def test_what_is_not_damage_is_raised_as_it_is_and_nothing_moves(
+def test_errors_other_than_damage_are_raised_unchanged_and_nothing_moves(
     saved, shapes, tmp_path, monkeypatch, where, failure, error
 ):
     folder = two_checkpoints(saved, tmp_path / "run")
@@ -245,7 +245,7 @@ def test_a_state_of_another_shape_is_not_damage(saved, shapes, tmp_path):
 
 
 def test_a_checkpoint_that_is_not_proven_to_be_damaged_stays(saved, shapes, tmp_path):
-    """Without a manifest nothing proves that the missing files were ever there."""
+    """Without a manifest, it is unknown whether the missing files ever existed."""
     folder = two_checkpoints(saved, tmp_path / "run")
     half(folder / "checkpoints" / str(STEP + 2))
     (folder / "checkpoints" / str(STEP + 2) / "manifest.json").unlink()
@@ -287,12 +287,12 @@ def test_the_best_checkpoint_is_kept(state, tmp_path, best_is_max, best):
 
 
 def silencers():
-    """What could keep other libraries from being heard."""
+    """Returns the filters, levels and hooks that could suppress messages of other libraries."""
     loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
     return [[*logger.filters, logger.level] for logger in loggers], [*warnings.filters], sys.unraisablehook
 
 
-def test_other_libraries_are_silenced_while_a_save_is_in_flight_alone(state, tmp_path, monkeypatch, caplog):
+def test_other_libraries_are_silenced_only_while_a_save_is_in_flight(state, tmp_path, monkeypatch, caplog):
     before = silencers()
     store = CheckpointStore(tmp_path, CheckpointConfig())
     assert silencers() == before
@@ -310,14 +310,14 @@ def test_other_libraries_are_silenced_while_a_save_is_in_flight_alone(state, tmp
     store = CheckpointStore(tmp_path, CheckpointConfig())
 
     def full(*args, **options):
-        absl.logging.error("nothing of Orbax is silenced here")
+        absl.logging.error("Orbax is not silenced here")
         warnings.warn("coroutine 'save' was never awaited", RuntimeWarning, stacklevel=1)
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(store._manager, "save", full)
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as messages:
         store.save(state.replace(step=np.int32(STEP + 2)), {})
-    assert not said and "nothing of Orbax is silenced here" in caplog.text
+    assert not messages and "Orbax is not silenced here" in caplog.text
     assert silencers() == before
     assert not store.close()
     assert silencers() == before

@@ -22,8 +22,8 @@ def torch_file(path, data_pkl, **members):
 
 
 @pytest.mark.parametrize("file", ["tensors.pth", "tensors_legacy.pth"])
-def test_what_pytorch_saved_is_read(file):
-    """By torch.save of PyTorch 2.13; the second with `_use_new_zipfile_serialization=False`, as before PyTorch 1.6."""
+def test_files_of_pytorch_are_read(file):
+    """PyTorch 2.13 wrote them, the second one in the format of PyTorch before 1.6."""
     tensors = read_tensors(DATA / file)
     expected = {
         "p": np.arange(6, dtype=np.float32).reshape(2, 3),  # A torch.nn.Parameter.
@@ -44,7 +44,7 @@ def test_what_pytorch_saved_is_read(file):
 
 
 @pytest.mark.parametrize("as_zip", [True, False])
-def test_it_agrees_with_pytorch_itself(tmp_path, as_zip):
+def test_files_are_read_as_pytorch_reads_them(tmp_path, as_zip):
     torch = pytest.importorskip("torch")
     tensors = torch.nn.Conv2d(3, 5, 3).state_dict()
     torch.save(tensors, tmp_path / "conv.bin", _use_new_zipfile_serialization=as_zip)
@@ -94,14 +94,14 @@ class Named:
         (Named("collections", "OrderedDict.fromkeys", [1]).pickled(), r"asks for collections.OrderedDict\.fromkeys"),
         (pickle.dumps({"step": 3, "name": "x"}), r"found 'step' \(int\), 'name' \(str\)"),
         (pickle.dumps([1]), "found list"),
-        (b"not a pickle", "is not read"),
+        (b"not a pickle", "cannot be read"),
     ],
 )
 def test_nothing_but_tensors_is_rebuilt_and_nothing_is_run(tmp_path, monkeypatch, data, message):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=message):
         read_tensors(torch_file(tmp_path / "evil.bin", data))
-    # Before the zip files there were five pickles, of which this is the third.
+    # The legacy format has five pickles; this one is the third.
     magic = pickle.dumps(0x1950A86A20F9469CFC6C, 2) + pickle.dumps(1001, 2)
     (tmp_path / "legacy.bin").write_bytes(magic + data + pickle.dumps({}, 2) + pickle.dumps([], 2))
     with contextlib.suppress(ValueError):
@@ -110,7 +110,7 @@ def test_nothing_but_tensors_is_rebuilt_and_nothing_is_run(tmp_path, monkeypatch
 
 
 def tensor_pickle(offset, shape, strides, size=6, key="0", name="w"):
-    """What torch.save writes of {name: tensor}."""
+    """Returns the pickle that torch.save writes for {name: tensor}."""
     buffer = io.BytesIO()
 
     class Pickler(pickle._Pickler):
@@ -160,7 +160,7 @@ def test_a_tensor_is_not_larger_than_its_storage(tmp_path, shape, strides):
         read_tensors(path)
 
 
-def test_an_empty_tensor_of_any_shape_takes_nothing(tmp_path):
+def test_an_empty_tensor_of_an_impossible_shape_is_damage(tmp_path):
     path = torch_file(tmp_path / "w.pth", tensor_pickle(0, (0, 2**70), (1, 1)), **{"0": STORAGE})
     with pytest.raises(ValueError, match=r"w\.pth is damaged: archive/data/0: "):
         np.asarray(read_tensors(path)["w"])
@@ -169,13 +169,13 @@ def test_an_empty_tensor_of_any_shape_takes_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        # The object memo, by number: room for 2**27 pointers is a gigabyte.
+        # A memo with 2**27 pointers would take a gigabyte.
         (b"\x80\x02}r\xff\xff\xff\x07.", "gives the number 134217727 to one of its first 2 objects"),
         (b"\x80\x02}p134217727\n.", "gives the number 134217727 to one of its first 2 objects"),
         (b"\x80\x05\x96" + (2**31).to_bytes(8, "little") + b".", "expected 2147483648 bytes in a bytearray8"),
     ],
 )
-def test_no_room_is_made_for_what_is_not_there(tmp_path, data, message):
+def test_no_memory_is_allocated_for_data_that_is_missing(tmp_path, data, message):
     tracemalloc.start()
     with pytest.raises(ValueError, match=message):
         read_tensors(torch_file(tmp_path / "r.bin", data))
@@ -184,31 +184,31 @@ def test_no_room_is_made_for_what_is_not_there(tmp_path, data, message):
     assert peak < 10**7
 
 
-def test_members_that_are_claimed_and_not_there(tmp_path):
+def test_members_larger_than_the_file_are_refused(tmp_path):
     path = torch_file(tmp_path / "c.bin", tensor_pickle(0, (6,), (1,)), **{"0": STORAGE})
     data = bytearray(path.read_bytes())
-    # Its sizes in the directory at the end.
+    # The sizes of the member in the directory at the end of the file.
     entry = data.rindex(b"archive/data/0") - 46
     data[entry + 20 : entry + 28] = (2**31).to_bytes(4, "little") * 2
     path.write_bytes(data)
-    with pytest.raises(ValueError, match=rf"it has {len(data)} bytes, and claims to hold 21474\d+"):
+    with pytest.raises(ValueError, match=rf"it has {len(data)} bytes, but claims to hold 21474\d+"):
         read_tensors(path)
 
 
 def nested(depth):
-    """Pickled: a tuple of two of the same tuple, of two of the same tuple, and so on."""
+    """Returns a pickled tuple that has the same tuple twice, which has the same tuple twice, and so on."""
     return b")" + b"2\x86" * depth
 
 
-def test_what_would_take_for_ever_to_print_is_not_printed(tmp_path):
+def test_objects_that_take_forever_to_print_are_not_printed(tmp_path):
     for kind, key in ((nested(60), b"K\x00"), (b"X\x07\x00\x00\x00storage", nested(60))):
         storage = b"(" + kind + b"ctorch\nFloatStorage\n" + key + b"NK\x06tQ."
-        with pytest.raises(ValueError, match="refers to something that is not the numbers of a tensor"):
+        with pytest.raises(ValueError, match="refers to an object that is not the storage of a tensor"):
             read_tensors(torch_file(tmp_path / "n.bin", b"\x80\x02" + storage, **{"0": STORAGE}))
 
 
 @pytest.mark.parametrize("file", ["tensors.pth", "tensors_legacy.pth"])
-def test_whatever_is_wrong_with_a_file_is_one_error_that_names_it(tmp_path, file):
+def test_every_kind_of_damage_is_one_error_that_names_the_file(tmp_path, file):
     whole, chance = (DATA / file).read_bytes(), random.Random(0)
     for _ in range(1500):
         data = bytearray(whole)
@@ -225,12 +225,12 @@ def test_whatever_is_wrong_with_a_file_is_one_error_that_names_it(tmp_path, file
 
 
 def test_a_pickle_cannot_change_what_was_checked(tmp_path):
-    """BUILD sets attributes of what a pickle made: of a storage, of the function that rebuilds."""
+    """The opcode BUILD sets attributes of an object: here of a storage and of the rebuilding function."""
     state = pickle.dumps({"size": 1, "__doc__": "changed"}, 2)[2:-1]
     rebuild = b"ctorch._utils\n_rebuild_tensor_v2\n"
     storage = b"((X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x06tQ"
     for data in (b"\x80\x02" + storage[1:] + state + b"b.", b"\x80\x02" + rebuild + state + b"b."):
-        with pytest.raises(ValueError, match=r"is not read: .* object has no attribute '__dict__'"):
+        with pytest.raises(ValueError, match=r"cannot be read: .* object has no attribute '__dict__'"):
             read_tensors(torch_file(tmp_path / "build.bin", data, **{"0": STORAGE}))
 
 
@@ -250,7 +250,7 @@ def test_damaged_files(tmp_path):
     whole = (DATA / "tensors_legacy.pth").read_bytes()
     for length in (len(whole) - 1, len(whole) + 1):
         (tmp_path / "l.bin").write_bytes((whole + b"x")[:length])
-        with pytest.raises(ValueError, match=rf"l\.bin is not read: it has {length} bytes, and its tensors take"):
+        with pytest.raises(ValueError, match=rf"l\.bin cannot be read: it has {length} bytes, but its tensors take"):
             read_tensors(tmp_path / "l.bin")
     (tmp_path / "w.npz").write_bytes(b"")
     with pytest.raises(ValueError, match=r"weights are read from \.bin"):
@@ -264,7 +264,7 @@ def test_damaged_files(tmp_path):
         archive.writestr("a/b", "c")
     with pytest.raises(ValueError, match=r"no data\.pkl"):
         read_tensors(tmp_path / "z.bin")
-    with pytest.raises(ValueError, match="has 8 bytes, and 6 numbers of float32 are asked for"):
+    with pytest.raises(ValueError, match="has 8 bytes, too few for 6 numbers of float32"):
         read_tensors(torch_file(tmp_path / "s.bin", tensor_pickle(0, (6,), (1,)), **{"0": STORAGE[:8]}))
     flipped = bytearray(torch_file(tmp_path / "f.bin", tensor_pickle(0, (6,), (1,)), **{"0": STORAGE}).read_bytes())
     flipped[flipped.index(STORAGE) + 3] ^= 1

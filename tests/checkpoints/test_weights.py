@@ -22,9 +22,9 @@ def rar_file(golden, tmp_path_factory):
     return path
 
 
-def test_a_published_file_a_converted_folder_and_back(rar_file, golden, golden_model, tmp_path):
+def test_a_published_file_is_converted_to_a_folder_and_back(rar_file, golden, golden_model, tmp_path):
     published = load_weights(rar_file)
-    # The network whose logits are the golden ones, by tests/models and tests/sampling.
+    # tests/models and tests/sampling compare the logits of this network with the golden ones.
     assert published.kind == "rar"
     assert (
         published.model.clone(config=dataclasses.replace(published.model.config, dropout=0.0, attention_dropout=0.0))
@@ -48,7 +48,7 @@ def test_a_published_file_a_converted_folder_and_back(rar_file, golden, golden_m
 def test_weights_are_identified_by_the_bytes_of_their_files(rar_file, golden, tmp_path):
     published = load_weights(rar_file)
     assert published.identity == hashlib.sha256(rar_file.read_bytes()).hexdigest()[:12]
-    # Whatever they are loaded as; the fingerprint is of the numbers.
+    # The identity does not depend on the dtype. The fingerprint depends on the numbers only.
     assert load_weights(rar_file, dtype=None).identity == published.identity
     save_weights(tmp_path / "run", published)
     converted = load_weights(tmp_path / "run")
@@ -58,7 +58,7 @@ def test_weights_are_identified_by_the_bytes_of_their_files(rar_file, golden, tm
     recorded = json.loads((checkpoint / "manifest.json").read_text())
     lines = "".join(f"{recorded[name]} {name}\n" for name in sorted(recorded))
     assert converted.identity == hashlib.sha256(lines.encode()).hexdigest()[:12]
-    # Elsewhere, by its step, and without a manifest it is the same checkpoint.
+    # It is the same checkpoint in another folder, by its step, and without a manifest.
     shutil.copytree(tmp_path / "run", tmp_path / "copy")
     (tmp_path / "copy" / "checkpoints" / "0" / "manifest.json").unlink()
     assert load_weights(tmp_path / "copy").identity == load_weights(checkpoint).identity == converted.identity
@@ -69,7 +69,7 @@ def test_weights_are_identified_by_the_bytes_of_their_files(rar_file, golden, tm
 
 
 @pytest.mark.parametrize("stored", ["float32", "float16"])
-def test_the_dtype_of_a_file_and_of_a_folder(golden, tmp_path, stored):
+def test_the_requested_dtype_overrides_the_stored_one(golden, tmp_path, stored):
     tensors = {name: tensor.astype(stored) for name, tensor in golden.tensors("params/").items()}
     save_file(tensors, tmp_path / "rar.safetensors")
     whole = load_weights(tmp_path / "rar.safetensors")
@@ -106,7 +106,7 @@ def test_the_inception_network(inception_tensors, tmp_path):
         assert back[name].tobytes() == tensor.tobytes(), name
 
 
-def test_weights_that_are_not_there_or_of_another_kind(vqgan_file, rar_file, tmp_path):
+def test_missing_damaged_and_unsuitable_weights_are_refused(vqgan_file, rar_file, tmp_path):
     with pytest.raises(ValueError, match="there is no such file or folder"):
         load_weights(tmp_path / "nothing.bin")
     with pytest.raises(ValueError, match=r"no run in .*it has no config\.json"):
@@ -116,10 +116,10 @@ def test_weights_that_are_not_there_or_of_another_kind(vqgan_file, rar_file, tmp
     with pytest.raises(ValueError, match="is a file of weights and has no step 3"):
         load_weights(rar_file, "rar", step=3)
     save_file({"w": np.zeros(3)}, tmp_path / "other.safetensors")
-    with pytest.raises(ValueError, match=r"of neither a RAR, a MaskGIT-VQGAN nor the .*; its first: \['w'\]"):
+    with pytest.raises(ValueError, match=r"does not hold a RAR, a MaskGIT-VQGAN or .*; its first tensors are \['w'\]"):
         load_weights(tmp_path / "other.safetensors")
     save_weights(tmp_path / "converted", load_weights(rar_file))
-    with pytest.raises(ValueError, match="is there already"):
+    with pytest.raises(ValueError, match="exists already"):
         save_weights(tmp_path / "converted", load_weights(rar_file))
     damaged = max((tmp_path / "converted").rglob("d/*"), key=lambda path: path.stat().st_size)
     data = bytearray(damaged.read_bytes())

@@ -1,4 +1,4 @@
-"""What all commands share: how they are found, what a mistake prints, signals and exit codes."""
+"""All commands: the list of commands, error messages, signals and exit codes."""
 
 import ast
 import signal
@@ -33,7 +33,7 @@ def test_an_unknown_command_is_one_line_with_the_nearest_names():
 
 
 def test_help_lists_the_flags_of_the_command_and_not_others():
-    """Also those that several commands share, and for the known name of training."""
+    """This includes flags that several commands share, and `rar_jax.main`, the other name of train."""
     shown = run("rar_jax", "animate", "--help").stdout
     assert shown.startswith("Draws samples as they appear") and "--format" in shown and "--top_p" in shown
     assert "--npz" not in shown
@@ -41,7 +41,7 @@ def test_help_lists_the_flags_of_the_command_and_not_others():
 
 
 def outcome(body):
-    """Runs a command with this body."""
+    """Runs a command whose main function has this body."""
     return python("-c", f"from rar_jax.commands import cli\n\ndef main(argv):\n    {body}\n\ncli.run(main)\n")
 
 
@@ -104,7 +104,7 @@ cli.run(main)
     process.send_signal(number)
     assert process.wait(timeout=30) == {signal.SIGINT: 130, signal.SIGTERM: 143}[number]
     assert process.stderr.read() == f"error: stopped by {number.name}\n"
-    # A second one does not wait for what the first began.
+    # A second signal ends the command at once, even while it cleans up.
     process = begin(main.format(seconds=60))
     process.send_signal(number)
     assert process.stdout.readline() == "ending\n"
@@ -114,7 +114,7 @@ cli.run(main)
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_while_python_shuts_down_is_silent(number):
-    """It waits for its threads after the command is done."""
+    """Python waits for the threads of a command that has ended."""
     main = """
 def wait():
     threading.main_thread().join()

@@ -3,14 +3,14 @@ from running import call, run
 from safetensors.numpy import load_file, save_file
 
 
-def test_published_weights_in_and_out(golden, vqgan_file, tmp_path):
-    """A file to a folder, pictures from either, and back to a file."""
+def test_published_weights_are_converted_and_back(golden, vqgan_file, tmp_path):
+    """A file is converted to a folder and back, and the file and the folder give the same samples."""
     published = tmp_path / "rar.safetensors"
     save_file(golden.tensors("params/"), published)
     heads = golden.config["heads"]
     for file, flag, message in (
-        (published, heads + 1, f"--num_heads={heads + 1}, but the tensors of {published} have {heads} heads: leave"),
-        (vqgan_file, heads, f"--num_heads={heads} is for a RAR, and {vqgan_file} holds vqgan weights: leave it out"),
+        (published, heads + 1, f"--num_heads={heads + 1}, but the tensors of {published} have {heads} heads: remove"),
+        (vqgan_file, heads, f"--num_heads={heads} is for a RAR, but {vqgan_file} holds vqgan weights: remove it"),
     ):
         refused = run("rar_jax", "convert", f"--input={file}", f"--output={tmp_path / 'rar'}", f"--num_heads={flag}")
         assert refused.returncode == 2 and message in refused.stderr and not (tmp_path / "rar").exists()
@@ -38,7 +38,7 @@ def test_published_weights_in_and_out(golden, vqgan_file, tmp_path):
     assert other.returncode == 2 and "rar weights are needed" in other.stderr
 
 
-def test_inception_weights_in_and_out(inception_tensors, tmp_path):
+def test_inception_weights_are_converted(inception_tensors, tmp_path):
     save_file(inception_tensors, tmp_path / "published.safetensors")
     back = tmp_path / "back.safetensors"
     converted = call("convert", f"--input={tmp_path / 'published.safetensors'}", f"--output={back}")

@@ -39,14 +39,14 @@ def test_images_are_scored(digit_files, tmp_path):
     )
     page = Image.open(tmp_path / "report.png")
     assert page.width > 1000 and np.asarray(page).std() > 30
-    # A report of the same is replaced; one of something else is not, and that is said before the work.
+    # A report of the same inputs is replaced. One of other inputs is refused before any features are computed.
     same = call("evaluate", f"--samples={heldout}", f"--reference={train}", *options)
     assert same.returncode == 0, same.stderr
     other = call("evaluate", f"--samples={train}", f"--reference={heldout}", *options)
-    assert other.returncode == 2 and f"--out={tmp_path} was begun with samples=" in other.stderr
+    assert other.returncode == 2 and f"--out={tmp_path} was started with samples=" in other.stderr
     assert "features of" not in other.stderr
     assert json.loads((tmp_path / "report.json").read_text()) == report
-    # Statistics saved and used give the same distance.
+    # Saved statistics give the same distance as the images.
     saved = call("evaluate", f"--samples={train}", "--features=pixels", f"--save_statistics={tmp_path / 's.npz'}")
     assert saved.returncode == 0, saved.stderr
     options[-1] = f"--out={tmp_path / 'stored'}"
@@ -65,7 +65,7 @@ def test_images_are_scored(digit_files, tmp_path):
         (["--samples=a.npz"], "name what to score against with --reference, or a file for --save_statistics"),
         (["--samples=a.npz", "--reference=b.npz", "--seed=1"], "'seed'"),
         (["--samples=a.npz", "--reference=b.npz"], "a.npz: there is no such file"),
-        (["--samples=tests/data/rar_tiny.npz", "--reference=b.npz"], "has no arr_0, the images"),
+        (["--samples=tests/data/rar_tiny.npz", "--reference=b.npz"], "has no arr_0, which must hold the images"),
         (["--samples=setup.py", "--reference=b.npz"], "it must be a folder or an .npz"),
         (["--samples=a.npz", "--save_statistics=b.txt"], "--save_statistics=b.txt must be an .npz file"),
     ],

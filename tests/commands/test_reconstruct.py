@@ -15,7 +15,7 @@ def test_reconstructions_are_drawn_below_their_images(scenes, vqgan_file, tmp_pa
     cells = np.asarray(Image.open(picture))
     first = center_square(read_picture((scenes / "china" / "000_000.jpg").read_bytes()), 64)
     np.testing.assert_array_equal(cells[2:66, 2:66], first)
-    # Two rows of images with theirs below; the second has two.
+    # There are two rows of images, each above its reconstructions; the second row has two images.
     assert cells.shape == (4 * 66 + 2, 8 * 66 + 2, 3)
     assert (cells[2 * 66 + 2 :, 2 * 66 + 2 :] == 255).all()
 
@@ -25,7 +25,7 @@ def test_reconstructions_are_drawn_below_their_images(scenes, vqgan_file, tmp_pa
     [
         ([], "name one of --images, --tfds; given: none"),
         (["--jsonl=a", "--tokenizer=digits"], "'jsonl'"),
-        (["--images=tests", "--split=train"], "--split has no effect with --images: leave it out"),
+        (["--images=tests", "--split=train"], "--split has no effect with --images: remove it"),
         (["--images=tests"], "name the tokenizer with --tokenizer=WEIGHTS"),
         (["--images=tests", "--output=out", "--tokenizer=digits"], "--output=out must be a .png file"),
         (["--images=tests", "--output=setup.py/a.png", "--tokenizer=digits"], "setup.py is a file, not a folder"),

@@ -12,7 +12,7 @@ def test_train_then_sample(tmp_path):
     overrides += ["--config.eval.score_every=0"]
     trained = run("rar_jax.main", "--config=configs/digits.py", f"--workdir={tmp_path}", *overrides)
     assert trained.returncode == 0, trained.stderr
-    # A step's folder is of its run: what is drawn goes beside the run's own pictures, not into the checkpoint.
+    # With the folder of a step, samples are written to the run's folder, not to the checkpoint.
     step = tmp_path / "checkpoints" / "2"
     options = ["--classes=7,2", "--num=5", "--npz", "--seed=3"]
     sampled = run("rar_jax", "sample", f"--checkpoint={step}", *options)
@@ -21,7 +21,7 @@ def test_train_then_sample(tmp_path):
         images = file["arr_0"]
         assert images.shape == (5, 8, 8, 3) and images.dtype == np.uint8
         assert file["arr_1"].tolist() == [7, 2, 7, 2, 7]
-    # One class a row, with its name, in the order asked for; the second row is one image short.
+    # Each row has one class with its name, in the requested order. The second row lacks one image.
     blank = np.full((1, 8, 8, 3), 255, np.uint8)
     grid = np.asarray(Image.open(tmp_path / "samples" / "grid.png"))
     shown = np.concatenate([images[0::2], images[1::2], blank])
@@ -54,7 +54,7 @@ def test_mistakes_with_samples(command, arguments, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--process_index=0"], "--process_index and --process_count go together"),
+        (["--process_index=0"], "--process_index and --process_count must be given together"),
         (["--process_index=2", "--process_count=2", "--npz"], "--process_index=2 must be below --process_count=2"),
         (["--process_index=0", "--process_count=2"], "--process_count=2 needs a job to share: add --npz or --png"),
         (["--animate=gif"], "animate"),

@@ -2,7 +2,7 @@ import pytest
 from running import refusal
 
 
-# That records become pictures is seen in test_train.py, at the end of the way from images to a run.
+# test_train.py tests that records are drawn as images.
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

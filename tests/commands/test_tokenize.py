@@ -14,7 +14,7 @@ from running import refusal
         (["--jsonl=nothing.jsonl", "--output=out"], "--jsonl=nothing.jsonl: there is no such file"),
         (
             ["--images=tests", "--output=out", "--crops=ten", "--flip", "--tokenizer=digits"],
-            "--crops=ten, which has the mirrors already",
+            "--crops=ten, which includes mirror images",
         ),
         (["--images=tests", "--output=setup.py", "--tokenizer=digits"], "setup.py is a file, not a folder"),
         (["--images=tests", "--output=out", "--crops=five"], "crops"),
@@ -22,14 +22,14 @@ from running import refusal
             ["--images=tests", "--output=out", "--class_list=none.txt", "--tokenizer=digits"],
             "none.txt: there is no such",
         ),
-        (["--images=tests", "--output=out", "--tokenizer=digits", "--process_count=2"], "go together"),
+        (["--images=tests", "--output=out", "--tokenizer=digits", "--process_count=2"], "must be given together"),
         (
             ["--jsonl=a", "--output=out", "--process_count=2", "--process_index=1"],
             "--process_index has no effect with --jsonl",
         ),
         (
             ["--images=tests", "--output=out", "--tokenizer=digits", "--split=train"],
-            "--split has no effect with --images: leave it out",
+            "--split has no effect with --images: remove it",
         ),
         (
             ["--images=tests", "--output=out", "--tokenizer=digits", "--skip_bad"],

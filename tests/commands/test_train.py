@@ -45,20 +45,20 @@ def test_a_mistake_is_one_line_and_exit_code_2(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_save_that_fails_is_a_line_and_not_the_tracebacks_of_its_threads(tmp_path):
+def test_a_failed_save_is_one_line_without_tracebacks(tmp_path):
     overrides = ["--config.model.width=128", "--config.model.depth=1", "--config.train.stop_step=2"]
     overrides += ["--config.eval.samples_per_class=0", "--config.eval.report_samples=0", "--config.eval.num_images=16"]
     overrides += ["--config.eval.score_every=0"]
     overrides += ["--config.checkpoint.every=1"]
-    # The records of the digits are smaller, and the largest file of a checkpoint is not.
+    # This limit lets the records of the digits be written, but not the largest file of a checkpoint.
     full = "import resource, runpy; resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000)); "
     full += "runpy.run_module('rar_jax.main', run_name='__main__', alter_sys=True)"
     trained = python("-c", full, "--config=configs/digits.py", f"--workdir={tmp_path}", *overrides)
     assert trained.returncode == 1
     lines = trained.stderr.splitlines()
-    said = [line for line in lines if " failed: " in line]
-    assert len(said) == 2 and all(
-        "File too large" in line and line.endswith("older checkpoints stay: []") for line in said
+    failures = [line for line in lines if " failed: " in line]
+    assert len(failures) == 2 and all(
+        "File too large" in line and line.endswith("older checkpoints stay: []") for line in failures
     )
     assert lines[-1] == "error: step 2 could not be saved; there is no checkpoint yet"
     assert "Traceback" not in trained.stderr and not [
@@ -66,8 +66,8 @@ def test_a_save_that_fails_is_a_line_and_not_the_tracebacks_of_its_threads(tmp_p
     ]
 
 
-def test_images_to_records_to_a_run_and_back_to_pictures(scenes, vqgan_file, tmp_path):
-    """From class folders of JPEGs to a trained model, as a user goes."""
+def test_images_are_tokenized_drawn_and_trained_on(scenes, vqgan_file, tmp_path):
+    """Runs the commands by which a user gets from class folders of JPEGs to a trained model."""
     tokens, tokenizer = tmp_path / "tokens", [f"--tokenizer={vqgan_file}", "--image_size=16"]
     made = run(
         "rar_jax", "tokenize", f"--images={scenes}", f"--output={tokens}", "--crops=ten", "--workers=1", *tokenizer
@@ -86,7 +86,7 @@ def test_images_to_records_to_a_run_and_back_to_pictures(scenes, vqgan_file, tmp
     overrides += ["--config.train.dtype=float32", "--config.eval.samples_per_class=2", "--config.train.stop_step=7"]
     trained = run("rar_jax.main", "--config=configs/rar_b.py", f"--workdir={tmp_path / 'run'}", *overrides)
     assert trained.returncode == 0, trained.stderr
-    # Six steps an epoch, of the 96 images and not of their 960 crops.
+    # An epoch has 96 images, not their 960 crops, in six steps.
     assert "(6 an epoch)" in trained.stderr
     assert (tmp_path / "run" / "samples" / "step_00000007.png").exists()
     overrides[2] = "--config.data.num_images=95"
@@ -96,7 +96,7 @@ def test_images_to_records_to_a_run_and_back_to_pictures(scenes, vqgan_file, tmp
 
 @pytest.mark.long
 def test_the_digits_run_learns_the_digits(tmp_path):
-    """The whole of configs/digits.py: its report against the figures in the README, with room for other processors."""
+    """A full run of configs/digits.py reaches the figures in the README, with a margin for other processors."""
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     command = [sys.executable, "-m", "rar_jax.main", "--config=configs/digits.py", f"--workdir={tmp_path}"]
     subprocess.run(command, cwd=ROOT, env=environment, check=True, timeout=900)
@@ -106,15 +106,15 @@ def test_the_digits_run_learns_the_digits(tmp_path):
     assert report["frechet_samples"] < 4 * report["frechet_train"]
     evaluated = [entry for entry in read_metrics(tmp_path) if "heldout/target_loss" in entry]
     check_greedy_decodes_agree(tmp_path)
-    # While r is 1 both orders are as hard; once it is 0 the target order is the easier one.
+    # While r is 1, both orders are equally hard. Once r is 0, the target order is easier.
     assert abs(evaluated[0]["heldout/target_loss"] - evaluated[0]["heldout/random_loss"]) < 0.03
     assert evaluated[-1]["heldout/random_loss"] - evaluated[-1]["heldout/target_loss"] > 0.3
 
 
 def check_greedy_decodes_agree(folder):
-    """The likeliest digits of a trained model are the same at batch 1, 3 and 8, and on one device and eight."""
+    """Checks that greedy decoding gives the same tokens at batch 1, 3 and 8, and on one device and on eight."""
     weights, labels = load_weights(folder, "rar"), np.arange(8)
-    # On the host, from where each mesh takes them.
+    # Each mesh takes the parameters from the host.
     params = jax.tree.map(np.asarray, weights.params)
     options = Options(guidance_scale=2.0, guidance_power=2.0, temperature=0)
     one, eight = make_mesh((1, 1), jax.devices()[:1]), make_mesh((8, 1))

@@ -21,7 +21,7 @@ def test_a_model_is_tuned(small_config, tmp_path):
     assert tuned.returncode == 0, tuned.stderr
     lines = [json.loads(line) for line in (tmp_path / "tuned" / "tuning.jsonl").read_text().splitlines()]
     assert len(lines) == 3
-    # Whatever the scores stand on.
+    # The first line holds everything that decides the scores.
     assert lines[0] == {
         "model": f"digits-{load(folder).identity}", "step": 2, "tokenizer": "digits",
         "images": 20, "seed": 0, "scan_order": "row_major", "guidance": "pow_cosine", "top_k": 0, "top_p": 1.0,
@@ -44,7 +44,7 @@ def test_a_model_is_tuned(small_config, tmp_path):
         (["--reference=b.npz", "--temperatures=a"], "--temperatures=a must be numbers"),
         (["--reference=b.npz", "--features=pixels"], "b.npz: there is no such file"),
         (["--reference=b.npz", "--seed=4294967296"], "--seed=4294967296"),
-        ([], "name a model with --checkpoint=RUN and what to compare with by --reference"),
+        ([], "name a model with --checkpoint=RUN and a reference with --reference"),
         (["--reference=tests/tiny", "--guidance_powers=0"], "--guidance_powers: 0 must be above 0"),
     ],
 )

@@ -93,7 +93,7 @@ def test_it_resumes_at_the_first_unfinished_shard(tmp_path, lines):
     first = tmp_path / "out" / "tokens-00000.array_record"
     before = first.stat()
     path.write_bytes(whole)
-    with pytest.raises(ValueError, match=r"was begun with shard_size=10, not 11: go on as it was begun"):
+    with pytest.raises(ValueError, match=r"was started with shard_size=10, not 11: use the same settings"):
         import_jsonl(path, tmp_path / "out", shard_size=11, **OPTIONS)
     import_jsonl(path, tmp_path / "out", shard_size=10, **OPTIONS)
     assert (first.stat().st_ino, first.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
@@ -102,7 +102,7 @@ def test_it_resumes_at_the_first_unfinished_shard(tmp_path, lines):
     before = (written.stat().st_ino, written.stat().st_mtime_ns)
     assert import_jsonl(path, tmp_path / "out", shard_size=10, **OPTIONS).num_images == 25
     assert (written.stat().st_ino, written.stat().st_mtime_ns) == before
-    with pytest.raises(ValueError, match=r"was begun with crops_per_image=1, not 5"):
+    with pytest.raises(ValueError, match=r"was started with crops_per_image=1, not 5"):
         import_jsonl(path, tmp_path / "out", shard_size=10, crops_per_image=5, **OPTIONS)
 
 

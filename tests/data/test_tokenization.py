@@ -102,7 +102,7 @@ def test_several_processes_share_the_shards(spoilt, tokenizer, tmp_path):
 def test_an_output_with_other_arguments_is_refused(scenes, tokenizer, tmp_path):
     source, options = ClassFolders(scenes), {"image_size": 16, "shard_size": 10, "num_workers": 1}
     tokenize_images(source, tokenizer, tmp_path / "out", process_index=0, process_count=2, **options)
-    with pytest.raises(ValueError, match=r"was begun with crops='center', not 'ten', shard_size=10, not 20"):
+    with pytest.raises(ValueError, match=r"was started with crops='center', not 'ten', shard_size=10, not 20"):
         tokenize_images(source, tokenizer, tmp_path / "out", **options | {"crops": "ten", "shard_size": 20})
     made = tokenize_images(source, tokenizer, tmp_path / "out", process_index=1, process_count=2, **options)
     assert made.num_images == 96
@@ -110,7 +110,7 @@ def test_an_output_with_other_arguments_is_refused(scenes, tokenizer, tmp_path):
     before = (written.stat().st_ino, written.stat().st_mtime_ns)
     assert tokenize_images(source, tokenizer, tmp_path / "out", **options) == made
     assert (written.stat().st_ino, written.stat().st_mtime_ns) == before
-    with pytest.raises(ValueError, match=r"was begun with flip=False, not True"):
+    with pytest.raises(ValueError, match=r"was started with flip=False, not True"):
         tokenize_images(source, tokenizer, tmp_path / "out", flip=True, **options)
 
 

@@ -48,13 +48,13 @@ def test_on_block_is_called_after_the_block_is_computed(monkeypatch):
     for name in ("_update", "_update_both", "_covered"):
         monkeypatch.setattr(neighbours, name, functools.partial(noted, getattr(neighbours, name)))
 
-    def told(distances):
+    def on_block(distances):
         pending.append(not all(leaf.is_ready() for leaf in jax.tree.leaves(computed[-1])))
 
     # Blocks are large enough to take longer than their dispatch.
     monkeypatch.setattr(neighbours, "_BLOCK", 1024)
     a = np.random.default_rng(0).standard_normal((2048, 512))
-    precision_recall(a, a, on_block=told)
+    precision_recall(a, a, on_block=on_block)
     assert len(pending) == 10 and not any(pending)
 
 

@@ -14,10 +14,10 @@ def test_statistics_are_written_in_adms_format_and_read_back(tmp_path):
     with np.load(path) as file:
         assert set(file.files) == {"mu", "sigma", "mu_s", "sigma_s"}
         np.testing.assert_array_equal(file["sigma_s"], found["spatial"].sigma)
-    again = read_statistics(path)
+    read = read_statistics(path)
     for kind in found:
-        np.testing.assert_array_equal(again[kind].mu, found[kind].mu)
-        np.testing.assert_array_equal(again[kind].sigma, found[kind].sigma)
+        np.testing.assert_array_equal(read[kind].mu, found[kind].mu)
+        np.testing.assert_array_equal(read[kind].sigma, found[kind].sigma)
 
 
 @pytest.mark.parametrize(

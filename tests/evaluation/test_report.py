@@ -16,20 +16,20 @@ from rar_jax.evaluation.report import Report, begin_report, report_folder, write
         ("runs/anneal_0.5/.", "evaluation/anneal_0.5"),
     ],
 )
-def test_a_report_is_by_default_beside_what_it_is_of(tmp_path, scored, folder):
+def test_a_report_is_by_default_beside_the_files_that_were_scored(tmp_path, scored, folder):
     (tmp_path / "runs" / "anneal_0.5" / "checkpoints" / "12").mkdir(parents=True)
     above = tmp_path / "runs" if scored.startswith("runs") else tmp_path
     assert report_folder(str(tmp_path / scored)) == above / folder
     assert report_folder(str(tmp_path / scored), "curves") == above / "evaluation" / "curves"
 
 
-def test_of_the_folder_one_is_in(tmp_path, monkeypatch):
+def test_the_default_folder_for_the_working_directory(tmp_path, monkeypatch):
     (tmp_path / "images").mkdir()
     monkeypatch.chdir(tmp_path / "images")
     assert report_folder(".") == tmp_path / "evaluation" / "images"
 
 
-def test_scores_are_said_although_they_cannot_be_written(tmp_path, capsys, monkeypatch):
+def test_scores_are_printed_even_if_they_cannot_be_written(tmp_path, capsys, monkeypatch):
     begin_report(tmp_path / "new", {"samples": "a"})
     report = Report("title", {"samples": "a"}, {}, {"fid": 2.5}, [])
 
@@ -42,11 +42,11 @@ def test_scores_are_said_although_they_cannot_be_written(tmp_path, capsys, monke
     assert "2.500" in capsys.readouterr().out
 
 
-def test_a_report_of_something_else_stays(tmp_path):
+def test_a_report_of_other_inputs_is_not_replaced(tmp_path):
     report = Report("title", {"samples": "a", "image_size": None}, {}, {"fid": 2.5}, [])
     (tmp_path / "report.json").write_text(json.dumps(dataclasses.asdict(report)))
     begin_report(tmp_path, report.inputs)
-    with pytest.raises(ValueError, match=r"--out=.* was begun with samples='a', not 'b': .* choose another folder"):
+    with pytest.raises(ValueError, match=r"--out=.* was started with samples='a', not 'b': .* choose another folder"):
         begin_report(tmp_path, report.inputs | {"samples": "b"})
-    with pytest.raises(ValueError, match=r"report\.json cannot be made \(.*\): choose another folder"):
+    with pytest.raises(ValueError, match=r"report\.json cannot be created \(.*\): choose another folder"):
         begin_report(tmp_path / "report.json", report.inputs)

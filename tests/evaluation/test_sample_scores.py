@@ -9,10 +9,10 @@ from rar_jax.images.files import write_png
 
 
 def test_a_reference_of_mixed_sizes_is_cut_to_the_size_of_the_samples(tmp_path):
-    """As ImageNet's pictures are."""
+    """The images of ImageNet have mixed sizes, too."""
     train, heldout = (digits_split(split)[0] for split in ("train", "heldout"))
     for i, image in enumerate(train[:40]):
-        # Margins that the centre crop takes away.
+        # The centre crop removes these margins.
         write_png(tmp_path / f"{i:02d}.png", np.pad(image, ((0, 0), (i % 3, i % 3), (0, 0))))
     scorer = open_scorer("pixels", None, tmp_path, 8)
     scorer.prepare()
@@ -21,14 +21,14 @@ def test_a_reference_of_mixed_sizes_is_cut_to_the_size_of_the_samples(tmp_path):
     assert scores == {"frechet_pixels": pytest.approx(frechet_distance(*features), rel=1e-9)}
 
 
-def test_an_image_that_cannot_be_used_is_found_before_anything_is_scored(tmp_path):
+def test_prepare_refuses_an_unreadable_reference_image(tmp_path):
     write_png(tmp_path / "a.png", np.zeros((8, 8, 3), np.uint8))
     (tmp_path / "b.png").write_bytes(b"not a picture")
     with pytest.raises(ValueError, match=r"b\.png: it is not an image"):
         open_scorer("pixels", None, tmp_path, 8).prepare()
 
 
-def test_an_npz_stays_as_it_is(tmp_path):
+def test_images_of_an_npz_are_not_cut(tmp_path):
     np.savez(tmp_path / "a.npz", digits_split("train")[0])
-    with pytest.raises(ValueError, match="has images of 8 x 8, and the samples are 4 x 4"):
+    with pytest.raises(ValueError, match="has images of 8 x 8 pixels, but the samples are 4 x 4"):
         open_scorer("pixels", None, tmp_path / "a.npz", 4)

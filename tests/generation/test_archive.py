@@ -20,7 +20,7 @@ def images():
     return np.random.default_rng(0).integers(256, size=SHAPE, dtype=np.uint8)
 
 
-def test_it_is_what_numpy_would_have_written(images, tmp_path):
+def test_the_archive_equals_the_one_that_numpy_writes(images, tmp_path):
     write_npz(tmp_path / "a.npz", SHAPE, np.split(images, [4, 8]), LABELS)
     np.savez(tmp_path / "numpy.npz", arr_0=images, arr_1=LABELS.astype(np.int64))
     with np.load(tmp_path / "a.npz") as ours, np.load(tmp_path / "numpy.npz") as theirs:
@@ -33,7 +33,7 @@ def test_it_is_what_numpy_would_have_written(images, tmp_path):
         for mine, other in zip(ours.infolist(), theirs.infolist(), strict=True):
             assert (mine.filename, mine.CRC, mine.file_size) == (other.filename, other.CRC, other.file_size)
             assert mine.compress_type == zipfile.ZIP_STORED
-            # The bytes of an array begin behind a header as long as numpy's.
+            # The headers are as long as NumPy's.
             assert mine.header_offset == other.header_offset
     np.testing.assert_array_equal(read_images(tmp_path / "a.npz", [9, 0, 3, 3]), images[[9, 0, 3, 3]])
     assert read_images(tmp_path / "a.npz", []).shape == (0, *SHAPE[1:])
@@ -57,15 +57,15 @@ def test_the_bytes_depend_on_the_images_alone(images, tmp_path, monkeypatch):
         (lambda images: images.astype(np.int32), "a batch is int32"),
     ],
 )
-def test_nothing_is_left_of_images_that_do_not_fit(images, tmp_path, change, message):
+def test_batches_of_a_wrong_shape_leave_no_file(images, tmp_path, change, message):
     with pytest.raises(RuntimeError, match=message):
         write_npz(tmp_path / "a.npz", SHAPE, [change(images)], LABELS)
     assert not [*tmp_path.iterdir()]
 
 
 @pytest.mark.parametrize("limit", [10, 500, 720 + 300, 720 + 450])
-def test_a_full_disk_is_known_as_one_wherever_it_comes(images, tmp_path, limit):
-    """In the header, in the images, in the labels and in the directory at the end."""
+def test_a_full_disk_is_reported_and_leaves_no_file(images, tmp_path, limit):
+    """The disk is full in the header, in the images, in the labels, or in the directory at the end."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
     try:
@@ -90,8 +90,8 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 
 @pytest.mark.parametrize("count", [750, pytest.param(22_000, marks=pytest.mark.long)])
-def test_it_is_streamed(tmp_path, count):
-    """Also beyond 4 GiB: memory is that of one batch, 49 MB."""
+def test_images_are_streamed(tmp_path, count):
+    """The memory is that of one batch, 49 MB, also for archives larger than 4 GiB."""
     path = tmp_path / "big.npz"
     streamed = subprocess.run(
         [sys.executable, "-c", STREAM, path, str(count)], cwd=ROOT, check=True, capture_output=True, text=True

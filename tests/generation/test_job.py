@@ -37,7 +37,7 @@ def job(folder, index=0, count=1, outputs=("png", "npz"), **plan):
 
 
 def write(folder, images, batches=None):
-    """Writes the batches, by default those that are left of this process."""
+    """Writes some batches, by default the unfinished ones of this process."""
     for batch in folder.own_batches()[0] if batches is None else batches:
         folder.write(batch, images[folder.numbers(batch)])
 
@@ -54,7 +54,7 @@ def whole(images, tmp_path):
     return contents(tmp_path / "whole")
 
 
-def test_a_job_is_its_images_and_their_labels(images, whole, tmp_path):
+def test_a_complete_job_has_all_images_and_labels(images, whole, tmp_path):
     assert whole.keys() == {"job.json", "samples.npz", *(f"images/{i:06d}.png" for i in range(23))}
     with np.load(tmp_path / "whole" / "samples.npz") as file:
         np.testing.assert_array_equal(file["arr_0"], images)
@@ -71,7 +71,7 @@ def test_a_job_is_its_images_and_their_labels(images, whole, tmp_path):
 
 
 def test_several_processes_make_the_same_files(images, whole, tmp_path):
-    """Three share the batches; one is killed and its place taken; the last batch comes while process 0 waits."""
+    """Three processes share the batches. One is restarted and writes the last batch while process 0 waits."""
     out = tmp_path / "three"
     with job(out, 0, 3) as first, job(out, 1, 3) as second, job(out, 2, 3) as third:
         assert [each.own_batches() for each in (first, second, third)] == [([0, 3], 10), ([1, 4], 8), ([2], 5)]
@@ -88,13 +88,13 @@ def test_several_processes_make_the_same_files(images, whole, tmp_path):
         write(second, images)
         completing.join()
     assert contents(out) == whole
-    # A process that comes late finds nothing to do, and leaves nothing.
+    # A process that starts late finds nothing to do and leaves no files.
     with job(out, 1, 3) as second:
         assert second.own_batches()[0] == []
     assert contents(out) == whole
 
 
-def test_batches_that_are_removed_while_a_process_looks_are_not_sampled_again(images, tmp_path, monkeypatch):
+def test_batches_that_are_removed_during_a_check_are_not_sampled_again(images, tmp_path, monkeypatch):
     """Process 0 completes the job after process 1 has listed the PNGs, and before it looks for the archive."""
     with job(tmp_path, 0, 2) as first, job(tmp_path, 1, 2) as second:
         write(first, images)
@@ -112,7 +112,7 @@ def test_batches_that_are_removed_while_a_process_looks_are_not_sampled_again(im
         assert second.own_batches()[0] == [] and (tmp_path / "samples.npz").exists()
 
 
-def test_there_must_be_room_for_the_archive_beside_the_batches(images, whole, tmp_path, monkeypatch):
+def test_the_archive_needs_free_space_beside_the_batches(images, whole, tmp_path, monkeypatch):
     out = tmp_path / "full"
     with job(out) as folder:
         write(folder, images)
@@ -127,7 +127,7 @@ def test_there_must_be_room_for_the_archive_beside_the_batches(images, whole, tm
     assert contents(out) == whole
 
 
-def test_a_full_disk_is_known_as_one_by_every_process(images, tmp_path):
+def test_every_process_reports_a_full_disk(images, tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     with job(tmp_path, 1, 2, outputs=["npz"]) as second:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
@@ -139,26 +139,26 @@ def test_a_full_disk_is_known_as_one_by_every_process(images, tmp_path):
     assert failed.value.errno == errno.EFBIG and not [*(tmp_path / "batches").glob("*.npy*")]
 
 
-def test_what_a_kill_leaves_is_gone_on_with(images, whole, tmp_path):
-    """Of another number of processes, too."""
+def test_a_killed_job_is_resumed(images, whole, tmp_path):
+    """The killed job had another number of processes."""
     out = tmp_path / "killed"
     with job(out, 1, 2) as folder:
         write(folder, images, [1])
     with job(out) as folder:
         write(folder, images, [0])
-    # It dies in the middle of batch 2, and another one in the middle of the archive.
+    # One process died while it wrote batch 2, and another while it wrote the archive.
     (out / "batches" / "000002.npy.host-1-2.partial").write_bytes(images[10:12].tobytes())
     (out / "samples.npz.host-1-2.partial").write_bytes(whole["samples.npz"][:700])
     for i in (11, 13, 14):
         (out / "images" / f"{i:06d}.png").write_bytes(whole[f"images/{i:06d}.png"])
     (out / "images" / "000012.png.host-1-2.partial").write_bytes(b"half")
-    # An image that is there is not written again.
+    # An image that exists is not written again.
     before = (out / "images" / "000013.png").stat().st_mtime_ns
     with job(out) as folder:
         assert folder.own_batches() == ([2, 3, 4], 23)
         write(folder, images)
         assert (out / "images" / "000013.png").stat().st_mtime_ns == before
-    # And again, when all is there and the job is not complete.
+    # All batches exist now, but the job is not complete.
     with job(out) as folder:
         assert folder.own_batches() == ([], 23)
         folder.complete()
@@ -170,7 +170,9 @@ def test_another_job_is_refused(images, tmp_path):
         write(folder, images, [0])
         with pytest.raises(ValueError, match=r"process \d+ samples there; stop it, or choose another folder"):
             job(tmp_path / "a")
-    with pytest.raises(ValueError, match=r"--out=.*a was begun with seed=0, not 1, more=None, not 'npz': go on as"):
+    with pytest.raises(
+        ValueError, match=r"--out=.*a was started with seed=0, not 1, more=None, not 'npz': use the same"
+    ):
         job(tmp_path / "a", seed=1, more="npz")
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "samples.npz").write_bytes(b"precious")
@@ -181,7 +183,7 @@ def test_another_job_is_refused(images, tmp_path):
     assert contents(tmp_path / "b") == {"samples.npz": b"precious"}
 
 
-def test_the_images_of_a_job_are_scored_and_not_its_pictures(images, tmp_path):
+def test_the_samples_of_a_job_are_scored_and_not_its_grid(images, tmp_path):
     for outputs, expected in ((["png", "npz"], "samples.npz"), (["npz"], "samples.npz"), (["png"], "images")):
         out = tmp_path / "_".join(outputs)
         with job(out, outputs=outputs) as folder:
@@ -193,13 +195,13 @@ def test_the_images_of_a_job_are_scored_and_not_its_pictures(images, tmp_path):
         write_png(out / "grid.png", images[0])
         found = open_images(job_images(out))
         assert found.name == str(out / expected) and len(found) == 23
-    # What is of no job is scored as it is named.
+    # A path that is not the folder of a job is returned unchanged.
     for path in (tmp_path / "png" / "images", tmp_path / "npz" / "samples.npz", tmp_path / "nothing"):
         assert job_images(path) == path
 
 
-def test_of_two_jobs_that_are_begun_at_once_one_is_refused(tmp_path, monkeypatch):
-    """The second one begins after the first has seen that there is none."""
+def test_one_of_two_jobs_that_start_at_the_same_time_is_refused(tmp_path, monkeypatch):
+    """The second job starts after the first one has found the folder empty."""
     link, late = os.link, iter([1])
 
     def link_late(*paths):
@@ -209,7 +211,7 @@ def test_of_two_jobs_that_are_begun_at_once_one_is_refused(tmp_path, monkeypatch
         link(*paths)
 
     monkeypatch.setattr(os, "link", link_late)
-    with pytest.raises(ValueError, match="was begun with seed=1, not 0"):
+    with pytest.raises(ValueError, match="was started with seed=1, not 0"):
         job(tmp_path, outputs=["png"])
     assert json.loads((tmp_path / "job.json").read_text())["seed"] == 1
     assert not [*tmp_path.glob("*.partial")]
@@ -223,16 +225,16 @@ def test_of_two_jobs_that_are_begun_at_once_one_is_refused(tmp_path, monkeypatch
             ["--out=gs://bucket/a", "--num=513"],
             "--out=gs://bucket/a: an .npz can only be written on a local file system",
         ),
-        (["--process_index=0", "--process_count=2"], "--process_count=2 is of a job: add --npz or --png"),
+        (["--process_index=0", "--process_count=2"], "--process_count=2 needs a job to share: add --npz or --png"),
     ],
 )
-def test_what_no_job_can_do_is_said_before_the_weights_are_read(options, message):
+def test_impossible_jobs_are_refused_before_the_weights_are_read(options, message):
     _, errors = ends(command("--checkpoint=nothing", *options), 2)
     assert errors.startswith(f"error: {message}"), errors
 
 
 class Fakes:
-    """A generator that notes what it is asked for; `writable` holds back what its images are fetched by."""
+    """A generator that records its calls. Its images can only be fetched while `writable` is set."""
 
     def __init__(self):
         self.events = []
@@ -274,7 +276,7 @@ class Fakes:
         return run_job(self, labels, folder, **arguments | changes)
 
 
-def test_the_devices_have_the_next_batch_before_the_last_one_is_asked_for(tmp_path):
+def test_the_next_batch_is_dispatched_before_the_last_one_is_fetched(tmp_path):
     fakes = Fakes()
     shown = fakes.run(tmp_path)
     assert shown.shape == (2, 4, 4, 3) and (shown[0] == 22).all() and (shown[1] == 7).all()
@@ -286,20 +288,20 @@ def test_the_devices_have_the_next_batch_before_the_last_one_is_asked_for(tmp_pa
     assert (Fakes().run(tmp_path) == shown).all()
 
 
-def test_memory_is_bounded_where_the_disk_is_slow(tmp_path):
+def test_memory_is_bounded_if_the_disk_is_slow(tmp_path):
     fakes = Fakes()
     fakes.writable.clear()
     running = threading.Thread(target=fakes.run, args=[tmp_path])
     running.start()
     running.join(timeout=0.3)
-    # One is sampled while the images of three wait to be fetched.
+    # One batch is sampled while the images of three others wait to be fetched.
     assert fakes.events[-1] == ("images", 2) and ("sample", 3) in fakes.events and ("sample", 4) not in fakes.events
     fakes.writable.set()
     running.join()
     assert (tmp_path / "samples.npz").exists()
 
 
-def test_the_plan_is_all_that_decides_the_images(tmp_path):
+def test_the_plan_has_everything_that_decides_the_images(tmp_path):
     fakes = Fakes()
     fakes.run(tmp_path)
     plan = json.loads((tmp_path / "job.json").read_text())
@@ -309,20 +311,22 @@ def test_the_plan_is_all_that_decides_the_images(tmp_path):
         "scan_order": "row_major", "guidance": "pow_cosine", "guidance_scale": 16.0, "guidance_power": 2.75,
         "temperature": 1.0, "top_k": 0, "top_p": 1.0, "batch_size": 5, "devices": 1, "outputs": "npz",
     }  # fmt: skip
-    # Jobs that were begun when the identity was a hash of the parameters.
+    # In jobs of older versions, the identity was a hash of the parameters.
     (tmp_path / "job.json").write_text(json.dumps(plan | {"model": "fake-e3b0c44298fc"}))
-    with pytest.raises(ValueError, match="was begun with model='fake-e3b0c44298fc', not 'fake-0123456789ab': go on"):
+    with pytest.raises(
+        ValueError, match="was started with model='fake-e3b0c44298fc', not 'fake-0123456789ab': use the same"
+    ):
         fakes.run(tmp_path)
     (tmp_path / "job.json").write_text(json.dumps(plan))
-    # As many images of as many classes, but not as many of each.
-    with pytest.raises(ValueError, match="was begun with labels="):
+    # The numbers of images and classes are the same, but not the number of images per class.
+    with pytest.raises(ValueError, match="was started with labels="):
         fakes.run(tmp_path, labels=np.sort(5 - LABELS))
-    with pytest.raises(ValueError, match=r"was begun with seed=0, not 1, top_k=0, not 3: go on as it was begun"):
+    with pytest.raises(ValueError, match=r"was started with seed=0, not 1, top_k=0, not 3: use the same settings"):
         fakes.run(tmp_path, seed=1, options=Options(top_k=3))
 
 
 def command(*options, before="pass"):
-    """Runs sampling, after some lines of Python."""
+    """Starts the sampling command in a process that first runs the Python statements `before`."""
     run = f"import runpy; {before}; runpy.run_module('rar_jax.commands.sample', run_name='__main__', alter_sys=True)"
     environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
     return subprocess.Popen(
@@ -332,14 +336,14 @@ def command(*options, before="pass"):
 
 
 def ends(process, code=0):
-    """What it printed, once it has ended."""
+    """Waits until a process ends, checks its exit code, and returns its output and its errors."""
     output, errors = process.communicate(timeout=300)
     assert process.returncode == code, errors
     return output, errors
 
 
 def kill_at(process, file, size):
-    """Kills it when a file has grown so far."""
+    """Kills a process as soon as a file has at least `size` bytes."""
     while not file.exists() or file.stat().st_size < size:
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.002)
@@ -354,7 +358,7 @@ def weights(golden, vqgan_file, tmp_path):
 
 
 def test_a_full_disk_and_a_kill_lose_nothing(weights, tmp_path):
-    """By the command: of two processes, one is killed, and a file of the other can grow no further."""
+    """One of two processes is killed, and the other cannot write files beyond a limit."""
     options = [*weights, "--num=420", "--batch_size=20", "--seed=5", "--npz", "--png"]
     undisturbed = command(*options, f"--out={tmp_path / 'whole'}")
     out = tmp_path / "out"
@@ -362,12 +366,12 @@ def test_a_full_disk_and_a_kill_lose_nothing(weights, tmp_path):
     second = command(*options, "--process_index=1", "--process_count=2")
     kill_at(second, out / "batches" / "000005.npy", 1)
     counts = []
-    # There is no room for a batch, and then none for the archive.
+    # First a batch does not fit on the disk, and then the archive does not.
     for room in (3_000, 50_000):
         full = command(*options, before=f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({room}, {room}))")
         output, errors = ends(full, 1)
         assert output == ""
-        assert errors.splitlines()[-1] == f"error: {out}: File too large; the same command goes on once there is room"
+        assert errors.splitlines()[-1] == f"error: {out}: File too large; once there is room, the same command resumes"
         assert "Traceback" not in errors
         assert not [*out.rglob("*.partial")]
         written = {path: path.stat().st_mtime_ns for path in (out / "images").iterdir()}

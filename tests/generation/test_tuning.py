@@ -12,7 +12,7 @@ def bowl(setting, on_batch):
     return {"fid": (setting.guidance_scale - 2) ** 2 + (setting.guidance_power - 1) ** 2 + setting.temperature}
 
 
-def test_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
+def test_a_search_resumes_where_it_was_stopped(tmp_path, monkeypatch):
     settings = Candidates([3, 1, 2, 2], [1, 0.5], [1]).settings(Options())
     assert len(settings) == 6 and settings[0] == (1, 0.5, 1)
     tried = []
@@ -26,34 +26,34 @@ def test_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         search(tmp_path / "new", {"images": 10}, settings, 10, stops)
     path = tmp_path / "new" / FILE
-    # As if killed in the middle of the last line.
+    # The process was killed while it wrote the last line.
     path.write_text(path.read_text()[:-9])
-    again, told = [], []
-    monkeypatch.setattr(Progress, "update", lambda self, images, note="": told.append(images))
+    scored, updates = [], []
+    monkeypatch.setattr(Progress, "update", lambda self, images, note="": updates.append(images))
 
     def scores(setting, on_batch):
-        again.append(setting)
+        scored.append(setting)
         return bowl(setting, on_batch)
 
     found = search(tmp_path / "new", {"images": 10}, settings, 10, scores)
-    assert again == settings[3:]
-    # Within a setting, and after it.
-    assert told == [10, 0] * 3
+    assert scored == settings[3:]
+    # The progress is updated within a setting and after it.
+    assert updates == [10, 0] * 3
     assert found == {setting: bowl(setting, lambda _: None) for setting in settings}
     assert min(found, key=lambda setting: found[setting]["fid"]) == (2, 1, 1)
     assert len([json.loads(line) for line in path.read_text().splitlines()]) == 7
-    # A field that the plan did not have is different too.
+    # A field that the earlier plan lacks counts as different.
     with pytest.raises(
-        ValueError, match=r"--out=.*new was begun with images=10, not 20, seed=None, not 1: go on as it"
+        ValueError, match=r"--out=.*new was started with images=10, not 20, seed=None, not 1: use the same settings"
     ):
         search(tmp_path / "new", {"images": 20, "seed": 1}, settings, 20, bowl)
     with pytest.raises(
-        ValueError, match=r"was begun with images=10, not None: go on as it was begun, or choose another"
+        ValueError, match=r"was started with images=10, not None: use the same settings, or choose another"
     ):
         search(tmp_path / "new", {}, settings, 10, bowl)
 
 
-def test_flags_are_those_of_sample():
+def test_a_setting_is_written_as_flags_of_sample():
     assert Setting(2.5, 1.0, 1.02).flags() == "--guidance_scale=2.5 --guidance_power=1 --temperature=1.02"
 
 
@@ -67,7 +67,7 @@ def test_flags_are_those_of_sample():
         ("guidance_scales", [float("inf")], "--guidance_scales: inf must be at least 0, and finite"),
     ],
 )
-def test_settings_that_cannot_be(flag, numbers, message):
+def test_values_out_of_range_are_refused(flag, numbers, message):
     with pytest.raises(ValueError, match=message):
         Candidates(**{flag: numbers})
     Candidates(**{flag: [0.5, 2]})
@@ -81,7 +81,7 @@ def test_settings_that_cannot_be(flag, numbers, message):
         ("none", [2], [1]),
     ],
 )
-def test_only_what_changes_samples_is_tried(guidance, scales, powers):
+def test_only_options_that_change_the_samples_are_tried(guidance, scales, powers):
     options = Options(guidance=guidance, guidance_scale=2.0, guidance_power=1.0)
     settings = Candidates().settings(options)
     assert settings == [(scale, power, 1.0) for scale in scales for power in powers]

@@ -11,13 +11,13 @@ from rar_jax.orders import SCAN_ORDERS, scan_order
 
 @pytest.mark.parametrize(("side", "missing"), [(8, []), (6, ["z_curve", "subsample"])])
 def test_scan_orders(tmp_path, monkeypatch, side, missing):
-    """Each panel is of its own order, in the figure and in the picture, or says why there is none."""
+    """Each panel of the figure and of the PNG shows its own order, or the reason why there is none."""
     figures = []
     monkeypatch.setattr(plots, "save_figure", lambda figure, path: figures.append(figure) or save_figure(figure, path))
     plot_scan_orders(tmp_path / "figures" / "orders.png", side)
     panels = {axis.get_title(): axis for axis in figures[0].axes if axis.get_title()}
     assert list(panels) == list(SCAN_ORDERS)
-    page = picture(tmp_path / "figures" / "orders.png")[..., :3]
+    page = read_png(tmp_path / "figures" / "orders.png")[..., :3]
     seen = {}
     for name, axis in panels.items():
         if name in missing:
@@ -25,7 +25,7 @@ def test_scan_orders(tmp_path, monkeypatch, side, missing):
             continue
         column, row = axis.lines[0].get_data()
         np.testing.assert_array_equal(row * side + column, scan_order(name, side))
-        # In what order the marks darken.
+        # The colours of the marks follow the order.
         np.testing.assert_array_equal(axis.collections[0].get_array(), np.arange(side**2))
         left, bottom, right, top = axis.get_position().extents
         rows, columns = (np.array([1 - top, 1 - bottom]) * page.shape[0], np.array([left, right]) * page.shape[1])
@@ -35,7 +35,7 @@ def test_scan_orders(tmp_path, monkeypatch, side, missing):
         assert (one[:height, :width] != other[:height, :width]).any(axis=2).mean() > 0.01
 
 
-def picture(path):
+def read_png(path):
     return np.asarray(Image.open(path))
 
 
@@ -51,7 +51,7 @@ def test_panels_draw_their_lines(tmp_path):
         "three": [Panel("title", [line])] * 3,
     }.items():
         plot_panels(tmp_path / f"{name}.png", panels, shaded=("window", (2, 10**6)))
-    empty, full, three = (picture(tmp_path / f"{name}.png") for name in ("empty", "full", "three"))
+    empty, full, three = (read_png(tmp_path / f"{name}.png") for name in ("empty", "full", "three"))
     assert empty.shape == full.shape and three.shape[0] > full.shape[0]
     orange = np.array([255, 127, 14])
     assert pixels_like(empty, orange) == 0
@@ -63,7 +63,7 @@ def test_a_legend_for_all_panels(tmp_path):
     for name, legend in (("without", None), ("with", {"run": "#ff7f0e"})):
         plot_panels(tmp_path / f"{name}.png", [Panel("title", [Line([], color="tab:orange")])], legend=legend)
     orange = np.array([255, 127, 14])
-    assert [pixels_like(picture(tmp_path / f"{name}.png"), orange) > 20 for name in ("without", "with")] == [
+    assert [pixels_like(read_png(tmp_path / f"{name}.png"), orange) > 20 for name in ("without", "with")] == [
         False,
         True,
     ]
@@ -73,9 +73,9 @@ def test_heat_maps_frame_the_smallest(tmp_path):
     values = {(s, p, t): (s - 2) ** 2 + p + t for s in (1, 2, 3) for p in (1, 2) for t in (1, 1.1)}
     del values[(3, 2, 1.1)]
     plot_heat_maps(tmp_path / "a.png", ("scale", "power", "temperature"), values, "FID")
-    crimson = (np.abs(picture(tmp_path / "a.png")[..., :3].astype(int) - [220, 20, 60]).max(axis=2) < 10).nonzero()
-    # In the first of the two maps, and in its left half.
-    assert 20 < len(crimson[1]) and crimson[1].max() < picture(tmp_path / "a.png").shape[1] / 2
+    crimson = (np.abs(read_png(tmp_path / "a.png")[..., :3].astype(int) - [220, 20, 60]).max(axis=2) < 10).nonzero()
+    # The frame is in the first of the two maps.
+    assert 20 < len(crimson[1]) and crimson[1].max() < read_png(tmp_path / "a.png").shape[1] / 2
 
 
 def test_a_figure_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):

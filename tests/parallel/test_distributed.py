@@ -1,4 +1,4 @@
-"""Several processes on this machine, over loopback: each is one, as of several hosts."""
+"""Distributed runs with several processes on this machine, which stand for several hosts."""
 
 import glob
 import os
@@ -22,7 +22,7 @@ from rar_jax.training.metrics import read_metrics
 from rar_jax.training.run import prepare
 
 STEPS = 60
-# A dead process is found within a minute; this leaves time for a busy machine to do the rest.
+# A dead process is detected within half a minute. The rest is a margin for a busy machine.
 SOON = 60
 
 
@@ -33,10 +33,10 @@ def free_port():
 
 
 class Processes:
-    """So many processes of one run, and what they said."""
+    """Several processes of one run, and their logs."""
 
     def __init__(self, folder, count, *overrides, each=()):
-        """Starts them, with overrides for all and for each."""
+        """Starts the processes, with overrides for all of them and for each one."""
         self.folder = folder
         self.before = events(folder)
         command = [sys.executable, "-m", "rar_jax.main", "--config=configs/digits.py", f"--workdir={folder}"]
@@ -55,19 +55,19 @@ class Processes:
             with log.open("w") as file:
                 self.processes.append(subprocess.Popen(mine, cwd=ROOT, env=environment, stdout=file, stderr=file))
 
-    def said(self):
+    def log_texts(self):
         return [log.read_text() for log in self.logs]
 
     def until(self, step):
-        """Waits until this run, not one before it, has logged a step."""
+        """Waits until these processes, not earlier ones in the same folder, have logged a step."""
         deadline = time.monotonic() + 300
         while events(self.folder) == self.before or max(losses(self.folder), default=0) < step:
-            assert all(process.poll() is None for process in self.processes), self.said()
-            assert time.monotonic() < deadline, self.said()
+            assert all(process.poll() is None for process in self.processes), self.log_texts()
+            assert time.monotonic() < deadline, self.log_texts()
             time.sleep(0.02)
 
     def wait(self, seconds=300):
-        """The exit codes."""
+        """Waits for all processes and returns their exit codes."""
         deadline = time.monotonic() + seconds
         try:
             return [process.wait(timeout=deadline - time.monotonic()) for process in self.processes]
@@ -77,7 +77,7 @@ class Processes:
 
 
 def events(folder):
-    """The files of TensorBoard, one for each time that a process began to write metrics."""
+    """Returns the files of TensorBoard. There is one for each process that wrote metrics."""
     return sorted(folder.glob("events.*"))
 
 
@@ -89,28 +89,28 @@ def saved(folder):
     return sorted(int(path.name) for path in (folder / "checkpoints").iterdir() if path.name.isdigit())
 
 
-def test_runs_of_two_and_four_processes_that_are_stopped_and_killed_log_what_one_process_logs(tmp_path):
+def test_interrupted_runs_of_two_and_four_processes_log_the_losses_of_one_process(tmp_path):
     run = tmp_path / "run"
     two = Processes(run, 2)
     two.until(10)
     two.processes[1].send_signal(signal.SIGTERM)
-    assert two.wait() == [75, 75], two.said()
+    assert two.wait() == [75, 75], two.log_texts()
     (step,) = saved(run)
     assert 10 < step < STEPS
-    assert f"asked to end: at step {step} of {STEPS}" in two.said()[0]
-    # One of them writes and speaks.
+    assert f"asked to end: at step {step} of {STEPS}" in two.log_texts()[0]
+    # Only the first process writes and logs.
     assert len(events(run)) == 1
-    assert "Parameters" in two.said()[0] and "Parameters" not in two.said()[1]
+    assert "Parameters" in two.log_texts()[0] and "Parameters" not in two.log_texts()[1]
 
     four = Processes(run, 4, "--config.mesh.fsdp=2")
     four.until(step + 5)
     four.processes[2].kill()
     codes = four.wait(SOON)
-    assert codes[2] == -signal.SIGKILL and not {0, 75} & set(codes), four.said()
-    others = [text for i, text in enumerate(four.said()) if i != 2]
-    assert all("If another one ended before, its log says why" in text or "task died" in text for text in others), (
-        others
-    )
+    assert codes[2] == -signal.SIGKILL and not {0, 75} & set(codes), four.log_texts()
+    others = [text for i, text in enumerate(four.log_texts()) if i != 2]
+    assert all(
+        "If another process ended earlier, its log says why" in text or "task died" in text for text in others
+    ), others
 
     config = read_config(run)
     fields = to_config_dict(config)
@@ -123,43 +123,43 @@ def test_runs_of_two_and_four_processes_that_are_stopped_and_killed_log_what_one
 
 
 @pytest.mark.long
-def test_a_signal_to_all_ends_all_at_one_step_and_two_go_on_from_four(tmp_path):
-    """SIGTERM to all, SIGINT to one; each time the others of the same step, and the same code."""
+def test_signals_end_all_processes_at_one_step_and_two_resume_a_run_of_four(tmp_path):
+    """After SIGTERM to all or SIGINT to one, all processes end at the same step with the same exit code."""
     run = tmp_path / "run"
     four = Processes(run, 4)
     four.until(10)
     for process in four.processes:
         process.send_signal(signal.SIGTERM)
-    assert four.wait() == [75] * 4, four.said()
+    assert four.wait() == [75] * 4, four.log_texts()
     (step,) = saved(run)
     two = Processes(run, 2, "--config.mesh.fsdp=2")
     two.until(step + 5)
     two.processes[0].send_signal(signal.SIGINT)
-    assert two.wait() == [75, 75], two.said()
+    assert two.wait() == [75, 75], two.log_texts()
     assert saved(run)[-1] > step
     two = Processes(run, 2)
-    assert two.wait() == [0, 0], two.said()
+    assert two.wait() == [0, 0], two.log_texts()
     assert list(losses(run)) == list(range(5, STEPS + 1, 5))
 
 
 @pytest.mark.long
-def test_a_signal_before_the_first_step_of_a_resumed_run_is_heard(tmp_path):
+def test_a_signal_before_the_first_step_of_a_resumed_run_ends_it(tmp_path):
     run = tmp_path / "run"
     two = Processes(run, 2, "--config.train.stop_step=20")
-    assert two.wait() == [0, 0], two.said()
-    # On the way to the first step: it restores, measures the product rate, compiles.
+    assert two.wait() == [0, 0], two.log_texts()
+    # The signal arrives before the first step, while the run restores, measures the product rate and compiles.
     two = Processes(run, 2)
-    while "steps 20 to" not in two.said()[0]:
-        assert two.processes[0].poll() is None, two.said()
+    while "steps 20 to" not in two.log_texts()[0]:
+        assert two.processes[0].poll() is None, two.log_texts()
         time.sleep(0.02)
     two.processes[1].send_signal(signal.SIGTERM)
-    assert two.wait(SOON) == [75, 75], two.said()
-    assert "asked to end: at step 20 of" in two.said()[0] and saved(run) == [20]
+    assert two.wait(SOON) == [75, 75], two.log_texts()
+    assert "asked to end: at step 20 of" in two.log_texts()[0] and saved(run) == [20]
 
 
 @pytest.mark.long
 @pytest.mark.parametrize(("which", "sent"), [(0, signal.SIGKILL), (1, signal.SIGKILL), (1, signal.SIGSTOP)])
-def test_one_that_is_killed_or_hangs_ends_the_others_and_the_run_goes_on(tmp_path, which, sent):
+def test_a_killed_or_hanging_process_ends_the_others_and_the_run_can_resume(tmp_path, which, sent):
     run = tmp_path / "run"
     two = Processes(run, 2)
     two.until(10)
@@ -171,36 +171,36 @@ def test_one_that_is_killed_or_hangs_ends_the_others_and_the_run_goes_on(tmp_pat
     finally:
         two.processes[which].kill()
     print(f"{sent.name} to process {which}: ended after {time.monotonic() - began:.1f} s with code {other.returncode}")
-    assert any(words in two.said()[1 - which] for words in ("its log says why", "task died", "stopped sending"))
+    assert any(words in two.log_texts()[1 - which] for words in ("its log says why", "task died", "stopped sending"))
     two = Processes(run, 2)
-    assert two.wait() == [0, 0], two.said()
+    assert two.wait() == [0, 0], two.log_texts()
     assert list(losses(run)) == list(range(5, STEPS + 1, 5))
 
 
 @pytest.mark.long
-def test_a_damaged_checkpoint_is_put_aside_by_all(tmp_path):
+def test_all_processes_skip_a_damaged_checkpoint(tmp_path):
     run = tmp_path / "run"
     two = Processes(run, 2)
-    assert two.wait() == [0, 0], two.said()
+    assert two.wait() == [0, 0], two.log_texts()
     assert saved(run) == [20, 40, 60]
     files = sorted((run / "checkpoints" / "60" / "state").rglob("d/*"), key=lambda path: path.stat().st_size)
     data = bytearray(files[-1].read_bytes())
     data[len(data) // 2] ^= 4
     files[-1].write_bytes(data)
     two = Processes(run, 2)
-    assert two.wait() == [0, 0], two.said()
-    assert "went back to the checkpoint of step 40" in two.said()[0]
+    assert two.wait() == [0, 0], two.log_texts()
+    assert "went back to the checkpoint of step 40" in two.log_texts()[0]
     assert (run / "damaged_checkpoints" / "60").exists() and saved(run) == [20, 40, 60]
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("kind", ["folder", "file"])
-def test_two_processes_begin_with_other_weights_as_one_does(tmp_path, kind):
-    """Of a run's folder or of a published file, and with the parameters split over both."""
+def test_two_processes_start_from_given_weights_as_one_does(tmp_path, kind):
+    """The weights are a run's folder or a published file, and the parameters are sharded over both processes."""
     weights = tmp_path / "weights"
     begin = [f"--config.init_from={weights}", "--config.train.stop_step=5"]
     one = Processes(weights, 1, "--config.train.stop_step=5", "--config.model.grid_side=8")
-    assert one.wait() == [0], one.said()
+    assert one.wait() == [0], one.log_texts()
     if kind == "file":
         file = tmp_path / "weights.safetensors"
         command = [sys.executable, "-m", "rar_jax", "convert", f"--input={weights}", f"--output={file}"]
@@ -208,29 +208,29 @@ def test_two_processes_begin_with_other_weights_as_one_does(tmp_path, kind):
         begin[0] = f"--config.init_from={file}"
     for folder, count, more in (("one", 1, ()), ("two", 2, ["--config.mesh.fsdp=2"])):
         run = Processes(tmp_path / folder, count, *begin, *more)
-        assert run.wait() == [0] * count, run.said()
+        assert run.wait() == [0] * count, run.log_texts()
     assert losses(tmp_path / "two")[5] == pytest.approx(losses(tmp_path / "one")[5], rel=1e-4)
 
 
 @pytest.mark.long
-def test_a_mistake_that_one_process_finds_ends_all_as_one(tmp_path):
-    """One host lacks its data, or has a folder of its own; and one in which others train is refused by all."""
+def test_a_mistake_in_one_process_ends_all_of_them(tmp_path):
+    """One host lacks its data or has another folder, or other processes train in the folder."""
     lacking = tmp_path / "lacking"
     lacking.write_text("")
     two = Processes(tmp_path / "run", 2)
     two.until(5)
     second = Processes(tmp_path / "run", 2)
-    assert second.wait(SOON) == [2, 2], second.said()
-    assert all(re.search(r"error: .*process \d+ trains there; stop it", said) for said in second.said())
+    assert second.wait(SOON) == [2, 2], second.log_texts()
+    assert all(re.search(r"error: .*process \d+ trains there; stop it", text) for text in second.log_texts())
     for process in two.processes:
         process.send_signal(signal.SIGTERM)
     assert two.wait() == [75, 75]
     third = Processes(tmp_path / "run", 2, each=[(), [f"--config.data.path={lacking}"]])
-    assert third.wait(SOON) == [2, 2], third.said()
-    assert f"error: process 1: {lacking}" in third.said()[0]
+    assert third.wait(SOON) == [2, 2], third.log_texts()
+    assert f"error: process 1: {lacking}" in third.log_texts()[0]
     fourth = Processes(tmp_path / "run", 2, each=[(), [f"--workdir={tmp_path / 'mine'}"]])
-    assert fourth.wait(SOON) == [2, 2], fourth.said()
-    assert f"--workdir={tmp_path / 'mine'} is another folder here than in the first process" in fourth.said()[0]
+    assert fourth.wait(SOON) == [2, 2], fourth.log_texts()
+    assert f"--workdir={tmp_path / 'mine'} is not the same folder as in the first process" in fourth.log_texts()[0]
 
 
 TOGETHER = """
@@ -275,7 +275,7 @@ for devices in (first + second, alternating, pairs):
 
 
 def test_processes_fail_together_and_put_rows_that_are_not_contiguous():
-    """Without training; the mesh interleaves the devices of the processes, as a hybrid mesh does."""
+    """This test does not train. The mesh interleaves the devices of the processes, as a hybrid mesh does."""
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-c", TOGETHER]
     port = str(free_port())
@@ -283,10 +283,10 @@ def test_processes_fail_together_and_put_rows_that_are_not_contiguous():
         subprocess.Popen([*command, str(i), port], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
         for i in range(2)
     ]
-    said = [process.communicate(timeout=120)[0].splitlines() for process in two]
-    said = [[line for line in lines if not line.startswith("[Gloo]")] for lines in said]
+    outputs = [process.communicate(timeout=120)[0].splitlines() for process in two]
+    outputs = [[line for line in lines if not line.startswith("[Gloo]")] for lines in outputs]
     assert [process.returncode for process in two] == [0, 0]
-    assert said[0][:5] == [
+    assert outputs[0][:5] == [
         "fine",
         "UserError: process 1: --flag=1 is wrong",
         "UserError: process 1: [Errno 28] No space left",
@@ -294,9 +294,9 @@ def test_processes_fail_together_and_put_rows_that_are_not_contiguous():
         "RuntimeError: process 1: ValueError: ",
     ]
     own = ["UserError: --flag=1 is wrong", "OSError: [Errno 28] No space left", "KeyError: 'ema'", "ValueError: "]
-    assert said[1][:5] == ["fine", *own]
-    assert said[0][6:] == ["[0, 1, 4, 5, 8, 9, 12, 13]", "[0, 1, 2, 3, 12, 13, 14, 15]"]
-    assert said[1][6:] == ["[2, 3, 6, 7, 10, 11, 14, 15]", "[4, 5, 6, 7, 8, 9, 10, 11]"]
+    assert outputs[1][:5] == ["fine", *own]
+    assert outputs[0][6:] == ["[0, 1, 4, 5, 8, 9, 12, 13]", "[0, 1, 2, 3, 12, 13, 14, 15]"]
+    assert outputs[1][6:] == ["[2, 3, 6, 7, 10, 11, 14, 15]", "[4, 5, 6, 7, 8, 9, 10, 11]"]
 
 
 @pytest.mark.parametrize(
@@ -313,12 +313,12 @@ def test_flags_that_do_not_go_together(flags, message):
         distributed.initialize(*flags)
 
 
-def test_the_environment_says_who_takes_part(monkeypatch):
+def test_the_processes_are_found_by_the_environment(monkeypatch):
     asked = []
     monkeypatch.setattr(jax.distributed, "initialize", lambda **options: asked.append(options))
     monkeypatch.setattr(glob, "glob", lambda pattern: [])
     distributed.initialize()
-    # A shell within an allocation, one task, and one process by choice.
+    # There is one process in a shell within an allocation, in a step of one task, and if the flag says so.
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     distributed.initialize()
     monkeypatch.setenv("SLURM_STEP_NODELIST", "node[1-2]")
@@ -329,6 +329,6 @@ def test_the_environment_says_who_takes_part(monkeypatch):
     assert not asked
     distributed.initialize()
     assert asked.pop()["coordinator_address"] is None
-    # Flags win.
+    # Flags override the environment.
     distributed.initialize("host:1", 2, 1)
     assert asked.pop()["cluster_detection_method"] == "deactivate"

@@ -9,7 +9,7 @@ from rar_jax.parallel.mesh import _grid, batch_sharding, fetch, host_rows, make_
 
 @dataclasses.dataclass(frozen=True)
 class Device:
-    """As JAX has them of a machine that is not here."""
+    """Stands for a JAX device of another machine."""
 
     id: int
     slice_index: int
@@ -32,11 +32,11 @@ def slices(count, each):
         ((2, 4, 2), 4, (2, 2)),
     ],
 )
-def test_slices_lie_along_data_and_then_along_fsdp(shape, count, along):
+def test_slices_are_arranged_along_data_and_then_along_fsdp(shape, count, along):
     grid = _grid(shape, slices(count, 16 // count))
     assert grid.shape == shape and len(set(grid.flat)) == 16
     found = np.vectorize(lambda device: device.slice_index)(grid)
-    # Cut into as many parts along each axis as there are slices there, every part is one slice.
+    # If the mesh is cut along each axis by the number of slices on that axis, every part is one slice.
     parts = [part for rows in np.split(found, along[0]) for part in np.split(rows, along[1], axis=1)]
     assert [len(np.unique(part)) for part in parts] == [1] * count
     assert len({part.flat[0] for part in parts}) == count
@@ -49,7 +49,7 @@ def test_tensor_stays_within_a_slice(shape):
 
 
 @pytest.mark.parametrize("shape", [(8,), (2, 4), (2, 2, 2)])
-def test_a_batch_lies_over_all_devices_and_comes_back(shape):
+def test_a_batch_is_sharded_over_all_devices_and_fetched_unchanged(shape):
     mesh = make_mesh(shape)
     assert mesh.axis_names == ("data", "fsdp", "tensor") and mesh.size == 8
     batch = {"tokens": np.arange(48).reshape(16, 3), "label": np.arange(16)}

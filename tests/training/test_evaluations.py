@@ -10,7 +10,7 @@ from rar_jax.training.preemption import Preempted, Preemption
 
 
 class Counter:
-    """Measures how often it was run."""
+    """An evaluator that measures how often it has run."""
 
     def __init__(self, name, every, raises=False):
         self.name, self.schedule, self.raises = name, Schedule(every, 20), raises
@@ -27,7 +27,7 @@ class Counter:
 
 
 class Pictures:
-    """Measures nothing."""
+    """An evaluator that draws an image and measures nothing."""
 
     name, measures, schedule = "pictures", (), Schedule(10, 20)
     runs = 0
@@ -81,7 +81,7 @@ def test_an_interrupted_evaluation_is_done_after_the_restart_and_none_twice(tmp_
     assert read_metrics(tmp_path) == [{"step": 10, "first/runs": 1.0}, {"step": 10, "second/runs": 1.0}]
 
 
-def test_evaluations_after_the_step_of_the_checkpoint_are_forgotten(tmp_path):
+def test_evaluations_after_the_step_of_the_checkpoint_are_dropped(tmp_path):
     pictures = Pictures()
     log, evaluations = opened(tmp_path, 0, pictures)
     evaluations.run(10, {}, Preemption())
@@ -94,7 +94,7 @@ def test_evaluations_after_the_step_of_the_checkpoint_are_forgotten(tmp_path):
 
 
 def test_values_that_were_logged_without_a_record_are_not_measured_again(tmp_path):
-    """As by a process that was killed between the two, and by runs of older versions."""
+    """A process can be killed between the log and the record, and older versions had no record."""
     MetricsLog(tmp_path, 0).write(10, {"first/runs": 7.0})
     _, evaluations = opened(tmp_path, 10, Counter("first", 10))
     assert not evaluations.due(10) and evaluations.measured(10) == {"first/runs": 7.0}

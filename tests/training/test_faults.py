@@ -1,4 +1,4 @@
-"""Every way to die: what a run loses (nothing that was saved), and what it says."""
+"""Interrupted and damaged runs lose nothing that was saved, and report what happened."""
 
 import json
 import random
@@ -43,14 +43,14 @@ def undisturbed(small_config, tmp_path_factory):
     return folder, final_state(config_of(small_config), folder)
 
 
-def same(folder, small_config, undisturbed):
-    """The end is the undisturbed run's bit for bit, and so is what was logged on the way."""
+def assert_undisturbed(folder, small_config, undisturbed):
+    """Asserts that a run's final state and metrics equal those of the undisturbed run bit for bit."""
     jax.tree.map(np.testing.assert_array_equal, final_state(config_of(small_config), folder), undisturbed[1])
     assert read_metrics(folder) == read_metrics(undisturbed[0])
 
 
 class AskedAt(Preemption):
-    """Asks at the end of a step, or between steps at the n-th check from then on."""
+    """Asks the run to end after a number of steps or, with `checks`, at the check after that number of checks."""
 
     def __init__(self, step, checks=None):
         super().__init__()
@@ -78,16 +78,14 @@ class AskedAt(Preemption):
         (AskedAt(0, 0), 0),
     ],
 )
-def test_a_preempted_run_saves_and_goes_on_as_if_nothing_had_happened(
-    small_config, undisturbed, tmp_path, asked, saved
-):
-    """At the end of a step, with an evaluation or not, within one, while sampling, scoring and compiling."""
+def test_a_preempted_run_saves_and_resumes_without_a_difference(small_config, undisturbed, tmp_path, asked, saved):
+    """The run ends after a step with or without an evaluation, while it evaluates, samples or scores, or compiles."""
     config = config_of(small_config)
     assert not loop.train(prepare(config, tmp_path), asked)
     steps = [int(path.name) for path in (tmp_path / "checkpoints").iterdir()]
     assert max(steps, default=0) == saved
     assert loop.train(prepare(config, tmp_path))
-    same(tmp_path, small_config, undisturbed)
+    assert_undisturbed(tmp_path, small_config, undisturbed)
 
 
 def flip_a_bit(folder, largest=True):
@@ -97,7 +95,7 @@ def flip_a_bit(folder, largest=True):
     files[-1].write_bytes(data)
 
 
-def test_one_flipped_bit_goes_back_to_the_checkpoint_before(small_config, undisturbed, tmp_path, caplog):
+def test_a_flipped_bit_is_detected_and_the_checkpoint_before_is_used(small_config, undisturbed, tmp_path, caplog):
     config = config_of(small_config)
     assert not loop.train(prepare(config, tmp_path), AskedAt(12))
     flip_a_bit(tmp_path / "checkpoints" / "12" / "state")
@@ -106,17 +104,17 @@ def test_one_flipped_bit_goes_back_to_the_checkpoint_before(small_config, undist
     assert "12 cannot be read" in messages[0] and "is damaged" in messages[0]
     assert messages[1].startswith("went back to the checkpoint of step 10")
     assert (tmp_path / "damaged_checkpoints" / "12").exists()
-    same(tmp_path, small_config, undisturbed)
+    assert_undisturbed(tmp_path, small_config, undisturbed)
 
 
-def test_a_checkpoint_that_is_half_there(small_config, undisturbed, tmp_path):
+def test_incomplete_checkpoints_are_skipped(small_config, undisturbed, tmp_path):
     config = config_of(small_config)
     assert not loop.train(prepare(config, tmp_path), AskedAt(12))
     shutil.rmtree(tmp_path / "checkpoints" / "12" / "state")
-    # And what a kill in the middle of a save leaves.
+    # A process that is killed during a save leaves such a folder.
     shutil.copytree(tmp_path / "checkpoints" / "10", tmp_path / "checkpoints" / "15.orbax-checkpoint-tmp")
     assert loop.train(prepare(config, tmp_path))
-    same(tmp_path, small_config, undisturbed)
+    assert_undisturbed(tmp_path, small_config, undisturbed)
 
 
 def test_a_checkpoint_without_its_manifest_is_used(small_config, undisturbed, tmp_path, caplog):
@@ -125,10 +123,10 @@ def test_a_checkpoint_without_its_manifest_is_used(small_config, undisturbed, tm
     (tmp_path / "checkpoints" / "12" / "manifest.json").unlink()
     assert loop.train(prepare(config, tmp_path))
     assert any("is restored unverified" in record.getMessage() for record in caplog.records)
-    same(tmp_path, small_config, undisturbed)
+    assert_undisturbed(tmp_path, small_config, undisturbed)
 
 
-def test_a_save_that_fails_is_said_and_training_goes_on(small_config, undisturbed, tmp_path, caplog, monkeypatch):
+def test_a_failed_save_is_logged_and_training_continues(small_config, undisturbed, tmp_path, caplog, monkeypatch):
     config = config_of(small_config)
     run = prepare(config, tmp_path)
     save = run.store._manager.save
@@ -140,15 +138,15 @@ def test_a_save_that_fails_is_said_and_training_goes_on(small_config, undisturbe
 
     monkeypatch.setattr(run.store._manager, "save", full)
     assert loop.train(run)
-    said = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    errors = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
     assert (
-        len(said) == 2
-        and said[0].startswith("the save of step 10 failed")
-        and "No space left" in said[0]
-        and "[5]" in said[0]
+        len(errors) == 2
+        and errors[0].startswith("the save of step 10 failed")
+        and "No space left" in errors[0]
+        and "[5]" in errors[0]
     )
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"5", "20"}
-    same(tmp_path, small_config, undisturbed)
+    assert_undisturbed(tmp_path, small_config, undisturbed)
 
 
 def test_a_disk_that_is_full_at_the_end_is_an_error(small_config, tmp_path, monkeypatch):
@@ -170,7 +168,7 @@ def test_a_second_process_is_refused(small_config, tmp_path):
     prepare(config_of(small_config), tmp_path).close()
 
 
-def test_numbers_that_stay_bad_end_the_run_and_are_not_saved(small_config, tmp_path):
+def test_repeated_non_finite_updates_end_the_run_and_are_not_saved(small_config, tmp_path):
     config = config_of(
         small_config,
         optimizer={"learning_rate": 1e38, "warmup_epochs": 0},
@@ -191,7 +189,7 @@ def test_keep_policy(small_config, tmp_path):
         small_config,
         checkpoint={"every": 2, "keep": 2, "keep_every": 8, "best_metric": "heldout/target_loss"},
         eval={"every": 4, "samples_per_class": 0},
-        # The loss rises at the end: the best is not among the newest.
+        # The loss rises at the end, so that the best checkpoint is not among the newest.
         optimizer={"learning_rate": 0.3},
     )
     assert loop.train(prepare(config, tmp_path))
@@ -222,13 +220,13 @@ def losses(folder):
     ("kills", "steps"), [pytest.param(4, 600, id="4"), pytest.param(20, 600, id="20", marks=pytest.mark.long)]
 )
 def test_torture(tmp_path, kills, steps):
-    """Killed at random moments, each time on another number of devices: the losses are the undisturbed run's."""
+    """A run that is killed at random moments, each time on another number of devices, has the undisturbed losses."""
     whole = start(tmp_path / "whole", 1, steps)
     assert whole.wait(timeout=600) == 0, whole.stderr.read()
     chance = random.Random(kills)
     metrics = tmp_path / "run" / "metrics.jsonl"
     for kill in range(kills):
-        # A process replaces the log when it starts to train. A signal before that, while Python starts, just ends it.
+        # A process replaces the log when it starts to train. An earlier signal, while Python starts, only ends it.
         before = metrics.stat().st_ino if metrics.exists() else None
         process = start(tmp_path / "run", chance.choice([1, 2, 4, 8]), steps)
         target = (kill + chance.random()) * (steps - 60) / kills

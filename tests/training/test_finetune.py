@@ -20,13 +20,13 @@ def initial(golden_model):
     return make
 
 
-def test_the_same_sizes_take_everything(golden, golden_model, initial):
+def test_all_parameters_are_copied_if_the_sizes_are_equal(golden, golden_model, initial):
     params, left = merge_params(golden_model.config, initial(golden_model), golden_model.config, golden.params)
     assert left == []
     jax.tree.map(np.testing.assert_array_equal, params, golden.params)
 
 
-def test_other_classes_keep_codes_and_the_null_class(golden, golden_model, initial):
+def test_codes_and_the_null_class_are_copied_if_the_classes_differ(golden, golden_model, initial):
     classes, codes = golden_model.config.num_classes, golden_model.config.codebook_size + 1
     model = golden_model.clone(config=dataclasses.replace(golden_model.config, num_classes=classes + 3))
     before = initial(model)
@@ -62,7 +62,7 @@ def test_another_size_is_refused(golden_model):
         check_sizes(dataclasses.replace(golden_model.config, depth=5), golden_model.config)
 
 
-def test_a_run_begins_with_a_published_file(golden, golden_model, small_config, tmp_path, caplog):
+def test_a_run_starts_from_a_published_file(golden, golden_model, small_config, tmp_path, caplog):
     save_file(golden.tensors("params/"), tmp_path / "rar.safetensors")
     sizes = {
         name: getattr(golden_model.config, name) for name in ("width", "depth", "num_heads", "mlp_width", "grid_side")
@@ -80,8 +80,8 @@ def test_a_run_begins_with_a_published_file(golden, golden_model, small_config, 
     assert position == {}
     jax.tree.map(np.testing.assert_array_equal, state.params["blocks"], golden.params["blocks"])
     jax.tree.map(np.testing.assert_array_equal, state.ema["blocks"], golden.params["blocks"])
-    said = [record.getMessage() for record in caplog.records if "reinitialised" in record.getMessage()]
-    assert said[0].endswith("reinitialised: embeddings/embedding (classes)")
+    messages = [record.getMessage() for record in caplog.records if "reinitialised" in record.getMessage()]
+    assert messages[0].endswith("reinitialised: embeddings/embedding (classes)")
     run.close()
     with pytest.raises(ValueError, match=r"config\.init_from=nothing\.bin: no weights in 'nothing\.bin'"):
         prepare(dataclasses.replace(config, init_from="nothing.bin"), tmp_path / "other")

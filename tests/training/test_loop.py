@@ -57,9 +57,9 @@ def test_a_run_leaves_everything_in_its_folder(whole_run):
     assert evaluated[-1]["heldout/target_loss"] < evaluated[0]["heldout/target_loss"]
 
 
-def test_a_run_started_again_goes_on_as_if_undisturbed(whole_run, small_config, tmp_path):
+def test_a_resumed_run_equals_an_undisturbed_one(whole_run, small_config, tmp_path):
     _, undisturbed = whole_run
-    # Dies after step 13, having saved at 10; what it logged later is replaced.
+    # The run ends after step 13 and was saved at step 10. Its log after step 10 is replaced.
     train(small_config(train={"stop_step": 13}, checkpoint={"every": 10, "keep": 1}), tmp_path)
     newest = tmp_path / "checkpoints" / "13"
     assert newest.exists()
@@ -83,7 +83,7 @@ def test_the_loaded_generator_has_the_trained_weights(whole_run, small_config):
     np.testing.assert_array_equal(images, generator.generate([3, 1, 4], seed=5))
 
 
-def test_moving_average_is_what_gets_sampled(small_config, tmp_path):
+def test_samples_use_the_moving_average(small_config, tmp_path):
     config = small_config(train={"stop_step": 3, "ema_decay": 0.5}, checkpoint={"every": 3})
     train(config, tmp_path)
     run = prepare(config, tmp_path)
@@ -107,7 +107,7 @@ def test_unreadable_checkpoint(whole_run, small_config, tmp_path, damaged):
     shutil.copytree(whole_run[0], folder)
     for step in ("10", "20"):
         (folder / "checkpoints" / step / damaged).write_bytes(b"\x00garbage")
-        # As after a crash before it was written: Orbax itself must notice.
+        # Without a manifest, as after a crash, Orbax itself must detect the damage.
         (folder / "checkpoints" / step / "manifest.json").unlink()
     with pytest.raises(ValueError, match=r"no checkpoint can be read: checkpoint .*/20 cannot be read.*/10 cannot"):
         loop.train(prepare(small_config(), folder))
@@ -124,8 +124,8 @@ def test_nothing_to_load(whole_run, tmp_path):
         load(whole_run[0], step=7)
 
 
-def test_a_run_does_not_go_on_with_another_method(whole_run, small_config):
-    """Every field at odds is named with both values, and the folder keeps its config."""
+def test_a_run_is_not_resumed_with_another_method(whole_run, small_config):
+    """Every field that differs is named with both values, and the folder keeps its config."""
     folder, _ = whole_run
     before = (folder / "config.json").read_text()
     changed = small_config(permutation={"scan_order": "spiral_out"}, optimizer={"learning_rate": 0.5})
@@ -139,12 +139,12 @@ def test_a_run_does_not_go_on_with_another_method(whole_run, small_config):
     prepare(changed, folder, ["permutation.scan_order", "optimizer.learning_rate"]).close()
 
 
-def test_the_best_checkpoint_by_a_score_stays(small_config, tmp_path, monkeypatch):
-    """The largest accuracy is best. The samples that are scored have a batch size of their own, not the grid's."""
+def test_the_checkpoint_with_the_best_score_is_kept(small_config, tmp_path, monkeypatch):
+    """The largest accuracy is best. The scored samples have another batch size than the grid."""
     batches, accuracies = [], iter([0.4, 0.1, 0.2, 0.3])
 
     def score(scorer, images, labels):
-        # Each time with guidance, then without.
+        # Each evaluation scores samples with guidance and then without.
         accuracy = next(accuracies) if len([size for _, size in batches if size == 256]) % 2 else 0.0
         return {"frechet_pixels": 1.0, "svm_accuracy": accuracy}
 

@@ -16,7 +16,7 @@ from rar_jax.training.metrics import MetricsLog, TrainingMetrics, read_metrics
 from rar_jax.training.speed import StepTimer
 
 
-def test_going_on_forgets_what_came_after_the_checkpoint(tmp_path):
+def test_a_resumed_log_drops_lines_after_the_checkpoint(tmp_path):
     log = MetricsLog(tmp_path, 0)
     for step in (10, 20, 30):
         log.write(step, {"train/loss": step / 10})
@@ -31,7 +31,7 @@ def test_going_on_forgets_what_came_after_the_checkpoint(tmp_path):
     assert len(list(tmp_path.glob("events.out.tfevents.*"))) >= 1
 
 
-def test_the_speed_log_goes_on_after_a_crash_too(tmp_path):
+def test_the_speed_log_is_continued_after_a_crash(tmp_path):
     MetricsLog(tmp_path, 0).write_speed(10, {"steps_per_s": 1.0})
     with (tmp_path / "speed.jsonl").open("a") as file:
         file.write('{"step": 20, "ste')
@@ -43,7 +43,7 @@ def test_the_speed_log_goes_on_after_a_crash_too(tmp_path):
 
 
 class Bucket(MemoryFileSystem):
-    """Behaves as gs://: a file can be replaced, and cannot grow."""
+    """A stand-in for gs://, where a file can be replaced but not appended to."""
 
     store, pseudo_dirs = {}, [""]
     cachable = False
@@ -85,7 +85,7 @@ def test_a_slow_bucket_delays_no_step_and_a_failing_one_raises(bucket, monkeypat
         log.write(step, {"train/loss": 0.0})
     go_on.set()
     log.flush()
-    # Those that came while the first was written went together.
+    # Lines that were added during the first write are written together.
     assert writes[-1] == 9 and len(writes) <= 3
     monkeypatch.setattr(metrics, "write_atomically", mock.Mock(side_effect=OSError("no space")))
     log.write(10, {"train/loss": 0.0})
@@ -94,7 +94,7 @@ def test_a_slow_bucket_delays_no_step_and_a_failing_one_raises(bucket, monkeypat
 
 
 def test_a_run_folder_on_a_bucket(bucket, small_config):
-    """The files that go through epath; checkpoints are Orbax's, and TensorBoard's events tensorboardX's."""
+    """All files that are written through epath. Orbax writes checkpoints, and tensorboardX writes events."""
     folder = "gs://bucket/run"
     check_folder("workdir", folder)
     assert lock(folder) is None
@@ -118,7 +118,7 @@ def test_a_run_folder_on_a_bucket(bucket, small_config):
 
 
 def test_means_over_the_steps_since_the_last_line(tmp_path):
-    """Skipped updates are counted and left out; steps before a restart count as if there had been none."""
+    """Skipped updates are counted but left out of the means, and steps before a restart are included."""
     log = MetricsLog(tmp_path, 0)
     timer = StepTimer(batch_size=16, step_flops=1.0, product_rate=1.0)
     before = TrainingMetrics(log, lambda step: {"r": step / 10}, steps_per_epoch=8)

@@ -12,7 +12,7 @@ from rar_jax.training.step import token_losses
 
 
 def test_golden_updates(golden, golden_model):
-    """Four updates on one batch: losses, gradient norms, rates, and the parameters after."""
+    """Four updates on one batch give the golden losses, gradient norms, learning rates and parameters."""
     hyper = json.loads(str(golden["adamw/hparams"]))
     config = OptimizerConfig(
         learning_rate=hyper["lr"],

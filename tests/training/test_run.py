@@ -18,7 +18,7 @@ def test_a_run_folder_below_a_file(small_config, tmp_path):
         prepare(small_config(), tmp_path / "file" / "run")
 
 
-def test_a_reference_that_cannot_be_used_is_found_before_the_first_step(small_config, inception_file, tmp_path):
+def test_an_unusable_reference_is_refused_before_the_first_step(small_config, inception_file, tmp_path):
     write_png(tmp_path / "reference" / "a.png", np.zeros((9, 20, 3), np.uint8))
     (tmp_path / "reference" / "b.png").write_bytes(b"not a picture")
     options = {"score_every": 5, "inception": str(inception_file), "reference": str(tmp_path / "reference")}
@@ -31,7 +31,7 @@ def test_a_reference_that_cannot_be_used_is_found_before_the_first_step(small_co
     [
         ("heldout/los", r"is not measured in this run: it must be heldout/target_loss, .*svm_accuracy_unguided$"),
         ("score/fid_guided", "is not measured in this run"),
-        # It is measured at the last step alone.
+        # This value is measured at the last step alone.
         ("report/svm_accuracy_samples", "is not measured in this run"),
     ],
 )

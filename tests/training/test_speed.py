@@ -9,8 +9,8 @@ from rar_jax.training.run import prepare
 from rar_jax.training.speed import StepTimer
 
 
-def test_rates_shares_and_what_does_not_count(monkeypatch):
-    """By a clock of our own: four steps of 2 s, half a second of each waiting, and an evaluation before them."""
+def test_evaluations_do_not_count_in_the_speed(monkeypatch):
+    """A fake clock gives an evaluation of 30 s, and then four steps of 2 s with a wait of 0.5 s in each."""
     now = [100.0]
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
 
@@ -30,7 +30,7 @@ def test_rates_shares_and_what_does_not_count(monkeypatch):
     assert timer.lap(14) == {}
 
 
-def test_a_run_tells_its_speed_and_traces_what_is_asked(small_config, tmp_path):
+def test_a_run_logs_its_speed_and_traces_the_requested_steps(small_config, tmp_path):
     config = small_config(train={"stop_step": 10, "log_every": 5, "profile_step": 3})
     assert loop.train(prepare(config, tmp_path))
     entries = [json.loads(line) for line in (tmp_path / SPEED_FILE).read_text().splitlines()]

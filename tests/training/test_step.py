@@ -62,7 +62,7 @@ def compiled(model, shape):
 
 
 def run(shape, steps=5, model=MODEL, step_config=STEP_CONFIG):
-    """Losses of a few steps on a mesh, the final state, and the orders drawn at each step."""
+    """Returns the losses of a few steps on a mesh, the final state, and the orders drawn at each step."""
     mesh = make_mesh(shape, jax.devices()[: math.prod(shape)])
     built = program(model, step_config)
     step, state = built.jit_step(mesh), jax.jit(built.init, out_shardings=built.shardings(mesh))()
@@ -86,7 +86,7 @@ SPLITS = [(8, 1, 1), (1, 8, 1), (2, 4, 1), (2, 1, 4), (1, 2, 4), (4, 1, 2), (2, 
 
 @pytest.mark.parametrize("shape", SPLITS)
 def test_mesh_changes_nothing(one_device, shape):
-    """With dropout on: the masks do not depend on the mesh either."""
+    """Dropout is on, because its masks must not depend on the mesh either."""
     losses, state, orders = one_device
     other_losses, other_state, other_orders = run(shape)
     np.testing.assert_array_equal(orders, other_orders)
@@ -158,8 +158,8 @@ def test_eval_step_counts_each_image_once_in_both_orders(one_device):
 
 
 @pytest.mark.parametrize("shape", [(1, 2, 4), (1, 8, 1)])
-def test_devices_share_the_work_and_do_none_of_it_twice(shape):
-    """By XLA's count of the products: along fsdp the images are split, along tensor the heads and hidden units too."""
+def test_devices_share_the_work_without_repeating_any(shape):
+    """XLA counts the FLOPs per device. All axes divide the images; tensor also divides the heads and hidden units."""
     model = MODEL.clone(
         config=dataclasses.replace(MODEL.config, width=64, mlp_width=256, dropout=0.0, attention_dropout=0.0)
     )
@@ -168,18 +168,21 @@ def test_devices_share_the_work_and_do_none_of_it_twice(shape):
     assert several < one / devices * 1.2
 
 
-def test_kernels_are_gathered_once_a_pass_and_gradients_added_up_in_parts():
-    """What is sent in the loops over blocks, on 2 copies of parameters that are split in 4: (N - 1) / N of a gather."""
+def test_kernels_are_gathered_once_per_pass_and_gradients_are_reduced_in_shards():
+    """Counts the bytes sent in the loops over blocks, in units of all kernels, on a mesh of data 2 x fsdp 4.
+
+    A gather over N devices sends (N - 1) / N.
+    """
     model = MODEL.clone(remat="block")
     kernels = 4 * model.config.depth * (block_kernels(model.config) + 6 * model.config.width**2)
     sent = collections.Counter()
     for each in collectives(compiled(model, (2, 4, 1)).as_text(), 8):
         if each.count == model.config.depth:
             sent[each.kind, each.devices] += each.count * each.sent / kernels
-    # In the forward pass, and when the backward pass recomputes it.
+    # Kernels are gathered in the forward pass, and again when the backward pass recomputes it.
     assert sent["all-gather", 4] == pytest.approx(2 * 3 / 4)
-    # Within the 4, and then each its part with the same part of the other copy. XLA's CPU compiler has no
-    # reduce-scatter: an all-reduce sends twice as much. Over all 8 go biases and norms only.
+    # Gradients are reduced over fsdp, and then each shard over data. XLA's CPU compiler has no reduce-scatter, and an
+    # all-reduce sends twice as much. Only biases and norms are reduced over all 8 devices.
     assert sent["all-reduce", 4] + sent["reduce-scatter", 4] <= 2 * 3 / 4 * 1.01
     assert sent["all-reduce", 2] == pytest.approx(1 / 4)
     assert sent["all-reduce", 8] < 0.1

@@ -1,1 +1,1 @@
-"""The commands `python -m rar_jax benchmark NAME`, a file each."""
+"""The commands `python -m rar_jax benchmark NAME`, one per file."""

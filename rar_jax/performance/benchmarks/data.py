@@ -1,4 +1,4 @@
-"""Measures the loader, the JSONL import, the decoding of JPEGs and the tokenizer, on made-up data."""
+"""Measures the loader, the JSONL import, the decoding of JPEGs and the tokenizer, on synthetic data."""
 
 import concurrent.futures
 import functools
@@ -37,7 +37,7 @@ _IMAGE_SIZE = 256
 _PHOTOGRAPH = (500, 375)
 
 
-def _made_up_records(count: int, progress: Progress) -> Iterator[tuple[np.ndarray, int]]:
+def _synthetic_records(count: int, progress: Progress) -> Iterator[tuple[np.ndarray, int]]:
     rng = np.random.default_rng(0)
     for start in range(0, count, 10_000):
         size = min(10_000, count - start)
@@ -50,11 +50,11 @@ def _write_records(folder: pathlib.Path, count: int) -> None:
     progress = Progress(f"write {count:,} records", count, unit="record")
     write_records(
         folder,
-        _made_up_records(count, progress),
+        _synthetic_records(count, progress),
         grid_side=16,
         codebook_size=_CODES,
         class_names=tuple(map(str, range(_CLASSES))),
-        tokenizer="made up",
+        tokenizer="synthetic",
         source="a benchmark",
     )
     progress.close()
@@ -145,7 +145,7 @@ def _measure_decoding() -> dict[str, float]:
     return rates
 
 
-def _made_up_tokenizer() -> Tokenizer:
+def _synthetic_tokenizer() -> Tokenizer:
     """Returns a tokenizer of the published f16 size with random weights."""
     model = VQGAN(**MASKGIT_F16)
     side = model.downsampling
@@ -184,15 +184,15 @@ def measure(
     batch_size: int = 2048,
     folder: pathlib.Path | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Times the steps between images and batches of tokens.
+    """Times the steps that turn images into batches of tokens.
 
     Args:
       tokenizer: weights of a tokenizer (`checkpoints.weights`). None: random weights of the published f16 size.
       records: number of records in the large data set.
       lines: number of lines in the large JSONL file.
       batch_size: number of records in a batch.
-      folder: where the data sets are written, in a folder that is removed at the end. None: the system's folder for
-        temporary files.
+      folder: folder of a temporary folder for the data sets, which is removed at the end. None: the system's folder
+        for temporary files.
 
     Returns:
       Section -> name -> value. The names hold the units.
@@ -200,7 +200,7 @@ def measure(
     Raises:
       UserError: the tokenizer cannot be read.
     """
-    opened = open_tokenizer(tokenizer, _IMAGE_SIZE) if tokenizer else _made_up_tokenizer()
+    opened = open_tokenizer(tokenizer, _IMAGE_SIZE) if tokenizer else _synthetic_tokenizer()
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:

@@ -32,7 +32,7 @@ _READ = 400
 
 
 def inception_flops(model: InceptionV3) -> int:
-    """Returns the FLOPs of the network for an image: those of its convolutions and of its last layer.
+    """Returns the FLOPs of the convolutions and of the last layer of the network, for one image.
 
     A multiply-add counts as two FLOPs. The shapes are found by tracing the network.
     """
@@ -76,7 +76,7 @@ def _measure_features(model: InceptionV3, extractor: Extractor, batches: int) ->
     for _ in extract_all(extractor, [images] * batches):
         times.append(time.perf_counter() - began)
         began = time.perf_counter()
-    # The first batch is left out: the second one is started before it arrives.
+    # The time of the first batch is left out, because it includes the start of the second one.
     rate = extractor.batch_size / statistics.median(times[1:] or times)
     ceiling = max(before, product_rate(jnp.float32)) * jax.local_device_count()
     flops = inception_flops(model)
@@ -133,7 +133,7 @@ def _measure_reading() -> dict[str, float]:
 def measure(
     inception: str | None = None, *, batches: int = 12, num_samples: int = 50_000, num_references: int = 10_000
 ) -> dict[str, dict[str, Any]]:
-    """Times the parts of an evaluation on made-up images and features.
+    """Times the parts of an evaluation on synthetic images and features.
 
     Args:
       inception: weights of the Inception network (`checkpoints.weights`). None: random weights.

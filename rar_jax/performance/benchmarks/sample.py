@@ -67,7 +67,7 @@ def _make_detokenizer(model: RAR, mesh: Mesh) -> Detokenizer | None:
 
 
 def _timed(function: Callable[[], Any]) -> tuple[float, Any]:
-    """Returns the time of a call in s, and what it returned."""
+    """Returns the time of a call in s, and its result."""
     began = time.perf_counter()
     result = function()
     return time.perf_counter() - began, result

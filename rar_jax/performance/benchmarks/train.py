@@ -1,4 +1,4 @@
-"""Measures the training step of a config on made-up tokens."""
+"""Measures the training step of a config on synthetic tokens."""
 
 import statistics
 import time
@@ -20,7 +20,7 @@ from rar_jax.training.state import TrainState
 _WARM_UP = 2
 
 
-def _made_up_batch(config: Config) -> dict[str, np.ndarray]:
+def _synthetic_batch(config: Config) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     model, size = config.model, config.train.batch_size
     return {
@@ -62,7 +62,7 @@ def measure(config: Config, steps: int = 5, profile: str | None = None) -> dict[
     dtype = jnp.dtype(config.train.dtype)
     rates = [ceilings.product_rate(dtype)]
     state = jax.block_until_ready(jax.jit(program.init, out_shardings=program.shardings(mesh))())
-    batch = put_batch(_made_up_batch(config), mesh)
+    batch = put_batch(_synthetic_batch(config), mesh)
     began = time.perf_counter()
     step = program.jit_step(mesh).lower(state, batch).compile()
     compiled = time.perf_counter() - began

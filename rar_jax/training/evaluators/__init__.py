@@ -1,1 +1,1 @@
-"""What is evaluated during a run: held-out losses, sample grids, scores of samples and the report of the digits."""
+"""Evaluations during a run: held-out losses, sample grids, scores of samples and the report on the digits."""

@@ -66,7 +66,7 @@ class Evaluator(Protocol):
     schedule: Schedule
 
     def run(self, step: int, params: dict[str, Any], measured: Mapping[str, float], preemption: Preemption) -> Result:
-        """Evaluates. All processes call this at the same steps.
+        """Evaluates the parameters of a step. All processes call this at the same steps.
 
         Args:
           step: number of updates done.
@@ -84,7 +84,7 @@ def best_measure(metric: str, evaluators: Sequence[Evaluator]) -> Measure | None
 
     Args:
       metric: `config.checkpoint.best_metric`.
-      evaluators: those of the run. Measures of the last step alone cannot select a checkpoint.
+      evaluators: the run's evaluators. Those that run at the last step alone cannot select a checkpoint.
 
     Raises:
       UserError: no evaluator measures the metric during the run.

@@ -1,4 +1,4 @@
-"""Losses of held-out images, and of as many training images, in the target order and in random order."""
+"""Measures losses of held-out images and of equally many training images, in the target and in random order."""
 
 import functools
 import logging
@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 LOSS_TITLE = "Loss (nats a token)"
 ACCURACY_TITLE = "Accuracy of the next token"
-# The names are those that `eval_step` returns, after the data set.
+# Each name has the data set and then the name that `eval_step` returns.
 MEASURES = tuple(
     Measure(f"{data}/{order}_{kind}", title, f"{label}, {order} order", larger_is_better)
     for data, label in (("heldout", "held-out"), ("train", "training"))
@@ -40,18 +40,18 @@ class HeldOutLosses:
     measures = MEASURES
 
     def __init__(self, config: Config, program: Program, mesh: Mesh, datasets: Datasets):
-        """Compiles nothing yet. `datasets.heldout` must be there."""
+        """Prepares the evaluation without compiling. `datasets.heldout` must not be None."""
         self.schedule = Schedule(config.eval.every, config.last_step)
         self._mesh = mesh
         self._datasets = datasets
         self._num_images = min(config.eval.num_images or datasets.heldout.num_images, datasets.heldout.num_images)
-        # A microbatch fits in memory during training.
+        # The size of a microbatch, which fits in memory during training.
         self._batch_size = config.train.batch_size // config.train.accumulation
         evaluate = functools.partial(eval_step, model=program.model, step_config=program.step_config)
         self._eval_step = jax.jit(on_mesh(evaluate, mesh))
 
     def run(self, step: int, params: dict[str, Any], measured: Mapping[str, float], preemption: Preemption) -> Result:
-        """Evaluates; see `Evaluator`."""
+        """Evaluates a step; see `Evaluator.run`."""
         values = {}
         for data, records in (("train", self._datasets.train), ("heldout", self._datasets.heldout)):
             means = self._means(params, records, preemption)

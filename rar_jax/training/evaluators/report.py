@@ -1,4 +1,4 @@
-"""The report of a run on the digits: how its samples compare with the real digits."""
+"""Writes the report of a run on the digits, which compares its samples with the real digits."""
 
 import json
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from rar_jax.training.evaluators.evaluator import Measure, Result, Schedule
 from rar_jax.training.evaluators.sampling import StepSampler
 from rar_jax.training.preemption import Preemption
 
-# Used where no sample grid is drawn.
+# The batch size if no sample grid is drawn.
 _BATCH_SIZE = 128
 _FILE = "report.json"
 
@@ -44,12 +44,12 @@ class DigitsReport:
         self._tokenizer = tokenizer
         self._folder = folder
         self._labels = np.arange(config.eval.report_samples) % config.model.num_classes
-        # The batch size of the sample grid, so that the decode loop is compiled once for both.
+        # This is the batch size of the sample grid, so that the decode loop is compiled once for both.
         grid = len(spread_classes(config.model.num_classes)) * config.eval.samples_per_class
         self._batch_size = grid or _BATCH_SIZE
 
     def run(self, step: int, params: dict[str, Any], measured: Mapping[str, float], preemption: Preemption) -> Result:
-        """Evaluates; see `Evaluator`. The held-out losses of this step must have been measured."""
+        """Evaluates a step; see `Evaluator.run`. The held-out losses of this step must have been measured."""
         tokens = self._sampler.tokens(params, self._labels, self._batch_size, preemption.check)
         scores = {}
         if is_first():

@@ -1,4 +1,4 @@
-"""Grids of sampled images."""
+"""Draws grids of sampled images during training."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +14,7 @@ from rar_jax.training.preemption import Preemption
 
 
 class SampleGrid:
-    """Draws a grid of samples: one class a row, up to ten classes spread over all."""
+    """Draws a grid of samples with one class per row, for up to ten evenly spaced classes."""
 
     name = "samples"
     measures: tuple[Measure, ...] = ()
@@ -28,7 +28,7 @@ class SampleGrid:
         self._labels = spread_classes(config.model.num_classes).repeat(self._per_class)
 
     def run(self, step: int, params: dict[str, Any], measured: Mapping[str, float], preemption: Preemption) -> Result:
-        """Evaluates; see `Evaluator`."""
+        """Evaluates a step; see `Evaluator.run`."""
         tokens = self._sampler.tokens(params, self._labels, len(self._labels), preemption.check)
         if not is_first():
             return Result()

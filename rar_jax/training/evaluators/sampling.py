@@ -1,4 +1,4 @@
-"""Samples for the evaluators that need some."""
+"""Samples images for the evaluators."""
 
 import dataclasses
 from collections.abc import Callable
@@ -16,7 +16,7 @@ class StepSampler:
     """Samples with the parameters of a step, with the options and the seed of the run's config."""
 
     def __init__(self, config: Config, model: RAR, mesh: Mesh):
-        """Compiles nothing yet."""
+        """Takes the options and the seed from the config. Nothing is compiled yet."""
         self._model = model
         self._mesh = mesh
         self._options = sample_options(config)
@@ -33,7 +33,7 @@ class StepSampler:
         """Samples one image for each label. All processes take part.
 
         Args:
-          params: the network's, as trained.
+          params: the network's parameters, as trained.
           labels: int [N].
           batch_size: images decoded at once.
           check: called after each batch; may raise `Preempted`.

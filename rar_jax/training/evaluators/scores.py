@@ -1,4 +1,4 @@
-"""Scores of samples, with and without guidance (Figure 4 b and c)."""
+"""Scores samples during training, with and without guidance (Figure 4 b and c of the paper)."""
 
 import logging
 from collections.abc import Mapping
@@ -16,9 +16,9 @@ from rar_jax.training.preemption import Preemption
 
 _log = logging.getLogger(__name__)
 
-# More than a sample grid has: there are many samples to score, and a small batch would leave accelerators idle.
+# Larger than a sample grid, because a small batch would leave accelerators idle.
 _BATCH_SIZE = 256
-# Each guidance with the sampling options that differ from the config's.
+# The sampling options that replace those of the config, with and without guidance.
 _GUIDANCE = {"guided": {}, "unguided": {"guidance_scale": 1.0}}
 # The scores of all `SampleScorer`s: title, and whether larger is better.
 _SCORES = {
@@ -50,7 +50,7 @@ class SampleScores:
         self._labels = np.arange(config.eval.score_images) % config.model.num_classes
 
     def run(self, step: int, params: dict[str, Any], measured: Mapping[str, float], preemption: Preemption) -> Result:
-        """Evaluates; see `Evaluator`. The first process scores and sends the scores to the others."""
+        """Evaluates a step; see `Evaluator.run`. The first process scores and sends the scores to the others."""
         scores = {}
         for guidance, options in _GUIDANCE.items():
             tokens = self._sampler.tokens(params, self._labels, _BATCH_SIZE, preemption.check, **options)

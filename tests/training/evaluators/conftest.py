@@ -5,7 +5,7 @@ from rar_jax.data.digits import DigitsTokenizer, digits_split
 
 
 class DigitsSampler:
-    """Stands for a `StepSampler`: its samples are real held-out digits of the classes that it is asked for."""
+    """Stands for a `StepSampler`. Its samples are real held-out digits of the requested classes."""
 
     def __init__(self):
         self.calls = []

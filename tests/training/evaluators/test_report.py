@@ -16,6 +16,6 @@ def test_the_report_holds_losses_and_scores(small_config, digits_sampler, tmp_pa
     scores = {name.removeprefix("report/"): value for name, value in values.items()}
     assert report == {"step": 7, "target_loss": 1.25, "random_loss": 2.5} | scores
     assert "target order: 1.2500 nats a token (random order: 2.5000)" in capsys.readouterr().out
-    # In the batches of the grid of samples; and at the last step alone.
+    # The report uses the batch size of the sample grid, and is due at the last step only.
     assert digits_sampler.calls == [(20, 30, {})]
     assert evaluator.schedule.due(config.last_step) and not evaluator.schedule.due(config.last_step - 1)
