@@ -2,18 +2,9 @@
 
 import importlib.util
 import json
-import os
-import subprocess
-import sys
 
 import pytest
-from conftest import ROOT
-
-
-def run(*arguments):
-    environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
-    command = [sys.executable, "-m", "rar_jax", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+from running import refusal, run
 
 
 def is_mistake(result, message):
@@ -24,7 +15,7 @@ def is_mistake(result, message):
 
 @pytest.mark.parametrize("arguments", [[], ["dta"]])
 def test_a_missing_or_wrong_name_lists_the_benchmarks(arguments):
-    result = run("benchmark", *arguments)
+    result = run("rar_jax", "benchmark", *arguments)
     assert is_mistake(result, "benchmark data|evaluate|sample|train"), result.stderr
 
 
@@ -37,13 +28,16 @@ def test_a_missing_or_wrong_name_lists_the_benchmarks(arguments):
             ["sample", "--config=configs/digits.py", "--batch_size=0"],
             "batch_size=0 must be a multiple of the 1 devices",
         ),
-        (["train", "--config=configs/digits.py", "--config.mesh.fsdp=3"], "do not multiply to the 1 devices"),
+        (
+            ["train", "--config=configs/digits.py", "--config.mesh.fsdp=3"],
+            "the product must be the number of devices, 1",
+        ),
         (["data", "--folder=setup.py"], "--folder=setup.py: setup.py is a file, not a folder"),
         (["evaluate", "--inception=nothing.pth"], "nothing.pth"),
     ],
 )
 def test_mistakes_with_benchmark(arguments, message):
-    result = run("benchmark", *arguments)
+    result = run("rar_jax", "benchmark", *arguments)
     assert is_mistake(result, message), result.stderr
 
 
@@ -56,14 +50,13 @@ def test_mistakes_with_benchmark(arguments, message):
     ],
 )
 def test_mistakes_with_aot(arguments, message):
-    result = run("aot", *arguments)
-    assert is_mistake(result, message), result.stderr
+    assert message in refusal("aot", *arguments)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
 def test_aot(tmp_path):
     small = ["--topology=v5e:2x2", "--what=sample", "--batch_size=8", f"--json={tmp_path / 'aot.json'}"]
-    analysed = run("aot", "--config=configs/digits.py", *small)
+    analysed = run("rar_jax", "aot", "--config=configs/digits.py", *small)
     assert analysed.returncode == 0, analysed.stderr
     assert analysed.stdout.splitlines()[-1] == "fits: 0.0 of 17.2 GB per device"
     results = json.loads((tmp_path / "aot.json").read_text())
@@ -72,7 +65,9 @@ def test_aot(tmp_path):
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
 def test_aot_says_what_to_try_when_a_program_does_not_fit():
-    analysed = run("aot", "--config=configs/rar_xxl.py", "--topology=v5e:2x2", "--config.train.batch_size=256")
+    analysed = run(
+        "rar_jax", "aot", "--config=configs/rar_xxl.py", "--topology=v5e:2x2", "--config.train.batch_size=256"
+    )
     assert analysed.returncode == 1 and analysed.stdout == ""
     (line,) = analysed.stderr.strip().splitlines()
     assert line.startswith("error: rar_xxl, train, on v5e:2x2: does not fit: needs ")
@@ -83,7 +78,7 @@ def test_aot_says_what_to_try_when_a_program_does_not_fit():
 def test_benchmark_train(tmp_path):
     small = ["--config.model.width=16", "--config.model.depth=1", "--config.train.batch_size=8", "--steps=1"]
     options = [f"--json={tmp_path / 'train.json'}", f"--profile={tmp_path / 'trace'}"]
-    measured = run("benchmark", "train", "--config=configs/digits.py", *small, *options)
+    measured = run("rar_jax", "benchmark", "train", "--config=configs/digits.py", *small, *options)
     assert measured.returncode == 0, measured.stderr
     results = json.loads((tmp_path / "train.json").read_text())["training step, digits"]
     assert results["images/s"] == pytest.approx(8 / results["step, s, median"])
@@ -94,7 +89,7 @@ def test_benchmark_train(tmp_path):
 @pytest.mark.long
 def test_benchmark_data(tmp_path):
     small = ["--records=60000", "--lines=1000", f"--json={tmp_path / 'data.json'}", f"--folder={tmp_path / 'scratch'}"]
-    measured = run("benchmark", "data", *small)
+    measured = run("rar_jax", "benchmark", "data", *small)
     assert measured.returncode == 0, measured.stderr
     results = json.loads((tmp_path / "data.json").read_text())
     assert results["loader, 60,000 records"]["records/s, median"] > 0
@@ -105,7 +100,7 @@ def test_benchmark_data(tmp_path):
 @pytest.mark.long
 def test_benchmark_sample(tmp_path):
     options = ["--batch_size=2,3", "--repeats=1", f"--json={tmp_path / 'sample.json'}"]
-    measured = run("benchmark", "sample", "--config=configs/digits.py", *options)
+    measured = run("rar_jax", "benchmark", "sample", "--config=configs/digits.py", *options)
     assert measured.returncode == 0, measured.stderr
     results = json.loads((tmp_path / "sample.json").read_text())
     for batch in (2, 3):
@@ -118,7 +113,7 @@ def test_benchmark_sample(tmp_path):
 @pytest.mark.long
 def test_benchmark_evaluate(tmp_path):
     small = ["--batches=2", "--samples=300", "--references=200", f"--json={tmp_path / 'evaluate.json'}"]
-    measured = run("benchmark", "evaluate", *small)
+    measured = run("rar_jax", "benchmark", "evaluate", *small)
     assert measured.returncode == 0, measured.stderr
     results = json.loads((tmp_path / "evaluate.json").read_text())
     assert results["Inception features, 256 x 256"]["GFLOP per image"] == pytest.approx(11.4, abs=0.1)

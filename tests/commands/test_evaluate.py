@@ -65,7 +65,7 @@ def test_images_are_scored(digit_files, tmp_path):
         (["--samples=a.npz"], "name what to score against with --reference, or a file for --save_statistics"),
         (["--samples=a.npz", "--reference=b.npz", "--seed=1"], "'seed'"),
         (["--samples=a.npz", "--reference=b.npz"], "a.npz: there is no such file"),
-        (["--samples=tests/data/rar_tiny.npz", "--reference=b.npz"], "has no arr_0, the images"),
+        (["--samples=tests/data/rar_tiny.npz", "--reference=b.npz"], "has no arr_0, which must hold the images"),
         (["--samples=setup.py", "--reference=b.npz"], "it must be a folder or an .npz"),
         (["--samples=a.npz", "--save_statistics=b.txt"], "--save_statistics=b.txt must be an .npz file"),
     ],

@@ -223,7 +223,7 @@ def test_of_two_jobs_that_are_begun_at_once_one_is_refused(tmp_path, monkeypatch
             ["--out=gs://bucket/a", "--num=513"],
             "--out=gs://bucket/a: an .npz can only be written on a local file system",
         ),
-        (["--process_index=0", "--process_count=2"], "--process_count=2 is of a job: add --npz or --png"),
+        (["--process_index=0", "--process_count=2"], "--process_count=2 needs a job to share: add --npz or --png"),
     ],
 )
 def test_what_no_job_can_do_is_said_before_the_weights_are_read(options, message):
@@ -367,7 +367,7 @@ def test_a_full_disk_and_a_kill_lose_nothing(weights, tmp_path):
         full = command(*options, before=f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({room}, {room}))")
         output, errors = ends(full, 1)
         assert output == ""
-        assert errors.splitlines()[-1] == f"error: {out}: File too large; the same command goes on once there is room"
+        assert errors.splitlines()[-1] == f"error: {out}: File too large; once there is room, the same command resumes"
         assert "Traceback" not in errors
         assert not [*out.rglob("*.partial")]
         written = {path: path.stat().st_mtime_ns for path in (out / "images").iterdir()}
