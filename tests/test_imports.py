@@ -18,7 +18,7 @@ LAYERS = (
     ("sampling",),
     ("models", "performance", "parallel", "images"),
     ("config", "run_folder"),
-    ("models.sizes", "sampling.options", "sampling.choose", "sampling.guidance", "orders", "fields"),
+    ("models.sizes", "sampling.options", "sampling.groups", "sampling.choose", "sampling.guidance", "orders", "fields"),
     ("files", "progress", "errors"),
 )
 LAYER_OF = {prefix: number for number, prefixes in enumerate(LAYERS) for prefix in prefixes}

@@ -5,7 +5,7 @@ import gc
 import logging
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import jax
@@ -176,11 +176,12 @@ class CheckpointStore:
           Exception: whatever Orbax raises if the checkpoint cannot be restored.
         """
         self._verify(step)
-        tree = self._manager.item_metadata(step).state.tree
-        name = "ema" if tree.get("ema") else "params"
-        like = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, restored_dtype(x.dtype, dtype), sharding=sharding), tree[name]
-        )
+        with self._reading(step):
+            tree = self._manager.item_metadata(step).state.tree
+            name = "ema" if tree.get("ema") else "params"
+            like = jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct(x.shape, restored_dtype(x.dtype, dtype), sharding=sharding), tree[name]
+            )
         return self._restore(step, state=_wanted({name: like}, partial_restore=True)).state[name]
 
     def restore_newest_sampling_params(self, sharding: jax.sharding.Sharding, dtype: str) -> tuple[int, dict[str, Any]]:
@@ -308,7 +309,17 @@ class CheckpointStore:
         self._reload()
 
     def _restore(self, step: int, **items: Any) -> ocp.args.Composite:
-        return self._manager.restore(step, args=ocp.args.Composite(**items))
+        with self._reading(step):
+            return self._manager.restore(step, args=ocp.args.Composite(**items))
+
+    @contextlib.contextmanager
+    def _reading(self, step: int) -> Iterator[None]:
+        """Adds to any error which checkpoint was read."""
+        try:
+            yield
+        except Exception as error:
+            error.add_note(f"raised while checkpoint {self._folder / str(step)} was read")
+            raise
 
 
 def save_params(run_folder: epath.PathLike, step: int, params: dict[str, Any]) -> None:

@@ -25,6 +25,7 @@ def test_a_model_is_tuned(small_config, tmp_path):
     assert lines[0] == {
         "model": f"digits-{load(folder).identity}", "step": 2, "tokenizer": "digits",
         "images": 20, "seed": 0, "scan_order": "row_major", "guidance": "pow_cosine", "top_k": 0, "top_p": 1.0,
+        "steps": 0, "schedule": "uniform", "verify": False,
         "reference": str(reference), "features": "pixels",
     }  # fmt: skip
     images = load(folder).generate(np.arange(20) % 10, guidance_scale=2.0, guidance_power=1.0)

@@ -309,7 +309,8 @@ def test_the_plan_has_everything_that_decides_the_images(tmp_path):
         "model": "fake-0123456789ab", "step": 7, "tokenizer": "fake", "classes": "all", "num": 23,
         "labels": hashlib.sha256(LABELS.astype(np.int32).tobytes()).hexdigest()[:12], "seed": 0,
         "scan_order": "row_major", "guidance": "pow_cosine", "guidance_scale": 16.0, "guidance_power": 2.75,
-        "temperature": 1.0, "top_k": 0, "top_p": 1.0, "batch_size": 5, "devices": 1, "outputs": "npz",
+        "temperature": 1.0, "top_k": 0, "top_p": 1.0, "steps": 0, "schedule": "uniform",
+        "verify": False, "batch_size": 5, "devices": 1, "outputs": "npz",
     }  # fmt: skip
     # In jobs of older versions, the identity was a hash of the parameters.
     (tmp_path / "job.json").write_text(json.dumps(plan | {"model": "fake-e3b0c44298fc"}))
