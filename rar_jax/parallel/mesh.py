@@ -54,7 +54,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding that splits the leading axis over all devices."""
+    """Returns the sharding that shards the leading axis over all devices."""
     return NamedSharding(mesh, PartitionSpec(AXES))
 
 
