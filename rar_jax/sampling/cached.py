@@ -118,6 +118,14 @@ def window(x: jax.Array, start: jax.Array | int, width: int) -> jax.Array:
     return jax.vmap(lambda x, start: jax.lax.dynamic_slice_in_dim(x, start, width, axis=0))(x, start)
 
 
+def grow(cache: Cache, length: int) -> Cache:
+    """Makes a cache `length` places long. What is cut off are branches, which nothing reads again."""
+    length_now = cache.k.shape[2]
+    return Cache(
+        *(jnp.pad(x[:, :, :length], ((0, 0), (0, 0), (0, max(0, length - length_now)), (0, 0))) for x in cache)
+    )
+
+
 def _write(cache: jax.Array, new: jax.Array, first: jax.Array) -> jax.Array:
     """Writes new [R, N, H, K] into a cache [R, H, S, K], from place `first` int32 [] or [R]."""
     new = new.swapaxes(1, 2)

@@ -18,7 +18,7 @@ from rar_jax.models.sizes import PREFIX
 from rar_jax.orders import row_keys
 from rar_jax.orders.drawn import known_first, random_orders, spread_orders
 from rar_jax.performance.costs import block_kernels
-from rar_jax.sampling.cached import Cache, CachedNetwork, DecodeParams
+from rar_jax.sampling.cached import Cache, CachedNetwork, DecodeParams, grow
 from rar_jax.sampling.choose import Choice, choose_token
 from rar_jax.sampling.groups import Plan, Segment, segments
 from rar_jax.sampling.guidance import guide
@@ -55,14 +55,6 @@ def decode_segments(model: RAR, sequences: int, sizes: tuple[int, ...]) -> list[
     """Returns the segments of a decode: stages of nearly equal numbers of tokens, divided where widths change."""
     count = _num_stages(model, sequences)
     return segments(sizes, [model.config.num_tokens * i // count for i in range(1, count + 1)])
-
-
-def _grow(cache: Cache, length: int) -> Cache:
-    """Makes a cache `length` places long. What is cut off are branches, which nothing reads again."""
-    length_now = cache.k.shape[2]
-    return Cache(
-        *(jnp.pad(x[:, :, :length], ((0, 0), (0, 0), (0, max(0, length - length_now)), (0, 0))) for x in cache)
-    )
 
 
 def run_loop(
@@ -103,7 +95,7 @@ def _run_segment(
     """Runs the passes of a segment: the state after them, and the values that `choose` kept, [..., passes * W, ...]."""
     width, passes = segment.width, len(segment.counts)
     tokens = jnp.pad(state.tokens, ((0, 0), (0, width - state.tokens.shape[1])))
-    state = State(tokens, [_grow(cache, segment.length) for cache in state.caches])
+    state = State(tokens, [grow(cache, segment.length) for cache in state.caches])
     full = bool((segment.sizes == width).all())
     places = PREFIX + segment.counts[:, None] + np.arange(width)
     modulation = network.modulate(jnp.asarray(places.ravel()))

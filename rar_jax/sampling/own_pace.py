@@ -14,7 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rar_jax.sampling.cached import Cache, CachedNetwork, window
+from rar_jax.sampling.cached import Cache, CachedNetwork, grow, window
 from rar_jax.sampling.choose import Choice, choose_token, token_probabilities
 from rar_jax.sampling.groups import Plan
 
@@ -92,6 +92,75 @@ def _accept(
     return accepted, jax.vmap(jax.random.categorical)(residual_keys, jnp.log(residual)).astype(tokens.dtype)
 
 
+class _Pass(NamedTuple):
+    """What a pass of the network gives.
+
+    Attributes:
+      tokens: int32 [B, G], the groups that it read.
+      p: float32 [B, G, V], the conditional distribution of each token of the group; the first one is not used.
+      q: float32 [B, G, V], the distributions of the next G tokens.
+      logits: float32 [B, G, V], their guided logits.
+      caches: one for each block.
+    """
+
+    tokens: jax.Array
+    p: jax.Array
+    q: jax.Array
+    logits: jax.Array
+    caches: list[Cache]
+
+
+def _read_groups(
+    network: CachedNetwork,
+    state: _State,
+    guide_rows: Callable[[jax.Array, jax.Array], jax.Array],
+    choice: Choice,
+) -> _Pass:
+    """Reads the group of each image."""
+    width = state.drafted.shape[1]
+    tokens = window(state.visited, state.count + 1, width)
+    logits, caches = network.read_groups(tokens, state.count, state.size, state.caches)
+    # Row i < G predicts token i + 1 of the group, and the others are branches of its last token.
+    places = jnp.arange(width)
+    predicted = [state.count[:, None] + 1 + places, (state.count + state.size)[:, None] + places[1:]]
+    logits = guide_rows(jnp.concatenate(predicted, axis=1), logits)
+    probabilities = token_probabilities(logits.reshape(-1, logits.shape[-1]), choice).reshape(logits.shape)
+    q, logits = (
+        jnp.concatenate([window(each, state.size - 1, 1), each[:, width:]], axis=1) for each in (probabilities, logits)
+    )
+    p = jnp.concatenate([state.drafted[:, :1], probabilities[:, : width - 1]], axis=1)
+    return _Pass(tokens, p, q, logits, caches)
+
+
+def _count(pace: Pace, size: jax.Array, accepted: jax.Array, finished: jax.Array) -> Pace:
+    """Counts a pass, and the tokens that it examined, of the images that are not finished."""
+    place = jnp.arange(pace.examined.shape[1])
+    examined = (place > 0) & (place < size[:, None]) & (place <= accepted[:, None]) & ~finished[:, None]
+    return Pace(
+        pace.passes + ~finished, pace.examined + examined, pace.accepted + (examined & (place < accepted[:, None]))
+    )
+
+
+def _advance(state: _State, result: _Pass, drawn: jax.Array, accepted: jax.Array, other: jax.Array) -> _State:
+    """Moves each image on by the tokens that were accepted.
+
+    Args:
+      state: before the pass.
+      result: of the pass.
+      drawn: int32 [B, G], the next group, of images whose group was accepted as a whole.
+      accepted: int32 [B], how many tokens of the group are accepted.
+      other: int32 [B], in place of the first refused token. It becomes a group of its own.
+    """
+    width = drawn.shape[1]
+    num_tokens = state.visited.shape[1] - 1 - 2 * width
+    whole, count = accepted == state.size, state.count + accepted
+    size = jnp.where(whole, jnp.minimum(width, num_tokens - count), 1)
+    written = jnp.where(whole[:, None], drawn, other[:, None])
+    update = jax.vmap(lambda row, new, start: jax.lax.dynamic_update_slice_in_dim(row, new, start, axis=0))
+    visited = update(state.visited, written, count + 1)
+    return state._replace(visited=visited, count=count, size=size, drafted=result.q, caches=result.caches)
+
+
 def decode_at_own_pace(
     network: CachedNetwork,
     visited: jax.Array,
@@ -118,65 +187,36 @@ def decode_at_own_pace(
       int32 [B, T] in the order visited, and how the images advanced.
     """
     batch, num_tokens = visited.shape
-    width, verify = max(plan.sizes), plan.verify
+    width = max(plan.sizes)
     length = num_tokens + 1 + 2 * width
     if all_unknown:
         _, caches = network.prefill(1)
-        caches = [
-            Cache(*(jnp.pad(x, ((0, 0), (0, 0), (0, length - x.shape[2]), (0, 0))) for x in cache)) for cache in caches
-        ]
+        caches = [grow(cache, length) for cache in caches]
     else:
         _, caches = network.read_all(visited, length)
 
     def done(state: _State) -> jax.Array:
         # The last group has to be read only if it is to be verified.
-        unread = (state.size > 1) if verify else jnp.zeros(batch, bool)
+        unread = (state.size > 1) if plan.verify else jnp.zeros(batch, bool)
         return (state.count + state.size == num_tokens) & ~unread
 
     def step(state: _State) -> _State:
-        count, size = state.count, state.size
-        tokens = window(state.visited, count + 1, width)
-        logits, caches = network.read_groups(tokens, count, size, state.caches)
-        numbers = count[:, None] + jnp.arange(width)
-        drafts = count[:, None] + size[:, None] + jnp.arange(width)
-        logits = guide_rows(jnp.concatenate([numbers + 1, drafts[:, 1:]], axis=1), logits)
-        flat = token_probabilities(logits.reshape(-1, logits.shape[-1]), choice).reshape(logits.shape)
-        # Row i predicts token i + 1 of the group.
-        p = jnp.concatenate([state.drafted[:, :1], flat[:, : width - 1]], axis=1)
-        accepted, other = size, tokens[:, 0]
-        if verify:
-            accepted, other = _accept(keys, numbers, tokens, p, state.drafted, size)
-        branches = jnp.concatenate([window(logits, size - 1, 1), logits[:, width:]], axis=1)
-        q = jnp.concatenate([window(flat, size - 1, 1), flat[:, width:]], axis=1)
-        drawn = choose_token(
-            _fold_in(keys, drafts).reshape(-1), branches.reshape(-1, branches.shape[-1]), choice
-        ).reshape(batch, width)
-        whole = accepted == size
-        # Of a group with a refused token the accepted ones stay, and the new one is a group of its own.
-        next_count = count + accepted
-        next_size = jnp.where(whole, jnp.minimum(width, num_tokens - next_count), 1)
-        written = jnp.where(whole[:, None], drawn, other[:, None])
-        finished = done(state)
-        update = jax.vmap(lambda row, new, start: jax.lax.dynamic_update_slice_in_dim(row, new, start, axis=0))
+        result = _read_groups(network, state, guide_rows, choice)
         place = jnp.arange(width)
-        pace = state.pace
-        examined = (place > 0) & (place < size[:, None]) & (place <= accepted[:, None]) & ~finished[:, None]
-        pace = Pace(
-            pace.passes + ~finished,
-            pace.examined + examined,
-            pace.accepted + (examined & (place < accepted[:, None])),
-        )
-
-        def keep(old, new):
-            return jnp.where(finished.reshape(-1, *(1,) * (new.ndim - 1)), old, new)
-
-        return _State(
-            keep(state.visited, update(state.visited, written, next_count + 1)),
-            keep(count, next_count),
-            keep(size, next_size),
-            q,
-            caches,
-            pace,
+        accepted, other = state.size, result.tokens[:, 0]
+        if plan.verify:
+            numbers = state.count[:, None] + place
+            accepted, other = _accept(keys, numbers, result.tokens, result.p, state.drafted, state.size)
+        draft_keys = _fold_in(keys, (state.count + state.size)[:, None] + place)
+        drawn = choose_token(draft_keys.reshape(-1), result.logits.reshape(-1, network.codebook_size), choice)
+        finished = done(state)
+        new = _advance(state, result, drawn.reshape(batch, width), accepted, other)
+        # A finished image keeps its tokens while others advance.
+        return new._replace(
+            visited=jnp.where(finished[:, None], state.visited, new.visited),
+            count=jnp.where(finished, state.count, new.count),
+            size=jnp.where(finished, state.size, new.size),
+            pace=_count(state.pace, state.size, accepted, finished),
         )
 
     counts = jnp.zeros((batch, width), jnp.int32)
