@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -138,9 +138,7 @@ class Generator:
         Raises:
           UserError: a class, a mask or an option cannot be used.
         """
-        labels, options = self.labels(classes), self.options(**options)
-        if len(labels) != len(images):
-            raise UserError(f"{len(images)} images need as many classes, not {len(labels)}")
+        labels, options = self._labels_for(images, classes), self.options(**options)
         masked = token_masks(masks, self.tokenizer, len(images), margin)
         self.warn_if_not_trained(options, editing=True)
         tokens = edit_tokens(
@@ -179,9 +177,7 @@ class Generator:
         Raises:
           UserError: a class cannot be used.
         """
-        labels = self.labels(classes)
-        if len(labels) != len(images):
-            raise UserError(f"{len(images)} images need as many classes, not {len(labels)}")
+        labels = self._labels_for(images, classes)
         options = self.options(**({"scan_order": "random"} if orders else {}))
         self.warn_if_not_trained(options)
         return log_likelihoods(
@@ -207,9 +203,14 @@ class Generator:
         return posterior(np.stack(found, axis=1))
 
     def _tokens(self, images: np.ndarray) -> np.ndarray:
-        if images.ndim == 2:
-            return images
-        return np.concatenate([self.tokenizer.encode(part) for part in _parts(images, self.tokenizer.batch_size)])
+        return images if images.ndim == 2 else self.tokenizer.encode(images)
+
+    def _labels_for(self, images: np.ndarray, classes: Sequence[int | str]) -> np.ndarray:
+        """Returns the label of each image, int32 [N]. Raises a `UserError` if there is not one class for each."""
+        labels = self.labels(classes)
+        if len(labels) != len(images):
+            raise UserError(f"{len(images)} images need as many classes, not {len(labels)}")
+        return labels
 
     def warn_if_not_trained(self, options: Options, editing: bool = False) -> None:
         """Warns if tokens are predicted in orders for which the model was not trained at the end of its run."""
@@ -221,10 +222,6 @@ class Generator:
             "scan order%s; train it with --config.permutation.final_randomness=0.5",
             loss,
         )
-
-
-def _parts(images: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    return (images[start : start + size] for start in range(0, len(images), size))
 
 
 def load_generator(checkpoint: epath.PathLike, step: int | None = None, tokenizer: str | None = None) -> Generator:
