@@ -12,7 +12,7 @@ from rar_jax.data.tokenizers import Tokenizer
 from rar_jax.errors import UserError
 from rar_jax.parallel.mesh import fetch
 from rar_jax.sampling.options import Options
-from rar_jax.sampling.sampler import Sampler
+from rar_jax.sampling.sampler import Sampler, padded_batches
 
 
 def token_masks(masks: np.ndarray, tokenizer: Tokenizer, num_images: int, margin: int) -> np.ndarray:
@@ -73,9 +73,7 @@ def edit_tokens(
       int32 [N, T], the tokens that are not masked unchanged.
     """
     batch_size, batches = sampler.batch_size(batch_size, len(tokens)), []
-    for start in range(0, len(tokens), batch_size):
-        numbers = np.arange(start, min(start + batch_size, len(tokens)), dtype=np.int32)
-        padded = np.pad(numbers, (0, batch_size - len(numbers)), mode="edge")
+    for numbers, padded in padded_batches(len(tokens), batch_size):
         edited, _ = sampler.edit(
             labels[padded], padded, seed, options, np.asarray(tokens, np.int32)[padded], masked[padded]
         )

@@ -7,7 +7,7 @@ import numpy as np
 
 from rar_jax.parallel.mesh import fetch
 from rar_jax.sampling.options import Options
-from rar_jax.sampling.sampler import Sampler
+from rar_jax.sampling.sampler import Sampler, padded_batches
 
 
 class Likelihood(NamedTuple):
@@ -59,9 +59,7 @@ def log_likelihoods(
     tokens, labels = np.asarray(tokens, np.int32), np.asarray(labels, np.int32)
     batch_size = sampler.batch_size(batch_size, len(tokens))
     sums, of_tokens = np.zeros((len(tokens), num_orders), np.float32), np.zeros(tokens.shape, np.float32)
-    for start in range(0, len(tokens), batch_size):
-        numbers = np.arange(start, min(start + batch_size, len(tokens)))
-        padded = np.pad(numbers, (0, batch_size - len(numbers)), mode="edge")
+    for numbers, padded in padded_batches(len(tokens), batch_size):
         for k in range(num_orders):
             orders = sampler.orders(padded, seed + k, options)
             found = fetch(sampler.log_likelihoods(labels[padded], tokens[padded], orders))[: len(numbers)]

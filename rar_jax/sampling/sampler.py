@@ -1,7 +1,7 @@
 """Samples any number of images, in batches of one shape."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -201,6 +201,21 @@ def check_labels(labels: Sequence[int], num_classes: int) -> np.ndarray:
         if not 0 <= label < num_classes:
             raise UserError(f"class {label} is not in 0..{num_classes - 1}, the classes of this model")
     return np.asarray(labels, np.int32)
+
+
+def padded_batches(count: int, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields the numbers of the images of each batch, and the same padded to the batch size with the last one.
+
+    Args:
+      count: number of images.
+      batch_size: B.
+
+    Yields:
+      int32 [<= B] and int32 [B].
+    """
+    for start in range(0, count, batch_size):
+        numbers = np.arange(start, min(start + batch_size, count), dtype=np.int32)
+        yield numbers, np.pad(numbers, (0, batch_size - len(numbers)), mode="edge")
 
 
 def sample_tokens(
