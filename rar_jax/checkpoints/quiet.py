@@ -4,7 +4,7 @@ import contextlib
 import logging
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import absl.logging
 
@@ -15,14 +15,17 @@ def _not_of_orbax(record: logging.LogRecord) -> bool:
 
 def _not_of_a_task(record: logging.LogRecord) -> bool:
     # Orbax abandons the other tasks after one of them fails.
-    return not record.getMessage().startswith(("Task ", "Future "))
+    message = record.getMessage()
+    return "exception was never retrieved" not in message and "was destroyed but it is pending" not in message
 
 
-@contextlib.contextmanager
-def quiet_saves() -> Iterator[None]:
+def silence_saves() -> Callable[[], None]:
     """Suppresses the tracebacks, hundreds on a full disk, that a failing save prints from background threads.
 
-    The caller reports the failure in one line instead. All filters and hooks are restored at the end.
+    The caller reports the failure in one line instead.
+
+    Returns:
+      A function that ends the silence: it restores all filters and hooks.
     """
     orbax, asyncio = absl.logging.get_absl_logger(), logging.getLogger("asyncio")
     hook = sys.unraisablehook
@@ -38,11 +41,12 @@ def quiet_saves() -> Iterator[None]:
     # Not `warnings.catch_warnings`, which would also undo what other threads change meanwhile.
     ignored = warnings.filters[0]
     sys.unraisablehook = hook_without_closed_loops
-    try:
-        yield
-    finally:
+
+    def end() -> None:
         orbax.removeFilter(_not_of_orbax)
         asyncio.removeFilter(_not_of_a_task)
         with contextlib.suppress(ValueError):
             warnings.filters.remove(ignored)
         sys.unraisablehook = hook
+
+    return end

@@ -1,7 +1,6 @@
 """A run's checkpoints: saved by Orbax in the background, with the position in the data, and verified by checksum."""
 
 import contextlib
-import gc
 import logging
 import math
 import threading
@@ -15,7 +14,7 @@ from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from rar_jax.checkpoints.manifest import DamagedError, verify, write_manifest
-from rar_jax.checkpoints.quiet import quiet_saves
+from rar_jax.checkpoints.quiet import silence_saves
 from rar_jax.config import CheckpointConfig
 from rar_jax.errors import UserError
 from rar_jax.parallel.distributed import from_all, from_first, is_first, together, wait_for_all
@@ -87,6 +86,7 @@ class CheckpointStore:
         handlers = {"state": ocp.PyTreeCheckpointHandler(), "data": ocp.JsonCheckpointHandler()}
         self._manager = _Manager(self._folder, options=_manager_options(config, best_is_max), item_handlers=handlers)
         self._saved = True
+        # The abandoned tasks of a failed save end, and print, much later, so the silence lasts until a save succeeds.
         self._quiet = contextlib.ExitStack()
         # Completes a save in the background.
         self._watcher: threading.Thread | None = None
@@ -110,7 +110,7 @@ class CheckpointStore:
         step = int(state.step)
         best = {self._best_metric: metrics[self._best_metric]} if self._best_metric in (metrics or {}) else None
         self._finish()
-        self._quiet.enter_context(quiet_saves())
+        self._quiet.callback(silence_saves())
         try:
             self._manager.save(
                 step,
@@ -260,9 +260,6 @@ class CheckpointStore:
             # Otherwise the files of the failed save keep a full disk full.
             for leftover in self._folder.glob("*.orbax-checkpoint-tmp*"):
                 leftover.rmtree(missing_ok=True)
-        # Cancelled tasks of Orbax print a message when they are deleted. Here `quiet_saves` suppresses it.
-        gc.collect()
-        self._quiet.close()
         _log.error("%s failed: %s; older checkpoints stay: %s", what, _first_line(error), self._reload())
 
     def _reload(self) -> list[int]:
@@ -292,7 +289,8 @@ class CheckpointStore:
             self._manager.check_for_errors()
         except Exception as error:
             self._failed("the previous save", error)
-        self._quiet.close()
+        if self._saved:
+            self._quiet.close()
         if self._watcher is not None:
             self._watcher.join(manifest_seconds)
             self._watcher = None
@@ -334,16 +332,16 @@ def save_params(run_folder: epath.PathLike, step: int, params: dict[str, Any]) -
     # Orbax refuses an array that is larger than its limit of concurrent bytes.
     largest = max(leaf.nbytes for leaf in jax.tree.leaves(params))
     handler = ocp.PyTreeCheckpointHandler(save_concurrent_gb=math.ceil(largest / 1e9), use_compression=False)
-    with (
-        quiet_saves(),
-        ocp.CheckpointManager(
-            folder,
-            options=ocp.CheckpointManagerOptions(enable_async_checkpointing=False),
-            item_handlers={"state": handler, "data": ocp.JsonCheckpointHandler()},
-        ) as manager,
-    ):
+    # Not ended after a failure, because its abandoned tasks print later.
+    end_silence = silence_saves()
+    with ocp.CheckpointManager(
+        folder,
+        options=ocp.CheckpointManagerOptions(enable_async_checkpointing=False),
+        item_handlers={"state": handler, "data": ocp.JsonCheckpointHandler()},
+    ) as manager:
         items = {"state": ocp.args.PyTreeSave({"params": params}), "data": ocp.args.JsonSave({})}
         manager.save(step, args=ocp.args.Composite(**items))
+    end_silence()
     write_manifest(folder / str(step))
 
 

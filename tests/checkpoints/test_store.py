@@ -292,7 +292,7 @@ def silencers():
     return [[*logger.filters, logger.level] for logger in loggers], [*warnings.filters], sys.unraisablehook
 
 
-def test_other_libraries_are_silenced_only_while_a_save_is_in_flight(state, tmp_path, monkeypatch, caplog):
+def test_other_libraries_are_silenced_only_from_a_save_until_one_succeeds(state, tmp_path, monkeypatch, caplog):
     before = silencers()
     store = CheckpointStore(tmp_path, CheckpointConfig())
     assert silencers() == before
@@ -318,8 +318,14 @@ def test_other_libraries_are_silenced_only_while_a_save_is_in_flight(state, tmp_
     with warnings.catch_warnings(record=True) as messages:
         store.save(state.replace(step=np.int32(STEP + 2)), {})
     assert not messages and "Orbax is not silenced here" in caplog.text
-    assert silencers() == before
-    assert not store.close()
+    # The tasks that a failed save abandons end later.
+    caplog.clear()
+    for message in ["_GatheringFuture exception was never retrieved", "Task was destroyed but it is pending!"]:
+        logging.getLogger("asyncio").error(message)
+    assert not caplog.text
+    monkeypatch.undo()
+    store.save(state.replace(step=np.int32(STEP + 3)), {})
+    assert store.close()
     assert silencers() == before
 
 
