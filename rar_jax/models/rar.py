@@ -77,6 +77,17 @@ def _gather_backward(names, _, gradient):
 gather.defvjp(_gather_forward, _gather_backward)
 
 
+def softmax_weights(scores: jax.Array, mask: jax.Array, head_width: int) -> jax.Array:
+    """Computes softmax(scores / sqrt(K)) over the last axis: float32 [..., Sk].
+
+    Args:
+      scores: float32 [..., Sk], products of queries and keys.
+      mask: bool, broadcastable to the scores; False where a query must not attend.
+      head_width: K.
+    """
+    return jax.nn.softmax(jnp.where(mask, scores * head_width**-0.5, jnp.finfo(jnp.float32).min))
+
+
 def attention_weights(q: jax.Array, k: jax.Array, mask: jax.Array) -> jax.Array:
     """Computes softmax(q k / sqrt(K)) in float32.
 
@@ -89,8 +100,7 @@ def attention_weights(q: jax.Array, k: jax.Array, mask: jax.Array) -> jax.Array:
       [B, H, Sq, Sk] in q's dtype.
     """
     scores = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.float32)
-    scores = jnp.where(mask, scores * q.shape[-1] ** -0.5, jnp.finfo(jnp.float32).min)
-    return jax.nn.softmax(scores).astype(q.dtype)
+    return softmax_weights(scores, mask, q.shape[-1]).astype(q.dtype)
 
 
 def weighted_values(weights: jax.Array, v: jax.Array) -> jax.Array:
