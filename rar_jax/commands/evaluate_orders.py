@@ -93,7 +93,7 @@ def main(argv):
     for section, rows in results.items():
         print(f"{_TITLES[section]}\n")
         print("\n".join(table(rows)) + "\n")
-    print(f"{_NUM.value:,} samples a setting and seed, {_SEEDS.value} seeds; mean and 95% interval")
+    print(f"Means over seeds and 95% intervals; {_NUM.value:,} samples, or all held-out images, for each seed")
     print(f"{out / REPORT}" + (f", {out / PICTURE}" if "steps" in results else ""))
 
 
