@@ -18,6 +18,7 @@ COMMANDS = (
     "show_records",
     "evaluate",
     "evaluate_tokenizer",
+    "evaluate_orders",
     "tune",
     "curves",
     "convert",

@@ -19,6 +19,7 @@ from rar_jax.generation.job import FILES, check_outputs
 from rar_jax.generation.pictures import GRID, GRID_SIZE, PER_CLASS, choose_labels, sample_pictures, samples_folder
 from rar_jax.run_folder import check_folder
 from rar_jax.sampling.options import Options
+from rar_jax.sampling.pace import tokens_a_pass
 
 _CHECKPOINT = shared_flags.define_checkpoint()
 _TOKENIZER = shared_flags.define_model_tokenizer()
@@ -67,15 +68,18 @@ def main(argv):
     Options(**_OPTIONS())
     generator = load(_CHECKPOINT.value, _STEP.value, _TOKENIZER.value)
     labels = choose_labels(generator, _CLASSES.value, _NUM.value)
+    paces = []
     try:
         complete = sample_pictures(
             generator, labels, generator.options(**_OPTIONS()), out, seed=_SEED.value, batch_size=_BATCH.value,
-            outputs=outputs, process_index=index, process_count=count,
+            outputs=outputs, process_index=index, process_count=count, on_pace=paces.append,
         )  # fmt: skip
     except OSError as error:
         if error.errno not in _NO_ROOM:
             raise
         cli.fail(f"{out}: {error.strerror}; once there is room, the same command resumes", cli.FAILURE)
+    if paces:
+        print(f"{tokens_a_pass(paces, generator.config.model.num_tokens):.2f} tokens a pass of the network")
     if not complete:
         print(f"{out}: process {index} of {count} has written its images; process 0 completes the job")
         return

@@ -55,9 +55,9 @@ def define_seed() -> flags.FlagHolder[int]:
     return flags.DEFINE_integer("seed", 0, "Seed of the samples. The same seed gives the same images.", 0, MAX_SEED)
 
 
-def define_batch_size() -> flags.FlagHolder[int]:
+def define_batch_size(default: int = 256) -> flags.FlagHolder[int]:
     """Defines --batch_size, the batch size of the decode loop."""
-    return flags.DEFINE_integer("batch_size", 256, "Number of images decoded at once.", lower_bound=1)
+    return flags.DEFINE_integer("batch_size", default, "Number of images decoded at once.", lower_bound=1)
 
 
 def define_options() -> Callable[[], dict[str, Any]]:
@@ -155,6 +155,14 @@ def refuse(holders: Sequence[flags.FlagHolder], given: str) -> None:
     for holder in holders:
         if holder.present:
             raise UserError(f"--{holder.name} has no effect with --{given}: remove it")
+
+
+def read_numbers(holder: flags.FlagHolder[list[str]], kind: type, example: str) -> list[Any]:
+    """Returns the numbers of a list flag, of type `kind`. Raises a `UserError` with an example if one is not."""
+    try:
+        return [kind(number) for number in holder.value]
+    except ValueError:
+        raise UserError(f"--{holder.name}={','.join(holder.value)} must be numbers, such as {example}") from None
 
 
 def define_picture() -> flags.FlagHolder[str]:

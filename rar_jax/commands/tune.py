@@ -31,13 +31,6 @@ _BATCH = shared_flags.define_batch_size()
 _OUT = flags.DEFINE_string("out", None, "Folder of the results. Default: evaluation/NAME beside the checkpoint.")
 
 
-def _numbers(flag: flags.FlagHolder[list[str]]) -> list[float]:
-    try:
-        return [float(number) for number in flag.value]
-    except ValueError:
-        raise UserError(f"--{flag.name}={','.join(flag.value)} must be numbers, such as 1,1.5") from None
-
-
 def main(argv):
     del argv
     cli.keep_compiled_programs()
@@ -45,7 +38,8 @@ def main(argv):
         raise UserError("name a model with --checkpoint=RUN and a reference with --reference")
     out = epath.Path(_OUT.value or report_folder(_CHECKPOINT.value))
     check_folder("out", out)
-    candidates = Candidates(*map(_numbers, (_SCALES, _POWERS, _TEMPERATURES)))
+    numbers = (shared_flags.read_numbers(each, float, "1,1.5") for each in (_SCALES, _POWERS, _TEMPERATURES))
+    candidates = Candidates(*numbers)
     reference = Reference(job_images(_REFERENCE.value), None)
     extractor = open_extractor(_FEATURES.value, _INCEPTION.value)
     generator = load(_CHECKPOINT.value, tokenizer=_TOKENIZER.value)

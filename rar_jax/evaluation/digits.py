@@ -19,22 +19,23 @@ def _svm() -> SVC:
     return SVC(gamma=_GAMMA).fit(DigitsTokenizer().encode(images), labels)
 
 
-def digits_scores(images: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+def digits_scores(images: np.ndarray, labels: np.ndarray, reference: str = "heldout") -> dict[str, float]:
     """Scores samples of the digits.
 
     Args:
       images: uint8 [N, 8, 8, 3], N at least 2.
       labels: int [N], the class each was sampled for.
+      reference: the split of the real digits that the samples are compared with.
 
     Returns:
       svm_accuracy: the share of samples that an SVM trained on the real training digits recognises as their class.
-      frechet_pixels: the Frechet distance to the held-out digits in pixel statistics (grey levels 0..16).
+      frechet_pixels: the Frechet distance to the real digits in pixel statistics (grey levels 0..16).
     """
     tokenizer = DigitsTokenizer()
-    samples, heldout = (tokenizer.encode(x) for x in (images, digits_split("heldout")[0]))
+    samples, real = (tokenizer.encode(x) for x in (images, digits_split(reference)[0]))
     return {
         "svm_accuracy": float(_svm().score(samples, labels)),
-        "frechet_pixels": frechet_distance(samples, heldout),
+        "frechet_pixels": frechet_distance(samples, real),
     }
 
 

@@ -41,12 +41,16 @@ class DigitsScorer:
 
     names = ("frechet_pixels", "svm_accuracy")
 
+    def __init__(self, reference: str = "heldout"):
+        """Compares samples with a split of the real digits."""
+        self._reference = reference
+
     def prepare(self) -> None:
         """Does nothing, because the digits come with scikit-learn."""
 
     def score(self, images: Iterator[np.ndarray], labels: np.ndarray) -> dict[str, float]:
         """Scores samples; see `SampleScorer.score`."""
-        scores = digits_scores(np.concatenate(list(images)), labels)
+        scores = digits_scores(np.concatenate(list(images)), labels, self._reference)
         return {name: scores[name] for name in self.names}
 
 

@@ -22,7 +22,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,7 @@ from rar_jax.images.files import write_png
 from rar_jax.progress import Progress
 from rar_jax.run_folder import lock
 from rar_jax.sampling.options import Options
+from rar_jax.sampling.own_pace import Pace
 
 # The outputs of a job, and their names in its folder.
 FILES = {"png": "images", "npz": "samples.npz"}
@@ -261,6 +262,7 @@ def run_job(
     shown: Sequence[int] = (),
     process_index: int = 0,
     process_count: int = 1,
+    on_pace: Callable[[Pace], None] = lambda pace: None,
 ) -> np.ndarray | None:
     """Samples the unfinished images of this process's share of a job; process 0 then completes the job.
 
@@ -277,6 +279,7 @@ def run_job(
       shown: numbers of the images to return.
       process_index: number of this process, from 0.
       process_count: number of processes that share the job.
+      on_pace: see `sampling.sampler.sample_tokens`.
 
     Returns:
       The images `shown`, uint8 [len(shown), H, W, 3], in process 0; None in the others.
@@ -304,7 +307,7 @@ def run_job(
         "outputs": ",".join(outputs),
     }
     with JobFolder(folder, plan, labels, batch_size, outputs, process_index, process_count) as job:
-        _sample(generator, labels, job, seed, options, batch_size)
+        _sample(generator, labels, job, seed, options, batch_size, on_pace)
         if process_index:
             return None
         job.complete()
@@ -312,7 +315,13 @@ def run_job(
 
 
 def _sample(
-    generator: Generator, labels: np.ndarray, job: JobFolder, seed: int, options: Options, batch_size: int
+    generator: Generator,
+    labels: np.ndarray,
+    job: JobFolder,
+    seed: int,
+    options: Options,
+    batch_size: int,
+    on_pace: Callable[[Pace], None],
 ) -> None:
     """Samples and writes this process's unfinished batches."""
     todo, share = job.own_batches()
@@ -333,16 +342,19 @@ def _sample(
     try:
         sampling = None
         for batch in [*todo, None]:
-            tokens = None
+            tokens = pace = None
             if batch is not None:
-                tokens, _ = generator.sampler.decode_numbers(labels, job.numbers(batch), batch_size, seed, options)
+                tokens, pace = generator.sampler.decode_numbers(labels, job.numbers(batch), batch_size, seed, options)
             # The devices work on the next batch while the images of the one before are decoded and written.
             if sampling is not None:
-                before, codes = sampling
-                images = generator.tokenizer.begin_decode(np.asarray(codes)[: job.count([before])])
+                before, codes, paced = sampling
+                count = job.count([before])
+                images = generator.tokenizer.begin_decode(np.asarray(codes)[:count])
+                if paced is not None:
+                    on_pace(Pace(*(np.asarray(each)[:count] for each in paced)))
                 writing.append((before, writer.submit(write, before, images)))
                 settle(_WRITING)
-            sampling = batch, tokens
+            sampling = batch, tokens, pace
         settle(0)
     finally:
         writer.shutdown(cancel_futures=True)

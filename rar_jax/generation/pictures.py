@@ -1,6 +1,6 @@
 """Samples images of chosen classes and draws a grid of them with one class per row."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from etils import epath
@@ -12,6 +12,7 @@ from rar_jax.generation.job import run_job
 from rar_jax.images.files import image_grid, write_png
 from rar_jax.progress import Progress
 from rar_jax.sampling.options import Options
+from rar_jax.sampling.own_pace import Pace
 from rar_jax.sampling.sampler import sample_tokens, spread_classes
 
 GRID = "grid.png"
@@ -90,6 +91,7 @@ def sample_pictures(
     outputs: Sequence[str] = (),
     process_index: int = 0,
     process_count: int = 1,
+    on_pace: Callable[[Pace], None] = lambda pace: None,
 ) -> bool:
     """Samples images and draws a grid of some of them. With `outputs`, a job writes all of them to files.
 
@@ -100,6 +102,7 @@ def sample_pictures(
       folder: folder of grid.png and of the job.
       seed, batch_size: see `Generator.generate`.
       outputs, process_index, process_count: see `generation.job.run_job`. Without outputs there is one process.
+      on_pace: see `sampling.sampler.sample_tokens`.
 
     Returns:
       Whether the job is complete: False in a process that leaves the grid to process 0.
@@ -112,14 +115,20 @@ def sample_pictures(
     if outputs:
         images = run_job(
             generator, labels, folder, seed=seed, options=options, batch_size=batch_size, outputs=outputs,
-            shown=grid.numbers, process_index=process_index, process_count=process_count,
+            shown=grid.numbers, process_index=process_index, process_count=process_count, on_pace=on_pace,
         )  # fmt: skip
         if images is None:
             return False
     else:
         progress = Progress("sample", len(labels), unit="image")
         tokens = sample_tokens(
-            generator.sampler, labels, options, seed=seed, batch_size=batch_size, on_batch=progress.update
+            generator.sampler,
+            labels,
+            options,
+            seed=seed,
+            batch_size=batch_size,
+            on_batch=progress.update,
+            on_pace=on_pace,
         )
         progress.close()
         images = generator.tokenizer.decode(tokens[grid.numbers])

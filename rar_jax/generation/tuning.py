@@ -3,10 +3,9 @@
 import dataclasses
 import functools
 import itertools
-import json
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from etils import epath
@@ -17,10 +16,9 @@ from rar_jax.evaluation.features import Extractor
 from rar_jax.evaluation.report import score_label
 from rar_jax.evaluation.sample_scores import ReferenceScorer
 from rar_jax.evaluation.scoring import Reference
-from rar_jax.files import hold_to_plan, read_json_lines, write_atomically
+from rar_jax.generation.cells import measure_cells
 from rar_jax.generation.generator import Generator
 from rar_jax.images.plots import plot_heat_maps
-from rar_jax.progress import Progress
 from rar_jax.sampling.options import Options
 from rar_jax.sampling.sampler import sample_tokens
 
@@ -146,7 +144,7 @@ def tune(
         "features": scorer.fingerprint,
     }
     score_setting = functools.partial(_score_setting, generator, scorer, labels, seed, batch_size)
-    found = search(folder, plan, settings, num, score_setting)
+    found = measure_cells(epath.Path(folder) / FILE, plan, settings, num, score_setting)
     name = next(iter(next(iter(found.values()))))
     tuning = Tuning(name, {setting: scores[name] for setting, scores in found.items()})
     title = f"{score_label(name)}: {num:,} samples of {generator.config.name}, step {generator.step}, seed {seed}"
@@ -171,45 +169,3 @@ def _score_setting(
         generator.sampler, labels, options, seed=seed, batch_size=batch_size, on_batch=on_batch
     )  # fmt: skip
     return scorer.score(decoded(generator.tokenizer, tokens), labels)
-
-
-def search(
-    folder: epath.PathLike,
-    plan: dict[str, Any],
-    settings: Sequence[Setting],
-    images: int,
-    score: Callable[[Setting, Callable[[int], None]], dict[str, float]],
-) -> dict[Setting, dict[str, float]]:
-    """Scores every setting that an earlier search in this folder did not score.
-
-    Args:
-      folder: folder of tuning.jsonl. Its first line is the plan, and each other line a setting with its scores.
-      plan: everything else that the scores depend on; JSON values.
-      settings: the settings to score.
-      images: number of samples for each setting, for the progress bar.
-      score: returns the scores of a setting. It calls its second argument with the number of images of each batch.
-
-    Returns:
-      The scores of these settings, and of other ones that the folder has.
-
-    Raises:
-      UserError: the search in the folder had another plan.
-    """
-    path = epath.Path(folder) / FILE
-    lines = read_json_lines(path) or [plan]
-    hold_to_plan("out", path.parent, lines[0], plan)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # This removes a last line that was cut short.
-    write_atomically(path, "".join(json.dumps(line) + "\n" for line in lines))
-    found = {Setting(*(line.pop(name) for name in Setting._fields)): line for line in lines[1:]}
-    left = [setting for setting in settings if setting not in found]
-    progress = Progress("tune", len(settings) * images, (len(settings) - len(left)) * images, unit="image")
-    with path.open("a") as file:
-        for setting in left:
-            found[setting] = score(setting, progress.update)
-            file.write(json.dumps(setting._asdict() | found[setting]) + "\n")
-            file.flush()
-            name, value = next(iter(found[setting].items()))
-            progress.update(0, f"{setting.flags()}: {name} {value:.4g}")
-    progress.close()
-    return found

@@ -70,6 +70,17 @@ class Line:
 
 
 @dataclasses.dataclass(frozen=True)
+class Curve(Line):
+    """A line with error bars.
+
+    Attributes:
+      half_widths: half the height of the bar of each point.
+    """
+
+    half_widths: Sequence[float] = ()
+
+
+@dataclasses.dataclass(frozen=True)
 class Panel:
     """A panel of a page of curves.
 
@@ -146,6 +157,33 @@ def plot_likelihoods(path: epath.PathLike, images: np.ndarray, positions: np.nda
     drawn = right.imshow(positions.reshape(side, side), cmap="magma")
     right.set(title="Mean of each position", xticks=[], yticks=[])
     figure.colorbar(drawn, ax=right, label="nats")
+    save_figure(figure, path)
+
+
+def plot_scores_by_steps(path: epath.PathLike, score: str, panels: Mapping[str, Sequence[Curve]]) -> None:
+    """Draws a score against the number of passes that draw all tokens, on a logarithmic scale.
+
+    Args:
+      path: PNG file.
+      score: name of the score.
+      panels: title -> curves, side by side with the same vertical axis.
+    """
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(1.5 + 5 * len(panels), 4.8), sharey=True, squeeze=False, layout="constrained"
+    )
+    for axis, (title, curves) in zip(axes.flat, panels.items(), strict=True):
+        for curve in curves:
+            x, y = zip(*curve.points, strict=True)
+            axis.errorbar(
+                x, y, curve.half_widths, linestyle=curve.style, color=curve.color, label=curve.label, capsize=3
+            )
+        ticks = sorted({step for curve in curves for step, _ in curve.points})
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(ticks, ticks)
+        axis.set(title=title, xlabel="steps")
+        axis.grid(alpha=0.25)
+    axes[0, 0].set_ylabel(score)
+    axes[0, 0].legend(fontsize=8)
     save_figure(figure, path)
 
 

@@ -226,6 +226,7 @@ def sample_tokens(
     seed: int,
     batch_size: int,
     on_batch: Callable[[int], None] = lambda images: None,
+    on_pace: Callable[[Pace], None] = lambda pace: None,
 ) -> np.ndarray:
     """Samples one image for each label. Image k has number k.
 
@@ -237,6 +238,7 @@ def sample_tokens(
       batch_size: images decoded at once, rounded up to a multiple of the devices and at most N. The last batch is
         padded to the shape of the others.
       on_batch: called with the number of images after each batch.
+      on_pace: called with how the images of each batch advanced, NumPy arrays, if they are verified.
 
     Returns:
       int32 [N, T], codes in row-major grid order.
@@ -249,7 +251,9 @@ def sample_tokens(
     batches = []
     for start in range(0, len(labels), batch_size):
         numbers = np.arange(start, min(start + batch_size, len(labels)))
-        tokens, _ = sampler.decode_numbers(labels, numbers, batch_size, seed, options)
+        tokens, pace = sampler.decode_numbers(labels, numbers, batch_size, seed, options)
         batches.append(fetch(tokens)[: len(numbers)])
+        if pace is not None:
+            on_pace(Pace(*(fetch(each)[: len(numbers)] for each in pace)))
         on_batch(len(numbers))
     return np.concatenate(batches)

@@ -1,7 +1,9 @@
+import re
+
 import numpy as np
 import pytest
 from PIL import Image
-from running import refusal, run
+from running import call, refusal, run
 
 from rar_jax.images.files import image_grid
 
@@ -31,6 +33,12 @@ def test_train_then_sample(tmp_path):
     animation = tmp_path / "samples" / "animation.gif"
     assert drawn.stdout == f"{animation}: 4 images appear token by token, in the order row_major\n"
     assert Image.open(animation).n_frames > 2 and not (step / "samples").exists()
+    verified = ["--steps=32", "--verify", "--guidance=none"]
+    for outputs in ([], ["--npz"]):
+        out = f"--out={tmp_path / f'verified{len(outputs)}'}"
+        told = call("sample", f"--checkpoint={step}", *options[:2], out, *verified, *outputs)
+        count = re.fullmatch(r"(\d\.\d\d) tokens a pass of the network", told.stdout.splitlines()[0])
+        assert told.returncode == 0 and 1 <= float(count[1]) <= 2
     wrong = run("rar_jax", "sample", f"--checkpoint={tmp_path}", "--classes=10")
     assert wrong.returncode == 2
     assert wrong.stderr.strip() == "error: class 10 is not in 0..9, the classes of this model"

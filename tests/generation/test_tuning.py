@@ -1,56 +1,7 @@
-import json
-
 import pytest
 
-from rar_jax.generation.tuning import FILE, Candidates, Setting, search
-from rar_jax.progress import Progress
+from rar_jax.generation.tuning import Candidates, Setting
 from rar_jax.sampling.options import Options
-
-
-def bowl(setting, on_batch):
-    on_batch(10)
-    return {"fid": (setting.guidance_scale - 2) ** 2 + (setting.guidance_power - 1) ** 2 + setting.temperature}
-
-
-def test_a_search_resumes_where_it_was_stopped(tmp_path, monkeypatch):
-    settings = Candidates([3, 1, 2, 2], [1, 0.5], [1]).settings(Options())
-    assert len(settings) == 6 and settings[0] == (1, 0.5, 1)
-    tried = []
-
-    def stops(setting, on_batch):
-        if len(tried) == 4:
-            raise KeyboardInterrupt
-        tried.append(setting)
-        return bowl(setting, on_batch)
-
-    with pytest.raises(KeyboardInterrupt):
-        search(tmp_path / "new", {"images": 10}, settings, 10, stops)
-    path = tmp_path / "new" / FILE
-    # The process was killed while it wrote the last line.
-    path.write_text(path.read_text()[:-9])
-    scored, updates = [], []
-    monkeypatch.setattr(Progress, "update", lambda self, images, note="": updates.append(images))
-
-    def scores(setting, on_batch):
-        scored.append(setting)
-        return bowl(setting, on_batch)
-
-    found = search(tmp_path / "new", {"images": 10}, settings, 10, scores)
-    assert scored == settings[3:]
-    # The progress is updated within a setting and after it.
-    assert updates == [10, 0] * 3
-    assert found == {setting: bowl(setting, lambda _: None) for setting in settings}
-    assert min(found, key=lambda setting: found[setting]["fid"]) == (2, 1, 1)
-    assert len([json.loads(line) for line in path.read_text().splitlines()]) == 7
-    # A field that the earlier plan lacks counts as different.
-    with pytest.raises(
-        ValueError, match=r"--out=.*new was started with images=10, not 20, seed=None, not 1: use the same settings"
-    ):
-        search(tmp_path / "new", {"images": 20, "seed": 1}, settings, 20, bowl)
-    with pytest.raises(
-        ValueError, match=r"was started with images=10, not None: use the same settings, or choose another"
-    ):
-        search(tmp_path / "new", {}, settings, 10, bowl)
 
 
 def test_a_setting_is_written_as_flags_of_sample():
@@ -71,6 +22,11 @@ def test_values_out_of_range_are_refused(flag, numbers, message):
     with pytest.raises(ValueError, match=message):
         Candidates(**{flag: numbers})
     Candidates(**{flag: [0.5, 2]})
+
+
+def test_each_combination_is_tried_once():
+    settings = Candidates([3, 1, 2, 2], [1, 0.5], [1]).settings(Options())
+    assert len(settings) == 6 and settings[0] == (1, 0.5, 1)
 
 
 @pytest.mark.parametrize(

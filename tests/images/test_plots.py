@@ -5,7 +5,16 @@ import pytest
 from PIL import Image
 
 from rar_jax.images import plots
-from rar_jax.images.plots import Line, Panel, plot_heat_maps, plot_panels, plot_scan_orders, save_figure
+from rar_jax.images.plots import (
+    Curve,
+    Line,
+    Panel,
+    plot_heat_maps,
+    plot_panels,
+    plot_scan_orders,
+    plot_scores_by_steps,
+    save_figure,
+)  # fmt: skip
 from rar_jax.orders import SCAN_ORDERS, scan_order
 
 
@@ -90,3 +99,17 @@ def test_a_figure_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatc
     with pytest.raises(OSError, match="no space"):
         plot_panels(tmp_path / "a.png", [Panel("other", [])])
     assert (tmp_path / "a.png").read_bytes() == before and [each.name for each in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_a_score_is_drawn_against_steps_with_error_bars(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(plots, "save_figure", lambda figure, path: figures.append(figure) or save_figure(figure, path))
+    curve = Curve([(4, 3.0), (16, 2.0)], "random", "tab:orange", half_widths=[0.5, 0.1])
+    plot_scores_by_steps(tmp_path / "a.png", "FID", {"guided": [curve], "unguided": [curve, curve]})
+    left, right = figures[0].axes
+    assert (left.get_title(), left.get_ylabel(), left.get_xscale()) == ("guided", "FID", "log")
+    assert len(left.containers) == 1 and len(right.containers) == 2
+    line, _, (bars,) = left.containers[0].lines
+    assert line.get_xydata().tolist() == [[4, 3], [16, 2]]
+    assert [bar[:, 1].tolist() for bar in bars.get_segments()] == [[2.5, 3.5], [1.9, 2.1]]
+    assert pixels_like(read_png(tmp_path / "a.png"), np.array([255, 127, 14])) > 200

@@ -1,0 +1,48 @@
+import pytest
+
+from rar_jax.evaluation.intervals import mean_of
+from rar_jax.generation import any_order_report
+from rar_jax.generation.any_order import Decoding
+from rar_jax.generation.any_order_report import plot_steps, summarise, table
+
+ONE, GROUPS = (Decoding("any", "none", "random", "uniform", steps, False, 0) for steps in (16, 4))
+RASTER = ONE._replace(model="raster", scan_order="row_major")
+
+
+def found():
+    fids = {ONE: (10.0, 14.0), GROUPS: (15.0, 15.0), RASTER: (8.0, 8.0)}
+    return {
+        cell._replace(seed=seed): {"frechet_pixels": fid, "svm_accuracy": 0.5}
+        for cell, pair in fids.items()
+        for seed, fid in enumerate(pair)
+    }
+
+
+def test_rows_have_means_over_seeds_and_ratios_to_one_token_a_pass():
+    rows = summarise(found(), 16)
+    assert [row["steps"] for row in rows] == [16, 4, 16] and "seed" not in rows[0]
+    assert rows[0]["frechet_pixels"] == mean_of([10.0, 14.0]) and rows[0]["frechet_pixels"].mean == 12
+    assert [row["ratio"] for row in rows] == [1, 15 / 12, 1]
+    without = {cell: values for cell, values in found().items() if cell.steps == 4}
+    assert "ratio" not in summarise(without, 16)[0]
+
+
+def test_a_table_aligns_its_columns():
+    lines = table([{"order": "random", "fid": mean_of([10.0, 14.0])}, {"order": "spread", "ratio": 1.25}])
+    assert lines == ["order   fid      ratio", "random  12 ± 25", "spread           1.250"]
+
+
+def test_the_plot_has_a_line_for_each_order_and_schedule_and_a_level_for_the_other_model(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(any_order_report, "plot_scores_by_steps", lambda path, score, panels: drawn.append(panels))
+    cosine = {GROUPS._replace(schedule="cosine"): {"frechet_pixels": 20.0, "svm_accuracy": 0.5}}
+    plot_steps(tmp_path / "a.png", summarise(found() | cosine, 16), "any")
+    ((title, curves),) = drawn[0].items()
+    assert title == "guidance none"
+    # One token a pass belongs to both schedules.
+    assert {curve.label: curve.points for curve in curves} == {
+        "random, uniform": [(4, 15), (16, 12)],
+        "random, cosine": [(4, 20), (16, 12)],
+        "raster, row_major, one token a pass": [(4, 8), (16, 8)],
+    }
+    assert curves[0].half_widths == pytest.approx([0, 25.412], rel=1e-4)
