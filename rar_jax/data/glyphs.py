@@ -17,6 +17,11 @@ from rar_jax.data.shuffle import mix
 from rar_jax.errors import UserError
 
 SIDE = 32
+# The first 12 digits of the SHA-256 digest of the first 100 images of every split with 36 classes. A test compares it
+# with the images, and results that are computed from them and cached are stored under it.
+IDENTITY = "00b8bba0f6b2"
+# Number of images of the held-out set whose losses a run measures.
+NUM_HELDOUT = 3600
 NUM_CLASSES = (10, 36)
 _UNSEEN = ("DejaVuSansMono-Oblique", "STIXGeneralBol", "cmss10", "cmti10")
 _SEEN = tuple(face for face in FACES if face not in _UNSEEN)
@@ -47,7 +52,7 @@ def class_names(num_classes: int) -> tuple[str, ...]:
       UserError: there is no such set of classes.
     """
     if num_classes not in NUM_CLASSES:
-        raise UserError(f"glyphs of {num_classes} classes do not exist: choose 10 (digits) or 36 (and capital letters)")
+        raise UserError(f"num_classes={num_classes}: the glyphs have 10 classes (digits) or 36 (and capital letters)")
     return tuple(CHARACTERS[:num_classes])
 
 
