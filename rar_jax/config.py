@@ -134,7 +134,7 @@ class EvalConfig:
         0, "Steps between scores of samples, with and without guidance (Figure 4 b and c). 0: never.", at_least=0
     )
     score_images: int = setting(5000, "Samples that are scored, equally many of each class.", at_least=1)
-    inception: str = setting("", "Weights of the FID Inception network. Empty: the digits' pixels and an SVM.")
+    inception: str = setting("", "Weights of the FID Inception network. Empty: scores of the digits or glyphs.")
     reference: str = setting("", "Statistics or images to score samples against: an .npz or a folder of images.")
 
 
@@ -371,15 +371,15 @@ def _score_rules(config: Config) -> Iterator[tuple[bool, str]]:
     )
     if not evaluation.score_every:
         return
-    pixels = (data.name, data.tokenizer) == ("digits", "digits")
+    own = (data.name, data.tokenizer) == ("digits", "digits") or (data.name, data.image_size) == ("glyphs", 32)
     given = [bool(evaluation.inception), bool(evaluation.reference)]
     scored = f"config.eval.score_every={evaluation.score_every} scores samples: "
     yield evaluation.score_images > 1, f"config.eval.score_images={evaluation.score_images} must be at least 2"
     yield data.tokenizer != "none", scored + "name the tokenizer that decodes them with config.data.tokenizer"
     yield (
-        all(given) or (pixels and not any(given)),
+        all(given) or (own and not any(given)),
         scored + "name Inception weights with config.eval.inception and a reference with "
-        "config.eval.reference" + (", or neither for the pixels of the digits" if pixels else ""),
+        "config.eval.reference" + (f", or neither for the scores of the {data.name}" if own else ""),
     )
 
 

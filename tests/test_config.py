@@ -93,7 +93,7 @@ def test_a_config_without_data_names_the_field_to_set():
         (
             "eval.inception",
             "w.pth",
-            r"score_every=267 scores .*weights with .*, or neither for the pixels of the digits",
+            r"score_every=267 scores .*weights with .*, or neither for the scores of the digits",
         ),
         (
             "eval.score_every",
@@ -215,6 +215,13 @@ def test_another_tokenizer_is_refused_if_it_makes_the_tokens(small_config, name,
     if free:
         assert check_same_run(config, saved) == ["config.data.tokenizer='a', not 'b'"]
     else:
-        with pytest.raises(ValueError, match="config.data.tokenizer='a', not 'b'"):
+        with pytest.raises(ValueError, match=r"config\.data\.tokenizer='a', not 'b'"):
             check_same_run(config, saved)
         assert len(check_same_run(config, saved, ["data.tokenizer"])) == 1
+
+
+def test_scores_of_glyphs_need_no_other_network(small_config):
+    data = {"name": "glyphs", "tokenizer": "a", "image_size": 32, "downsampling": 4}
+    small_config(data=data, eval={"score_every": 5})
+    with pytest.raises(ValueError, match="name Inception weights"):
+        small_config(data=data | {"image_size": 16, "downsampling": 2}, eval={"score_every": 5})
