@@ -21,7 +21,7 @@ from rar_jax.models.sizes import REMAT, ModelConfig
 from rar_jax.orders import scan_order
 from rar_jax.sampling.options import MAX_SEED, Options, SampleConfig
 
-DATA_NAMES = ("records", "digits", "synthetic")
+DATA_NAMES = ("records", "digits", "glyphs", "synthetic")
 DTYPES = ("bfloat16", "float32")
 
 
@@ -102,10 +102,11 @@ class DataConfig:
 
     name: str = setting(
         "records",
-        "records: token records at `path`. digits: embedded, made on first use. synthetic: random tokens.",
+        "records: token records at `path`. digits: embedded, made on first use. glyphs: embedded, made on first use "
+        "with `tokenizer`. synthetic: random tokens.",
         one_of=DATA_NAMES,
     )
-    path: str = setting("", "Folder of token records.")
+    path: str = setting("", "Folder of token records. For embedded data, the folder to keep them in.")
     eval_path: str = setting("", "Folder of held-out token records.")
     num_images: int = setting(1_281_167, "Number of source images, which is the length of an epoch.", at_least=1)
     tokenizer: str = setting(
@@ -133,7 +134,7 @@ class EvalConfig:
         0, "Steps between scores of samples, with and without guidance (Figure 4 b and c). 0: never.", at_least=0
     )
     score_images: int = setting(5000, "Samples that are scored, equally many of each class.", at_least=1)
-    inception: str = setting("", "Weights of the FID Inception network. Empty: the digits' pixels and an SVM.")
+    inception: str = setting("", "Weights of the FID Inception network. Empty: scores of the digits or glyphs.")
     reference: str = setting("", "Statistics or images to score samples against: an .npz or a folder of images.")
 
 
@@ -343,6 +344,11 @@ def _rules(config: Config) -> Iterator[tuple[bool, str]]:
         "--config.data.name=synthetic",
     )
     yield (
+        data.name != "glyphs" or data.tokenizer != "none",
+        "config.data.tokenizer=none: config.data.name=glyphs needs the tokenizer that makes its tokens; name its "
+        "weights with --config.data.tokenizer=WEIGHTS",
+    )
+    yield (
         not evaluation.report_samples or data.name == "digits",
         f"config.eval.report_samples={evaluation.report_samples} scores samples of the digits: "
         f"with config.data.name={data.name} it must be 0",
@@ -365,15 +371,15 @@ def _score_rules(config: Config) -> Iterator[tuple[bool, str]]:
     )
     if not evaluation.score_every:
         return
-    pixels = (data.name, data.tokenizer) == ("digits", "digits")
+    own = (data.name, data.tokenizer) == ("digits", "digits") or (data.name, data.image_size) == ("glyphs", 32)
     given = [bool(evaluation.inception), bool(evaluation.reference)]
     scored = f"config.eval.score_every={evaluation.score_every} scores samples: "
     yield evaluation.score_images > 1, f"config.eval.score_images={evaluation.score_images} must be at least 2"
     yield data.tokenizer != "none", scored + "name the tokenizer that decodes them with config.data.tokenizer"
     yield (
-        all(given) or (pixels and not any(given)),
+        all(given) or (own and not any(given)),
         scored + "name Inception weights with config.eval.inception and a reference with "
-        "config.eval.reference" + (", or neither for the pixels of the digits" if pixels else ""),
+        "config.eval.reference" + (f", or neither for the scores of the {data.name}" if own else ""),
     )
 
 
@@ -410,7 +416,10 @@ def check_same_run(config: Config, saved: Config, allowed: Sequence[str] = ()) -
     """
     ours, theirs = flat_fields(config), flat_fields(saved)
     different = [path for path in ours if ours[path] != theirs[path]]
-    refused = [path for path in different if not _FREE_TO_CHANGE.fullmatch(path) and path not in allowed]
+    # The tokens of the glyphs are made by the tokenizer.
+    made = {"data.tokenizer"} if saved.data.name == "glyphs" else set()
+    free = {path for path in different if _FREE_TO_CHANGE.fullmatch(path)} - made
+    refused = [path for path in different if path not in free and path not in allowed]
     differences = {path: f"config.{path}={theirs[path]!r}, not {ours[path]!r}" for path in different}
     _require(
         not refused,

@@ -7,6 +7,7 @@ from conftest import ROOT
 
 from rar_jax.config import (
     check,
+    check_same_run,
     from_config_dict,
     imagenet,
     mesh_shape,
@@ -92,7 +93,7 @@ def test_a_config_without_data_names_the_field_to_set():
         (
             "eval.inception",
             "w.pth",
-            r"score_every=267 scores .*weights with .*, or neither for the pixels of the digits",
+            r"score_every=267 scores .*weights with .*, or neither for the scores of the digits",
         ),
         (
             "eval.score_every",
@@ -205,3 +206,22 @@ def test_bad_meshes(mesh, train, message):
     check(config)
     with pytest.raises(ValueError, match=message):
         mesh_shape(config, 8)
+
+
+@pytest.mark.parametrize(("name", "free"), [("records", True), ("glyphs", False)])
+def test_another_tokenizer_is_refused_if_it_makes_the_tokens(small_config, name, free):
+    data = {"name": name, "path": "tokens", "tokenizer": "a"}
+    saved, config = small_config(data=data), small_config(data=data | {"tokenizer": "b"})
+    if free:
+        assert check_same_run(config, saved) == ["config.data.tokenizer='a', not 'b'"]
+    else:
+        with pytest.raises(ValueError, match=r"config\.data\.tokenizer='a', not 'b'"):
+            check_same_run(config, saved)
+        assert len(check_same_run(config, saved, ["data.tokenizer"])) == 1
+
+
+def test_scores_of_glyphs_need_no_other_network(small_config):
+    data = {"name": "glyphs", "tokenizer": "a", "image_size": 32, "downsampling": 4}
+    small_config(data=data, eval={"score_every": 5})
+    with pytest.raises(ValueError, match="name Inception weights"):
+        small_config(data=data | {"image_size": 16, "downsampling": 2}, eval={"score_every": 5})

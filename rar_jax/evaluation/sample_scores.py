@@ -8,6 +8,8 @@ from etils import epath
 
 from rar_jax.evaluation.digits import digits_scores
 from rar_jax.evaluation.features import Extractor, extract_all, open_extractor
+from rar_jax.evaluation.glyph_classifier import glyph_classifier
+from rar_jax.evaluation.glyphs import glyph_scores
 from rar_jax.evaluation.scoring import FRECHET_NAMES, Reference
 from rar_jax.evaluation.statistics import Moments, frechet, inception_score
 
@@ -51,6 +53,24 @@ class DigitsScorer:
     def score(self, images: Iterator[np.ndarray], labels: np.ndarray) -> dict[str, float]:
         """Scores samples; see `SampleScorer.score`."""
         scores = digits_scores(np.concatenate(list(images)), labels, self._reference)
+        return {name: scores[name] for name in self.names}
+
+
+class GlyphScorer:
+    """Scores samples of the glyphs by a classifier and its features."""
+
+    names = ("frechet_glyphs", "glyph_accuracy")
+
+    def __init__(self, num_classes: int):
+        self._num_classes = num_classes
+
+    def prepare(self) -> None:
+        """Trains the classifier, unless it is in the user's cache folder."""
+        glyph_classifier()
+
+    def score(self, images: Iterator[np.ndarray], labels: np.ndarray) -> dict[str, float]:
+        """Scores samples; see `SampleScorer.score`."""
+        scores = glyph_scores(np.concatenate(list(images)), labels, self._num_classes)
         return {name: scores[name] for name in self.names}
 
 

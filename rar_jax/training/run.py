@@ -18,7 +18,7 @@ from rar_jax.data.datasets import Datasets, open_datasets
 from rar_jax.data.loader import DeviceBatches, train_iterator
 from rar_jax.data.tokenizers import Tokenizer, load_tokenizer
 from rar_jax.errors import UserError
-from rar_jax.evaluation.sample_scores import DigitsScorer, SampleScorer, open_scorer
+from rar_jax.evaluation.sample_scores import DigitsScorer, GlyphScorer, SampleScorer, open_scorer
 from rar_jax.images.plots import plot_scan_orders
 from rar_jax.parallel.distributed import from_first, is_first, together
 from rar_jax.parallel.mesh import host_rows, make_mesh, put_batch
@@ -196,7 +196,7 @@ def _open_scorer(config: Config) -> SampleScorer | None:
     if not options.score_every:
         return None
     if not options.inception:
-        return DigitsScorer()
+        return GlyphScorer(config.model.num_classes) if config.data.name == "glyphs" else DigitsScorer()
     try:
         return open_scorer("inception", options.inception, options.reference, config.data.image_size)
     except UserError as error:

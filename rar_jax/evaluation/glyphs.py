@@ -1,0 +1,60 @@
+"""Scores of samples of the glyphs, by a classifier trained on the real ones."""
+
+import functools
+
+import numpy as np
+
+from rar_jax.data.glyphs import NUM_CLASSES, NUM_HELDOUT, glyph_images
+from rar_jax.evaluation.glyph_classifier import glyph_classifier
+from rar_jax.evaluation.neighbours import nearest
+from rar_jax.evaluation.statistics import Gaussian, frechet, gaussian
+
+# Images whose nearest neighbours are searched at once.
+_QUERIES = 1000
+
+
+def glyph_scores(images: np.ndarray, labels: np.ndarray, num_classes: int) -> dict[str, float]:
+    """Scores samples of the glyphs.
+
+    Args:
+      images: uint8 [N, 32, 32, 3], N at least 2.
+      labels: int [N], the class each was sampled for.
+      num_classes: number of classes of the model, 10 or 36.
+
+    Returns:
+      frechet_glyphs: the Frechet distance of the classifier's features to those of the held-out glyphs of these
+        classes (`NUM_HELDOUT` images, new draws of the training faces).
+      glyph_accuracy: the share of images that the classifier recognises as their class among the model's classes.
+      glyph_accuracy_36: the share that it recognises among all 36 classes.
+    """
+    features, logits = glyph_classifier().outputs(images)
+    return {
+        "frechet_glyphs": frechet(gaussian(features), _heldout(num_classes)),
+        "glyph_accuracy": float(np.mean(logits[:, :num_classes].argmax(axis=1) == labels)),
+        f"glyph_accuracy_{max(NUM_CLASSES)}": float(np.mean(logits.argmax(axis=1) == labels)),
+    }
+
+
+@functools.cache
+def _heldout(num_classes: int) -> Gaussian:
+    images, _ = glyph_images("heldout", np.arange(NUM_HELDOUT), num_classes)
+    return gaussian(glyph_classifier().outputs(images)[0])
+
+
+def distance_to_training(images: np.ndarray, num_images: int, num_classes: int) -> np.ndarray:
+    """Returns how far each image is from the nearest training image, which shows whether samples are copies.
+
+    Samples that are copies are nearer than held-out images, which are to be encoded and decoded by the same tokenizer.
+
+    Args:
+      images: uint8 [N, 32, 32, 3].
+      num_images, num_classes: those of the training set.
+
+    Returns:
+      float64 [N], the root of the mean squared difference of pixels, in grey levels.
+    """
+    training, _ = glyph_images("train", np.arange(num_images), num_classes)
+    reference, queries = (x.reshape(len(x), -1) for x in (training, images))
+    found = [nearest(queries[i : i + _QUERIES], reference, 1)[:, 0] for i in range(0, len(queries), _QUERIES)]
+    difference = queries - reference[np.concatenate(found)].astype(np.float64)
+    return np.sqrt(np.mean(difference * difference, axis=1))
