@@ -3,8 +3,8 @@
 from setuptools import find_packages, setup
 
 # Each lower bound is the minor version that the tests ran with: absl-py 2.5.1, array_record 0.8.6, clu 0.0.12,
-# etils 1.15.0, filelock 4.3.1, flax 0.12.8, grain 0.2.18, importlib_resources 7.1.0, jax and jaxlib 0.10.2,
-# matplotlib 3.11.2, ml_collections 1.1.0, ml_dtypes 0.6.0, numpy 2.4.6, optax 0.2.8, orbax-checkpoint 0.12.8,
+# etils 1.15.0, filelock 4.3.1, flax 0.12.8, fonttools 4.68.0, grain 0.2.18, importlib_resources 7.1.0, jax and jaxlib
+# 0.10.2, matplotlib 3.11.2, ml_collections 1.1.0, ml_dtypes 0.6.0, numpy 2.4.6, optax 0.2.8, orbax-checkpoint 0.12.8,
 # pillow 13.0.0, safetensors 0.8.0, scikit-learn 1.9.1, scipy 1.17.1, tensorboardX 2.6.5, tensorflow-datasets 4.9.10,
 # tqdm 4.70.1, on Python 3.11.7.
 setup(
@@ -23,6 +23,7 @@ setup(
         "etils[epath]>=1.15",
         "filelock>=4.3",
         "flax>=0.12",
+        "fonttools>=4.68",
         "grain>=0.2.18",
         # tensorflow-datasets imports importlib_resources and does not require it.
         "importlib_resources>=7.1",

@@ -13,6 +13,7 @@ COMMANDS = (
     "animate",
     "edit",
     "likelihood",
+    "write_glyphs",
     "tokenize",
     "reconstruct",
     "show_records",

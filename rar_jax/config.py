@@ -20,7 +20,12 @@ from rar_jax.models.sizes import REMAT, ModelConfig
 from rar_jax.orders import scan_order
 from rar_jax.sampling.options import MAX_SEED, Options, SampleConfig
 
-DATA_NAMES = ("records", "digits", "synthetic")
+# Fields that may change when a run resumes, because they affect neither its losses nor its weights.
+_FREE_TO_CHANGE = re.compile(
+    r"name|init_from|(mesh|sample|eval|checkpoint)\..*|train\.(stop_step|log_every|max_skipped|profile_step|remat|deterministic)"
+    r"|data\.(path|eval_path|tokenizer)"
+)
+DATA_NAMES = ("records", "digits", "glyphs", "synthetic")
 DTYPES = ("bfloat16", "float32")
 
 
@@ -101,10 +106,11 @@ class DataConfig:
 
     name: str = setting(
         "records",
-        "records: token records at `path`. digits: embedded, made on first use. synthetic: random tokens.",
+        "records: token records at `path`. digits: embedded, made on first use. glyphs: embedded, made on first use "
+        "with `tokenizer`. synthetic: random tokens.",
         one_of=DATA_NAMES,
     )
-    path: str = setting("", "Folder of token records.")
+    path: str = setting("", "Folder of token records. For embedded data, the folder to keep them in.")
     eval_path: str = setting("", "Folder of held-out token records.")
     num_images: int = setting(1_281_167, "Number of source images, which is the length of an epoch.", at_least=1)
     tokenizer: str = setting(
@@ -155,11 +161,6 @@ class Config:
     """One experiment; see `schema`."""
 
     kind: ClassVar[str] = "rar"
-    free_to_change: ClassVar[re.Pattern] = re.compile(
-        r"name|init_from|(mesh|sample|eval|checkpoint)\..*|train\.(stop_step|log_every|max_skipped|profile_step|remat|deterministic)"
-        r"|data\.(path|eval_path|tokenizer)"
-    )
-
     name: str = setting("rar_b", "Name of the experiment, and of its folder in runs/.")
     seed: int = setting(0, "Seed of every random draw of the run.", at_least=0, at_most=MAX_SEED)
     init_from: str = setting("", "Weights to start from (`checkpoints.weights`). Empty: random weights.")
@@ -193,6 +194,12 @@ class Config:
         """Steps between which r falls from 1 to its final value."""
         window = self.permutation
         return window.anneal_start_epoch * self.steps_per_epoch, window.anneal_end_epoch * self.steps_per_epoch
+
+    def may_change(self, path: str) -> bool:
+        """Returns whether a field may change when a run with this config resumes."""
+        # The tokens of the glyphs are made by the tokenizer.
+        made_by_tokenizer = path == "data.tokenizer" and self.data.name == "glyphs"
+        return bool(_FREE_TO_CHANGE.fullmatch(path)) and not made_by_tokenizer
 
     def rules(self) -> Iterator[tuple[bool, str]]:
         """Yields the rules between fields: whether each holds, and the message if it does not."""
@@ -283,6 +290,11 @@ def _rules(config: Config) -> Iterator[tuple[bool, str]]:
         "config.data.path is empty: name a folder of token records with --config.data.path=FOLDER "
         "(python -m rar_jax tokenize makes one), or try the real size on synthetic tokens with "
         "--config.data.name=synthetic",
+    )
+    yield (
+        data.name != "glyphs" or data.tokenizer != "none",
+        "config.data.tokenizer=none: config.data.name=glyphs needs the tokenizer that makes its tokens; name its "
+        "weights with --config.data.tokenizer=WEIGHTS",
     )
     yield (
         not evaluation.report_samples or data.name == "digits",

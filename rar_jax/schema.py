@@ -1,11 +1,11 @@
 """What all configs have in common: how they are built from dictionaries, checked, and compared with a stored one.
 
-A config is a frozen dataclass of fields and sections, which `fields.setting` defines. It has two class attributes and
-a method:
+A config is a frozen dataclass of fields and sections, which `fields.setting` defines. It has a class attribute and two
+methods:
 
 - `kind`: the kind of weights that its runs train, as stored in config.json.
-- `free_to_change`: a pattern of the fields that may change when a run resumes, because they affect neither its losses
-  nor its weights.
+- `may_change(path)`: returns whether a field may change when a run resumes, because it affects neither its losses nor
+  its weights.
 - `rules()`: yields the rules between fields: whether each holds, and the message if it does not.
 
 `config.Config` is the one of a RAR, and `tokenizer_config.TokenizerConfig` that of a tokenizer.
@@ -127,7 +127,7 @@ def check_same_run(config: _Config, saved: _Config, allowed: Sequence[str] = ())
     """
     ours, theirs = flat_fields(config), flat_fields(saved)
     different = [path for path in ours if ours[path] != theirs[path]]
-    refused = [path for path in different if not config.free_to_change.fullmatch(path) and path not in allowed]
+    refused = [path for path in different if not saved.may_change(path) and path not in allowed]
     differences = {path: f"config.{path}={theirs[path]!r}, not {ours[path]!r}" for path in different}
     if refused:
         raise UserError(

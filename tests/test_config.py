@@ -6,7 +6,7 @@ import pytest
 from conftest import ROOT
 
 from rar_jax.config import Config, from_config_dict, imagenet, mesh_shape
-from rar_jax.schema import check, to_config_dict, unknown_field
+from rar_jax.schema import check, check_same_run, to_config_dict, unknown_field
 
 
 def config_file(name):
@@ -199,3 +199,15 @@ def test_bad_meshes(mesh, train, message):
     check(config)
     with pytest.raises(ValueError, match=message):
         mesh_shape(config, 8)
+
+
+@pytest.mark.parametrize(("name", "free"), [("records", True), ("glyphs", False)])
+def test_another_tokenizer_is_refused_if_it_makes_the_tokens(small_config, name, free):
+    data = {"name": name, "path": "tokens", "tokenizer": "a"}
+    saved, config = small_config(data=data), small_config(data=data | {"tokenizer": "b"})
+    if free:
+        assert check_same_run(config, saved) == ["config.data.tokenizer='a', not 'b'"]
+    else:
+        with pytest.raises(ValueError, match="config.data.tokenizer='a', not 'b'"):
+            check_same_run(config, saved)
+        assert len(check_same_run(config, saved, ["data.tokenizer"])) == 1

@@ -2,6 +2,7 @@
 
     python -m rar_jax tokenize --images=FOLDER --tokenizer=WEIGHTS --output=TOKENS --crops=ten
     python -m rar_jax tokenize --tfds=imagenet2012 --data_dir=FOLDER --tokenizer=WEIGHTS --output=TOKENS
+    python -m rar_jax tokenize --glyphs=20000 --image_size=32 --tokenizer=WEIGHTS --output=TOKENS
     python -m rar_jax tokenize --jsonl=maskgitvq.jsonl --output=TOKENS --crops_per_image=10
 
 If it is stopped, the same command resumes the work. Several processes can share the work on images.
@@ -11,6 +12,7 @@ from absl import flags
 from etils import epath
 
 from rar_jax.commands import cli, shared_flags
+from rar_jax.data.glyphs import SIDE, Glyphs
 from rar_jax.data.jsonl import import_jsonl
 from rar_jax.data.pictures import CROPS
 from rar_jax.data.records import UNKNOWN_TOKENIZER, Description
@@ -22,6 +24,9 @@ from rar_jax.errors import UserError
 from rar_jax.run_folder import check_folder
 
 _IMAGES, _TFDS, _SPLIT, _DATA_DIR = shared_flags.define_source()
+_GLYPHS = flags.DEFINE_integer(
+    "glyphs", None, "Number of images of the embedded glyphs. --split is train, heldout or unseen_faces.", 1
+)
 _JSONL = flags.DEFINE_string("jsonl", None, 'File with a line {"class_id": int, "tokens": [ints]} for each crop.')
 _OUTPUT = flags.DEFINE_string("output", None, "Folder of the token records.")
 _TOKENIZER, _IMAGE_SIZE = shared_flags.define_tokenizer()
@@ -46,21 +51,25 @@ _CROPS_PER_IMAGE = flags.DEFINE_integer(
 )
 _GRID_SIDE = flags.DEFINE_integer("grid_side", 16, "Side of the token grid of --jsonl, in tokens.", 1)
 _CODEBOOK_SIZE = flags.DEFINE_integer("codebook_size", 1024, "Number of codes of the tokenizer of --jsonl.", 1)
-_NUM_CLASSES = flags.DEFINE_integer("num_classes", 1000, "Number of classes of --jsonl, without --class_list.", 1)
+_NUM_CLASSES = flags.DEFINE_integer(
+    "num_classes", None,
+    "Number of classes of --jsonl without --class_list (default: 1000), or of --glyphs: 10 (digits, the default) or 36 "
+    "(and capital letters).", 1,
+)  # fmt: skip
 _SKIP_BAD = flags.DEFINE_bool("skip_bad", False, "Leave out malformed lines of --jsonl instead of stopping.")
 
-_TFDS_ONLY = (_SPLIT, _DATA_DIR)
 _IMAGES_ONLY = (_CROPS, _FLIP, _WORKERS, _STRICT, _PROCESS_INDEX, _PROCESS_COUNT)
-_JSONL_ONLY = (_CROPS_PER_IMAGE, _GRID_SIDE, _CODEBOOK_SIZE, _NUM_CLASSES, _SKIP_BAD)
+_JSONL_ONLY = (_CROPS_PER_IMAGE, _GRID_SIDE, _CODEBOOK_SIZE, _SKIP_BAD)
 
 
 def _check() -> None:
     """Raises a `UserError` if a flag is missing, or has no effect on the source that is given."""
-    source = shared_flags.name_one((_IMAGES, _TFDS, _JSONL))
+    source = shared_flags.name_one((_IMAGES, _TFDS, _GLYPHS, _JSONL))
     unused = {
-        "images": (*_TFDS_ONLY, *_JSONL_ONLY),
-        "tfds": (_CLASS_LIST, *_JSONL_ONLY),
-        "jsonl": (*_TFDS_ONLY, *_IMAGES_ONLY),
+        "images": (_SPLIT, _DATA_DIR, _NUM_CLASSES, *_JSONL_ONLY),
+        "tfds": (_CLASS_LIST, _NUM_CLASSES, *_JSONL_ONLY),
+        "glyphs": (_DATA_DIR, _CLASS_LIST, *_JSONL_ONLY),
+        "jsonl": (_SPLIT, _DATA_DIR, *_IMAGES_ONLY),
     }
     shared_flags.refuse(unused[source], source)
     if not _OUTPUT.value:
@@ -69,6 +78,8 @@ def _check() -> None:
         raise UserError("name the weights that make the tokens with --tokenizer=WEIGHTS")
     if _FLIP.value and _CROPS.value == "ten":
         raise UserError("--flip has no effect with --crops=ten, which includes mirror images: remove it")
+    if source == "glyphs" and _IMAGE_SIZE.value > SIDE:
+        raise UserError(f"--image_size={_IMAGE_SIZE.value} would enlarge the glyphs: set --image_size={SIDE}")
     check_folder("output", _OUTPUT.value)
 
 
@@ -92,7 +103,7 @@ def _import_lines() -> Description:
         _OUTPUT.value,
         grid_side=_GRID_SIDE.value,
         codebook_size=_CODEBOOK_SIZE.value,
-        class_names=tuple(_class_list() or map(str, range(_NUM_CLASSES.value))),
+        class_names=tuple(_class_list() or map(str, range(_NUM_CLASSES.value or 1000))),
         tokenizer=tokenizer or UNKNOWN_TOKENIZER,
         crops_per_image=_CROPS_PER_IMAGE.value,
         skip_bad=_SKIP_BAD.value,
@@ -104,6 +115,8 @@ def _encode_images() -> Description | None:
     index, count = shared_flags.share_of_work(_PROCESS_INDEX.value, _PROCESS_COUNT.value)
     if _TFDS.value:
         source = TfdsImages(_TFDS.value, _SPLIT.value, _DATA_DIR.value)
+    elif _GLYPHS.value:
+        source = Glyphs(_SPLIT.value, _GLYPHS.value, _NUM_CLASSES.value or 10)
     else:
         source = ClassFolders(_IMAGES.value, _class_list())
     return tokenize_images(

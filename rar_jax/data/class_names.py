@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from etils import epath
 
 from rar_jax.config import Config
-from rar_jax.data import digits
+from rar_jax.data import digits, glyphs
 from rar_jax.data.records import read_description
 from rar_jax.errors import UserError
 
@@ -29,13 +29,16 @@ def imagenet_classes() -> dict[str, str]:
 def class_names(config: Config) -> tuple[str, ...] | None:
     """Returns the names of a model's classes in the order of their labels, or None if they are not known.
 
-    The names come from the token records that the model was trained on, if these can be read, or from the digits.
-    WordNet ids are replaced by ImageNet's names. If no names are found, 1,000 classes are assumed to be ImageNet's.
+    The names come from the token records that the model was trained on, if these can be read, or from an embedded data
+    set. WordNet ids are replaced by ImageNet's names. If no names are found, 1,000 classes are assumed to be
+    ImageNet's.
     """
     number = config.model.num_classes
     names = ()
     if config.data.name == "digits":
         names = digits.CLASS_NAMES
+    elif config.data.name == "glyphs":
+        names = glyphs.class_names(number)
     elif config.data.path:
         try:
             names = read_description(epath.Path(config.data.path)).class_names

@@ -1,10 +1,16 @@
 """Opens the data sets of a config and checks that they match it."""
 
+import contextlib
 from typing import NamedTuple
+
+import filelock
+from etils import epath
 
 from rar_jax.config import Config
 from rar_jax.data.digits import write_digits
+from rar_jax.data.glyphs import IDENTITY, NUM_HELDOUT, SIDE, Glyphs
 from rar_jax.data.records import UNKNOWN_TOKENIZER, Records, SyntheticRecords, TokenRecords
+from rar_jax.data.tokenization import tokenize_images
 from rar_jax.data.tokenizers import Tokenizer
 from rar_jax.errors import UserError
 from rar_jax.files import cache_folder
@@ -38,6 +44,8 @@ def open_datasets(config: Config, tokenizer: Tokenizer | None) -> Datasets:
     if data.name == "digits":
         folders = write_digits(data.path or cache_folder("digits"))
         train, heldout = folders["train"], folders["heldout"]
+    elif data.name == "glyphs":
+        train, heldout = _tokenized_glyphs(config, tokenizer)
     else:
         train, heldout = data.path, data.eval_path
     records = _open(config, tokenizer, train)
@@ -48,6 +56,31 @@ def open_datasets(config: Config, tokenizer: Tokenizer | None) -> Datasets:
         )
     records.read_ahead()
     return Datasets(records, _open(config, tokenizer, heldout) if heldout else None)
+
+
+def _tokenized_glyphs(config: Config, tokenizer: Tokenizer) -> list[epath.Path]:
+    """Returns the folders of the token records of the training glyphs and of the held-out ones.
+
+    They are made on first use and kept under `config.data.path`, by default in the user's cache folder. Processes that
+    start together wait for the one that makes them.
+    """
+    data, num_classes = config.data, config.model.num_classes
+    if data.image_size > SIDE:
+        raise UserError(
+            f"config.data.image_size={data.image_size} would enlarge the glyphs: set --config.data.image_size={SIDE} "
+            f"and --config.model.grid_side={SIDE // data.downsampling}"
+        )
+    made = []
+    for split, num_images in (("train", data.num_images), ("heldout", NUM_HELDOUT)):
+        source = Glyphs(split, num_images, num_classes)
+        name = f"{split}_{IDENTITY}_{num_classes}_{num_images}_{data.image_size}_{tokenizer.fingerprint}"
+        folder = epath.Path(data.path or cache_folder("glyphs")) / name
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        remote = "://" in str(folder)
+        with contextlib.nullcontext() if remote else filelock.FileLock(f"{folder}.lock"):
+            tokenize_images(source, tokenizer, folder, image_size=data.image_size)
+        made.append(folder)
+    return made
 
 
 def _open(config: Config, tokenizer: Tokenizer | None, folder) -> TokenRecords:

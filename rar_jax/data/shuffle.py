@@ -5,7 +5,7 @@ import numpy as np
 _ROUNDS = 8
 
 
-def _mix(values: np.ndarray, key: np.uint64) -> np.ndarray:
+def mix(values: np.ndarray, key: np.uint64) -> np.ndarray:
     """Hashes 64-bit values with the finaliser of SplitMix64: every input bit affects every output bit."""
     values = values + key
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -35,7 +35,7 @@ def shuffled(indices: np.ndarray, n: int, seed: int, epoch: int) -> np.ndarray:
     def permute(values):
         left, right = values >> half_bits, values & low_half
         for key in keys:
-            left, right = right, left ^ (_mix(right, key) & low_half)
+            left, right = right, left ^ (mix(right, key) & low_half)
         return (left << half_bits) | right
 
     values = permute(np.asarray(indices, np.uint64))
@@ -60,4 +60,4 @@ def chosen_crops(images: np.ndarray, crops: int, seed: int, epoch: int) -> np.nd
     cycle, turn = divmod(epoch, crops)
     # The third word makes the key differ from the keys of every shuffle.
     (key,) = np.random.SeedSequence((seed, cycle, crops)).generate_state(1, np.uint64)
-    return ((_mix(np.asarray(images, np.uint64), key) + np.uint64(turn)) % np.uint64(crops)).astype(np.int64)
+    return ((mix(np.asarray(images, np.uint64), key) + np.uint64(turn)) % np.uint64(crops)).astype(np.int64)

@@ -1,4 +1,4 @@
-"""Sources of images: class folders and TFDS data sets."""
+"""Sources of images: class folders and TFDS data sets. `glyphs.Glyphs` is another one."""
 
 import dataclasses
 import functools

@@ -1,12 +1,15 @@
+import numpy as np
 import pytest
 from conftest import ROOT
-from running import refusal
+from running import call, refusal
+
+from rar_jax.data.records import TokenRecords
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "name one of --images, --tfds, --jsonl; given: none"),
+        ([], "name one of --images, --tfds, --glyphs, --jsonl; given: none"),
         (["--images=a", "--jsonl=b"], "given: images, jsonl"),
         (["--images=nothing"], "name the folder to write with --output"),
         (["--images=nothing", "--output=out", "--tokenizer=w.bin"], "no images in 'nothing'"),
@@ -39,6 +42,10 @@ from running import refusal
             ["--tfds=mnist", "--output=out", "--tokenizer=digits", "--class_list=a"],
             "--class_list has no effect with --tfds",
         ),
+        (["--glyphs=9", "--output=out", "--tokenizer=digits"], "--image_size=256 would enlarge the glyphs"),
+        (["--glyphs=9", "--output=out", "--tokenizer=digits", "--class_list=a"], "--class_list has no effect"),
+        (["--images=tests", "--output=out", "--num_classes=36"], "--num_classes has no effect with --images"),
+        (["--glyphs=9", "--output=out", "--tokenizer=digits", "--image_size=8", "--split=all"], "no split 'all'"),
         (["--jsonl=a", "--output=out", "--noflip"], "--flip has no effect with --jsonl"),
         (["--tfds=mnist", "--output=out", "--tokenizer=digits", "--num=3"], "'num'"),
     ],
@@ -46,3 +53,13 @@ from running import refusal
 def test_mistakes_with_tokenize(arguments, message):
     assert message in refusal("tokenize", *arguments)
     assert not (ROOT / "out").exists()
+
+
+def test_glyphs_are_tokenized(tmp_path):
+    """The digits tokenizer takes their brightness at 8 x 8 pixels."""
+    flags = ["--glyphs=36", "--num_classes=36", "--split=heldout", "--image_size=8", "--tokenizer=digits"]
+    result = call("tokenize", *flags, f"--output={tmp_path / 'tokens'}")
+    assert result.returncode == 0, result.stderr
+    records = TokenRecords(tmp_path / "tokens")
+    assert records.description.class_names[-1] == "Z"
+    np.testing.assert_array_equal(records.read(np.arange(36))["label"], np.arange(36))

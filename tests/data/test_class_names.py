@@ -83,3 +83,9 @@ def test_names_come_from_the_records_the_digits_or_imagenet(small_config, tmp_pa
     config = Config(model=ModelConfig(num_classes=10), data=DataConfig(name="synthetic"))
     assert class_names(config) is None and class_names(dataclasses.replace(config, model=ModelConfig())) == imagenet
     assert class_label(207, imagenet) == "207 golden retriever" and class_label(7, tuple("0123456789")) == "7"
+
+
+def test_the_names_of_embedded_data():
+    for name, number, last in (("digits", 10, "9"), ("glyphs", 10, "9"), ("glyphs", 36, "Z")):
+        config = Config(data=DataConfig(name=name), model=ModelConfig(num_classes=number))
+        assert class_names(config)[-1] == last and len(class_names(config)) == number

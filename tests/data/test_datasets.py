@@ -1,14 +1,20 @@
 import numpy as np
 import pytest
+from PIL import Image
 
+from rar_jax.data import datasets
 from rar_jax.data.datasets import open_datasets
 from rar_jax.data.digits import DigitsTokenizer
+from rar_jax.data.glyphs import glyph_images
+from rar_jax.data.pictures import center_square
 from rar_jax.data.records import write_records
+from rar_jax.data.tokenizers import load_tokenizer
+from rar_jax.errors import UserError
 
 
 def test_digits(small_config):
-    datasets = open_datasets(small_config(), DigitsTokenizer())
-    assert datasets.train.num_images == 1437 and datasets.heldout.num_images == 360
+    opened = open_datasets(small_config(), DigitsTokenizer())
+    assert opened.train.num_images == 1437 and opened.heldout.num_images == 360
 
 
 @pytest.fixture
@@ -63,3 +69,44 @@ def test_the_tokenizer_must_be_the_one_that_made_the_records(small_config, folde
     description = folder / "dataset.json"
     description.write_text(description.read_text().replace('"tokenizer": "digits"', '"tokenizer": "unknown"'))
     assert open_datasets(config, tokenizer).train.num_images == 3
+
+
+@pytest.fixture
+def glyph_config(small_config, vqgan_file, tmp_path):
+    """A function that makes a config whose tokens are glyphs of 8 x 8 pixels, encoded by a tiny VQGAN."""
+
+    def make(model=(), **data):
+        model = {"grid_side": 4, "codebook_size": 24} | dict(model)
+        data = {"name": "glyphs", "tokenizer": str(vqgan_file), "num_images": 30, "image_size": 8} | data
+        return small_config(data={"downsampling": 2, "path": str(tmp_path)} | data, model=model)
+
+    return make
+
+
+def test_glyphs_are_tokenized_once(glyph_config, monkeypatch, tmp_path):
+    monkeypatch.setattr(datasets, "NUM_HELDOUT", 20)
+    config = glyph_config()
+    tokenizer = load_tokenizer(config)
+    opened = open_datasets(config, tokenizer)
+    for records, split in ((opened.train, "train"), (opened.heldout, "heldout")):
+        batch = records.read(np.arange(records.num_images))
+        images, labels = glyph_images(split, np.arange(records.num_images))
+        squares = np.stack([center_square(Image.fromarray(image), 8) for image in images])
+        np.testing.assert_array_equal(batch["tokens"], tokenizer.encode(squares))
+        np.testing.assert_array_equal(batch["label"], labels)
+    assert (opened.train.num_images, opened.heldout.num_images) == (30, 20)
+    monkeypatch.setattr(tokenizer, "encode", None)
+    assert open_datasets(config, tokenizer).train.num_images == 30
+    assert len(list(tmp_path.glob("*/dataset.json"))) == 2
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"model": {"grid_side": 32}, "image_size": 64}, "image_size=64 would enlarge the glyphs.*grid_side=16"),
+    ({"model": {"num_classes": 12}}, "num_classes=12: the glyphs have 10 classes"),
+    ({"tokenizer": "none"}, "config.data.tokenizer=none: config.data.name=glyphs needs the tokenizer"),
+])  # fmt: skip
+def test_glyphs_that_do_not_fit_the_config(glyph_config, changes, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        config = glyph_config(**changes)
+        open_datasets(config, load_tokenizer(config))
+    assert not list(tmp_path.iterdir())

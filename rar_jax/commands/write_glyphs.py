@@ -1,0 +1,70 @@
+"""Writes the embedded glyphs as PNG files, in a folder for each class.
+
+    python -m rar_jax write_glyphs --output=glyphs/train --num=20000
+    python -m rar_jax write_glyphs --output=glyphs/heldout --num=3600 --split=heldout
+
+If it is stopped, the same command resumes the work.
+"""
+
+import json
+
+from absl import flags
+from etils import epath
+
+from rar_jax.commands import cli
+from rar_jax.data.glyphs import IDENTITY, NUM_CLASSES, SPLITS, Glyphs
+from rar_jax.errors import UserError
+from rar_jax.files import hold_to_plan, replacing, write_atomically
+from rar_jax.progress import Progress
+from rar_jax.run_folder import check_folder
+
+# Says which images the folder holds, so that a folder of others is not mixed with these.
+_PLAN = "glyphs.json"
+
+_OUTPUT = flags.DEFINE_string("output", None, "Folder to write.")
+_NUM = flags.DEFINE_integer("num", 20_000, "Number of images.", lower_bound=1)
+_SPLIT = flags.DEFINE_enum(
+    "split", "train", SPLITS, "Split: train, heldout (new draws of the same faces), or unseen_faces (other faces)."
+)
+_NUM_CLASSES = flags.DEFINE_enum(
+    "num_classes", "10", [str(number) for number in NUM_CLASSES],
+    "Number of classes: the ten digits, or 36 with the capital letters.",
+)  # fmt: skip
+
+
+def _begin(folder: epath.Path) -> None:
+    """Creates the folder with its plan, or checks the plan of one that exists."""
+    plan = {"glyphs": IDENTITY, "split": _SPLIT.value, "num": _NUM.value, "num_classes": _NUM_CLASSES.value}
+    file = folder / _PLAN
+    if file.exists():
+        hold_to_plan("output", folder, json.loads(file.read_text()), plan)
+    elif folder.exists() and any(folder.iterdir()):
+        raise UserError(f"--output={folder} holds other files: choose another folder")
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, json.dumps(plan) + "\n")
+
+
+def main(argv):
+    del argv
+    if not _OUTPUT.value:
+        raise UserError("name the folder to write with --output")
+    check_folder("output", _OUTPUT.value)
+    folder, source = epath.Path(_OUTPUT.value), Glyphs(_SPLIT.value, _NUM.value, int(_NUM_CLASSES.value))
+    _begin(folder)
+    for name in source.class_names:
+        (folder / name).mkdir(exist_ok=True)
+    progress = Progress("write", len(source), unit="image")
+    for i in range(len(source)):
+        file = folder / source.class_names[i % len(source.class_names)] / f"{i:06d}.png"
+        if not file.exists():
+            data, _ = source[i].read()
+            with replacing(file) as out:
+                out.write(data)
+        progress.update()
+    progress.close()
+    print(f"{folder}: {len(source)} images of {len(source.class_names)} classes")
+
+
+if __name__ == "__main__":
+    cli.run(main)
