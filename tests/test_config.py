@@ -208,6 +208,6 @@ def test_another_tokenizer_is_refused_if_it_makes_the_tokens(small_config, name,
     if free:
         assert check_same_run(config, saved) == ["config.data.tokenizer='a', not 'b'"]
     else:
-        with pytest.raises(ValueError, match="config.data.tokenizer='a', not 'b'"):
+        with pytest.raises(ValueError, match=r"config\.data\.tokenizer='a', not 'b'"):
             check_same_run(config, saved)
         assert len(check_same_run(config, saved, ["data.tokenizer"])) == 1
