@@ -33,11 +33,11 @@ def main(argv):
     del argv
     if _CONFIG.value is None:
         raise UserError("name a tokenizer with --config=configs/tokenizers/NAME.py")
-    fields = _CONFIG.value.copy_and_resolve_references()
+    fields = _CONFIG.value.copy_and_resolve_references().to_dict()
     if _IMAGES.value:
-        fields.data.images = _IMAGES.value
+        fields["data"]["images"] = _IMAGES.value
     if _INCEPTION.value:
-        fields.inception = _INCEPTION.value
+        fields["inception"] = _INCEPTION.value
     _TRAIN(from_config_dict(fields, TokenizerConfig), prepare)
 
 

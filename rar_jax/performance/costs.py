@@ -146,9 +146,9 @@ def vqgan_train_flops(model: VQGANConfig, image_size: int) -> float:
 
     middle = blocks(model.num_blocks, widths[-1], widths[-1])
     coarse = 2 * middle + (1 + 9) * model.latent_width * widths[-1]
-    products = coarse * places[-1] + 2 * 9 * 3 * model.width * places[0]
+    products = coarse * places[-1] + 9 * 3 * (model.width + widths[0]) * places[0]
     for level, width in enumerate(widths):
-        finer = widths[max(level - 1, 0)]
+        finer = widths[level - 1] if level > 0 else model.width
         coarser = widths[min(level + 1, len(widths) - 1)]
         products += (blocks(model.num_blocks, finer, width) + blocks(model.num_blocks, coarser, width)) * places[level]
         if level > 0:

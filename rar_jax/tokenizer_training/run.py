@@ -111,16 +111,17 @@ def prepare(config: TokenizerConfig, folder: epath.PathLike, allow_config_change
     with together():
         check_folder("workdir", folder)
         check_stored_config(config, folder, allow_config_change)
-        images = open_images(config)
         extractor, perceptual = _open_inception(config)
-    program = make_program(config, perceptual)
-    evaluators = [Reconstructions(config, program.settings.model, mesh, images.heldout, extractor)]
-    with together():
-        best = best_measure(config.checkpoint.best_metric, evaluators)
     if config.init_from and is_new(folder):
         with together():
             # `TokenizerRun.start` reads the weights again, so that they do not stay in memory.
             load_init_from(config)
+    with together():
+        images = open_images(config)
+    program = make_program(config, perceptual)
+    evaluators = [Reconstructions(config, program.settings.model, mesh, images.heldout, extractor)]
+    with together():
+        best = best_measure(config.checkpoint.best_metric, evaluators)
     store, held = open_store(config, folder, best)
     return TokenizerRun(
         config=config,

@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
+from absl import flags
 from PIL import Image
+from running import own_flags
 
 from rar_jax.data.image_loader import ArrayPictures, Crops, ImageBatches, SourcePictures, TrainImages, heldout_batches
 from rar_jax.data.sources import ImageFolder
@@ -49,9 +51,12 @@ def test_a_position_is_the_same_for_any_number_of_workers(workers, tmp_path):
     before = batches(pictures)
     taken(before, 4)
     again = batches(pictures, workers=workers)
-    again.set_state(before.get_state())
-    np.testing.assert_array_equal(taken(again, 5), expected[4:])
-    assert again.get_state() == {"next_index": 9} and next(again, None) is None
+    # Grain's workers read absl's flags.
+    with own_flags():
+        flags.FLAGS.mark_as_parsed()
+        again.set_state(before.get_state())
+        np.testing.assert_array_equal(taken(again, 5), expected[4:])
+        assert again.get_state() == {"next_index": 9} and next(again, None) is None
 
 
 def test_an_image_that_cannot_be_used_is_named(tmp_path):
