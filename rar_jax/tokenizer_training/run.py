@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
@@ -119,7 +120,9 @@ def prepare(config: TokenizerConfig, folder: epath.PathLike, allow_config_change
     with together():
         images = open_images(config)
     program = make_program(config, perceptual)
-    evaluators = [Reconstructions(config, program.settings.model, mesh, images.heldout, extractor)]
+    # Tokenizers compute in float32, whatever they were trained in.
+    model = program.settings.model.clone(dtype=jnp.float32)
+    evaluators = [Reconstructions(config, model, mesh, images.heldout, extractor)]
     with together():
         best = best_measure(config.checkpoint.best_metric, evaluators)
     store, held = open_store(config, folder, best)

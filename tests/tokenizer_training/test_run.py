@@ -8,8 +8,10 @@ from running import call
 from safetensors.numpy import load_file
 
 from rar_jax.checkpoints.weights import load_weights
+from rar_jax.data.pictures import center_square
 from rar_jax.data.tokenizers import open_tokenizer
 from rar_jax.errors import UserError
+from rar_jax.evaluation.reconstruction import psnr
 from rar_jax.images.files import write_png
 from rar_jax.parallel.mesh import make_mesh
 from rar_jax.run_folder import read_config
@@ -111,6 +113,18 @@ def test_the_folder_is_a_tokenizer_and_its_published_form_gives_the_same_images(
         fingerprints.add(tokenizer.fingerprint)
         np.testing.assert_array_equal(tokenizer.decode(tokenizer.encode(images)), expected)
     assert len(fingerprints) == 1
+
+
+def test_the_scores_are_those_of_the_tokenizer(config, whole, tmp_path):
+    run = prepare(config, tmp_path)
+    run.close()
+    heldout = np.stack([center_square(run.images.heldout[i], 8) for i in range(len(run.images.heldout))])
+    tokenizer = open_tokenizer(str(whole), 8)
+    codes = tokenizer.encode(heldout)
+    (last,) = [entry for entry in read_metrics(whole) if "heldout/psnr" in entry and entry["step"] == 12]
+    assert last["heldout/psnr"] == pytest.approx(psnr(heldout, tokenizer.decode(codes)).mean(), rel=1e-4)
+    assert last["heldout/codebook_use"] == len(np.unique(codes)) / 16
+    assert len(heldout) == 8 and len(run.images.train) == 32
 
 
 def test_a_run_starts_from_weights_and_its_new_codes_from_clusters(config, whole, tmp_path, caplog):
