@@ -107,6 +107,7 @@ class ImageBatches:
         """
         self.source = source
         self._workers = workers
+        self._iterator = None
         self.set_state({"next_index": 0})
 
     def __next__(self) -> ImageBatch:
@@ -120,12 +121,18 @@ class ImageBatches:
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Continues at a position."""
+        self.close()
         self._next = state["next_index"]
         batches = grain.MapDataset.source(self.source)[self._next :]
         batches = batches.to_iter_dataset(READ)
         if self._workers:
             batches = batches.mp_prefetch(grain.MultiprocessingOptions(self._workers))
         self._iterator = iter(batches)
+
+    def close(self) -> None:
+        """Ends the workers."""
+        if self._iterator is not None:
+            self._iterator.close()
 
 
 def heldout_batches(

@@ -102,6 +102,10 @@ class DeviceBatches:
         """
         return self._state
 
+    def close(self) -> None:
+        """Ends the threads or processes that read batches."""
+        self._batches.close()
+
 
 def eval_batches(
     records: Records, batch_size: int, num_images: int, rows: np.ndarray | None = None

@@ -116,6 +116,7 @@ class _Loop:
             return False
         finally:
             self._trace.close()
+            self._batches.close()
             self._progress.close()
             self._evaluations.close()
             self._log.close()
