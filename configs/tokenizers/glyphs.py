@@ -8,6 +8,8 @@ def get_config():
     config.name = "tokenizer_glyphs"
     config.model.update(width=16, multipliers=(1, 2, 4), num_blocks=1, latent_width=4, codebook_size=1024)
     config.quantizer.update(kind="fsq", levels=(8, 8, 4, 4))
+    # PSNR counts squared errors. With the absolute error too, it is 1.3 dB lower after 1,500 steps.
+    config.loss.update(l1=0.0, l2=5.0)
     config.optimizer.update(learning_rate=1e-3, warmup_steps=100)
     config.train.update(batch_size=8, steps=6000)
     # Letters have no mirror images.
