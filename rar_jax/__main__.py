@@ -9,6 +9,7 @@ import sys
 # Each command is a file in rar_jax/commands/, and the first line of its docstring says what it does.
 COMMANDS = (
     "train",
+    "train_tokenizer",
     "sample",
     "animate",
     "edit",

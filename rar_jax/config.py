@@ -1,26 +1,30 @@
 """The config of a run: all fields with their defaults, meanings and limits, the recipes, and rules between fields.
 
 A config file returns an `ml_collections.ConfigDict`, made by a recipe below. `from_config_dict` turns it into the
-frozen dataclasses that the rest of the code uses. The sections of the network and of sampling are in `models.sizes`
-and `sampling.options`. No network is imported.
+frozen dataclasses that the rest of the code uses. `schema` has what this config and that of a tokenizer have in common.
+The sections of the network and of sampling are in `models.sizes` and `sampling.options`. No network is imported.
 """
 
 import dataclasses
-import difflib
 import math
 import re
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, ClassVar
 
-import flax.traverse_util
 import ml_collections
 
+from rar_jax import schema
 from rar_jax.errors import UserError
-from rar_jax.fields import check_fields, setting
+from rar_jax.fields import setting
 from rar_jax.models.sizes import REMAT, ModelConfig
 from rar_jax.orders import scan_order
 from rar_jax.sampling.options import MAX_SEED, Options, SampleConfig
 
+# Fields that may change when a run resumes, because they affect neither its losses nor its weights.
+_FREE_TO_CHANGE = re.compile(
+    r"name|init_from|(mesh|sample|eval|checkpoint)\..*|train\.(stop_step|log_every|max_skipped|profile_step|remat|deterministic)"
+    r"|data\.(path|eval_path|tokenizer)"
+)
 DATA_NAMES = ("records", "digits", "glyphs", "synthetic")
 DTYPES = ("bfloat16", "float32")
 
@@ -154,8 +158,9 @@ class CheckpointConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """One experiment."""
+    """One experiment; see `schema`."""
 
+    kind: ClassVar[str] = "rar"
     name: str = setting("rar_b", "Name of the experiment, and of its folder in runs/.")
     seed: int = setting(0, "Seed of every random draw of the run.", at_least=0, at_most=MAX_SEED)
     init_from: str = setting("", "Weights to start from (`checkpoints.weights`). Empty: random weights.")
@@ -190,6 +195,16 @@ class Config:
         window = self.permutation
         return window.anneal_start_epoch * self.steps_per_epoch, window.anneal_end_epoch * self.steps_per_epoch
 
+    def may_change(self, path: str) -> bool:
+        """Returns whether a field may change when a run with this config resumes."""
+        # The tokens of the glyphs are made by the tokenizer.
+        made_by_tokenizer = path == "data.tokenizer" and self.data.name == "glyphs"
+        return bool(_FREE_TO_CHANGE.fullmatch(path)) and not made_by_tokenizer
+
+    def rules(self) -> Iterator[tuple[bool, str]]:
+        """Yields the rules between fields: whether each holds, and the message if it does not."""
+        return _rules(self)
+
 
 # The sizes of Table 1, each with the sampling options of its published results.
 RAR_SIZES = {
@@ -203,26 +218,12 @@ RAR_SIZES = {
 def imagenet(size: str = "rar_b") -> ml_collections.ConfigDict:
     """Returns the paper's recipe for ImageNet at 256 x 256 (Table 6), with a model of `RAR_SIZES`."""
     model, sample = RAR_SIZES[size]
-    return to_config_dict(Config(name=size, model=model, sample=sample))
-
-
-def to_config_dict(config: Config) -> ml_collections.ConfigDict:
-    """Returns the mutable form, for config files and overrides. Unknown fields cannot be added to it."""
-    return ml_collections.ConfigDict(dataclasses.asdict(config)).lock()
+    return schema.to_config_dict(Config(name=size, model=model, sample=sample))
 
 
 def from_config_dict(fields: ml_collections.ConfigDict | dict[str, Any]) -> Config:
-    """Returns the frozen form, checked.
-
-    Raises:
-      UserError: a field is unknown, missing, of the wrong type or out of range, or it contradicts another field. The
-        message names the field, its value and what to do.
-    """
-    if isinstance(fields, ml_collections.ConfigDict):
-        fields = fields.to_dict()
-    config = _build(Config, fields, "")
-    check(config)
-    return config
+    """Returns the frozen form of a RAR's config, checked; see `schema.from_config_dict`."""
+    return schema.from_config_dict(fields, Config)
 
 
 def without_data(fields: ml_collections.ConfigDict | None) -> Config:
@@ -248,61 +249,8 @@ def sample_options(config: Config) -> Options:
     return Options(scan_order=config.permutation.scan_order, **dataclasses.asdict(config.sample))
 
 
-def field_paths(cls: type = Config, prefix: str = "") -> Iterator[str]:
-    """Yields the dotted name of every field and section."""
-    for field in dataclasses.fields(cls):
-        yield prefix + field.name
-        if dataclasses.is_dataclass(field.type):
-            yield from field_paths(field.type, f"{prefix}{field.name}.")
-
-
-def unknown_field(path: str) -> str:
-    """Returns the message for a field that does not exist, with the nearest names."""
-    leaf = path.rsplit(".", 1)[-1]
-    paths = list(field_paths())
-    near = difflib.get_close_matches(path, paths, n=3)
-    near += [p for p in paths if difflib.get_close_matches(leaf, [p.rsplit(".", 1)[-1]], n=1) and p not in near]
-    return f"config has no field {path!r}; " + (f"nearest: {', '.join(near[:3])}" if near else "see rar_jax/config.py")
-
-
-def _build(cls: type, values: Any, prefix: str) -> Any:
-    """Makes a section from a dictionary of exactly its fields, each of its type."""
-    if not isinstance(values, dict):
-        raise UserError(f"config.{prefix.rstrip('.')}={values!r} must be a section of fields")
-    names = {field.name for field in dataclasses.fields(cls)}
-    for name in values:
-        if name not in names:
-            raise UserError(unknown_field(prefix + name))
-    built = {}
-    for field in dataclasses.fields(cls):
-        path = prefix + field.name
-        if field.name not in values:
-            raise UserError(f"config.{path} is missing: start from a recipe in rar_jax/config.py")
-        value = values[field.name]
-        if dataclasses.is_dataclass(field.type):
-            value = _build(field.type, value, f"{path}.")
-        elif field.type is float and type(value) is int:
-            value = float(value)
-        elif type(value) is not field.type:
-            raise UserError(f"config.{path}={value!r} must be of type {field.type.__name__}")
-        built[field.name] = value
-    return cls(**built)
-
-
-def check(config: Config) -> None:
-    """Checks everything that does not depend on data or devices.
-
-    Raises:
-      UserError: see `from_config_dict`.
-    """
-    check_fields(config, "config.")
-    for holds, message in _rules(config):
-        if not holds:
-            raise UserError(message)
-
-
 def _rules(config: Config) -> Iterator[tuple[bool, str]]:
-    """Yields the rules between fields: whether each holds, and the message if it does not."""
+    """See `Config.rules`."""
     model, train, data, window, evaluation = config.model, config.train, config.data, config.permutation, config.eval
     yield (
         model.width % model.num_heads == 0,
@@ -383,52 +331,9 @@ def _score_rules(config: Config) -> Iterator[tuple[bool, str]]:
     )
 
 
-# Fields that may change when a run resumes, because they affect neither its losses nor its weights.
-_FREE_TO_CHANGE = re.compile(
-    r"name|init_from|(mesh|sample|eval|checkpoint)\..*|train\.(stop_step|log_every|max_skipped|profile_step|remat|deterministic)"
-    r"|data\.(path|eval_path|tokenizer)"
-)
-
-
 def _require(holds: bool, message: str) -> None:
     if not holds:
         raise UserError(message)
-
-
-def flat_fields(config: Config) -> dict[str, Any]:
-    """Returns every field by its dotted name."""
-    return flax.traverse_util.flatten_dict(dataclasses.asdict(config), sep=".")
-
-
-def check_same_run(config: Config, saved: Config, allowed: Sequence[str] = ()) -> list[str]:
-    """Compares the config of a resumed run with the one stored in its folder.
-
-    Args:
-      config: the config of the resumed run.
-      saved: the stored config.
-      allowed: fields that may differ although they change what is trained.
-
-    Returns:
-      The differences that are allowed, each with both values.
-
-    Raises:
-      UserError: a field that changes what is trained differs. Every such field is named with both values.
-    """
-    ours, theirs = flat_fields(config), flat_fields(saved)
-    different = [path for path in ours if ours[path] != theirs[path]]
-    # The tokens of the glyphs are made by the tokenizer.
-    made = {"data.tokenizer"} if saved.data.name == "glyphs" else set()
-    free = {path for path in different if _FREE_TO_CHANGE.fullmatch(path)} - made
-    refused = [path for path in different if path not in free and path not in allowed]
-    differences = {path: f"config.{path}={theirs[path]!r}, not {ours[path]!r}" for path in different}
-    _require(
-        not refused,
-        "this folder's run has "
-        + ", ".join(differences[path] for path in refused)
-        + ": train in another --workdir, use the stored values, or override this check with "
-        + " ".join(f"--allow_config_change={path}" for path in refused),
-    )
-    return list(differences.values())
 
 
 def mesh_shape(config: Config, num_devices: int) -> tuple[int, int, int]:

@@ -5,14 +5,15 @@ import dataclasses
 import json
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import filelock
 from etils import epath
 
-from rar_jax.config import Config, flat_fields, from_config_dict
+from rar_jax.config import Config
 from rar_jax.errors import UserError
 from rar_jax.files import write_atomically
+from rar_jax.schema import flat_fields, from_config_dict
 
 CONFIG_FILE = "config.json"
 # Fields that older versions stored and that no longer exist, by section.
@@ -21,12 +22,14 @@ _LOCK_NAME = "run"
 # At most this many differing fields appear in a run's label.
 _SHOWN_FIELDS = 8
 
+_Config = TypeVar("_Config")
 
-def write_config(folder: epath.PathLike, config: Config) -> None:
+
+def write_config(folder: epath.PathLike, config: Any) -> None:
     """Writes a run's config to `config.json` in its folder, which is created if necessary."""
     folder = epath.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    fields = {"kind": "rar"} | dataclasses.asdict(config)
+    fields = {"kind": config.kind} | dataclasses.asdict(config)
     write_atomically(folder / CONFIG_FILE, json.dumps(fields, indent=2) + "\n")
 
 
@@ -49,25 +52,31 @@ def read_kind(folder: epath.PathLike) -> str:
     return _read_fields(folder).get("kind", "rar")
 
 
-def read_config(folder: epath.PathLike) -> Config:
+def read_config(folder: epath.PathLike, schema: type[_Config] = Config) -> _Config:
     """Returns the config that a run was started with.
 
+    Args:
+      folder: the run's folder.
+      schema: the class of the config.
+
     Raises:
-      UserError: the folder has no config.json, or this version does not understand it.
+      UserError: the folder has no config.json, it is of another kind, or this version does not understand it.
     """
     fields = _read_fields(folder)
-    fields.pop("kind", None)
+    kind = fields.pop("kind", Config.kind)
+    if kind != schema.kind:
+        raise UserError(f"{folder} holds a {kind}, not a {schema.kind}: choose another folder")
     for section, names in _REMOVED.items():
         if isinstance(fields.get(section), dict):
             fields[section] = {name: value for name, value in fields[section].items() if name not in names}
     # Fields that are newer than the run get their defaults, which keep the behaviour that the run had without them.
-    for section, default in dataclasses.asdict(Config()).items():
+    for section, default in dataclasses.asdict(schema()).items():
         if isinstance(default, dict) and isinstance(fields.get(section), dict):
             fields[section] = default | fields[section]
         else:
             fields.setdefault(section, default)
     try:
-        return from_config_dict(fields)
+        return from_config_dict(fields, schema)
     except UserError as error:
         raise UserError(f"{epath.Path(folder) / CONFIG_FILE}: {error}") from None
 

@@ -25,10 +25,12 @@ from PIL import Image
 from safetensors.numpy import save_file
 from sklearn.datasets import load_sample_image
 
+from rar_jax import schema
 from rar_jax.checkpoints.pytorch import rar_from_pytorch
 from rar_jax.config import from_config_dict
 from rar_jax.models.rar import RAR
 from rar_jax.models.sizes import ModelConfig
+from rar_jax.tokenizer_config import TokenizerConfig, tokenizer
 
 DATA = pathlib.Path(__file__).parent / "data"
 ROOT = pathlib.Path(__file__).parent.parent
@@ -101,6 +103,27 @@ def small_config():
         for section, values in sections.items():
             fields[section].update(values)
         return from_config_dict(fields)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer():
+    """A function that makes the config of a tokenizer for 8 x 8 pixels. Its arguments are changed fields by section."""
+
+    def make(**sections):
+        fields = tokenizer()
+        fields.model.update(width=8, multipliers=(1, 2), num_blocks=1, latent_width=2, codebook_size=16)
+        fields.quantizer.levels = (4, 4)
+        fields.loss.update(discriminator_width=8, discriminator_layers=1)
+        fields.optimizer.update(learning_rate=3e-3, warmup_steps=1)
+        fields.train.update(batch_size=8, steps=12, log_every=4)
+        fields.data.update(images="images", image_size=8)
+        fields.eval.update(every=6, grid_images=4)
+        fields.checkpoint.every = 6
+        for section, values in sections.items():
+            fields[section].update(values)
+        return schema.from_config_dict(fields, TokenizerConfig)
 
     return make
 

@@ -5,15 +5,8 @@ import ml_collections
 import pytest
 from conftest import ROOT
 
-from rar_jax.config import (
-    check,
-    check_same_run,
-    from_config_dict,
-    imagenet,
-    mesh_shape,
-    to_config_dict,
-    unknown_field,
-)
+from rar_jax.config import Config, from_config_dict, imagenet, mesh_shape
+from rar_jax.schema import check, check_same_run, to_config_dict, unknown_field
 
 
 def config_file(name):
@@ -163,7 +156,7 @@ def test_config_files_cannot_add_fields():
 
 @pytest.mark.parametrize(("path", "nearest"), [("batch_size", "train.batch_size"), ("optimizer.lr", "optimizer")])
 def test_nearest_names(path, nearest):
-    assert nearest in unknown_field(path)
+    assert nearest in unknown_field(path, Config)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import pytest
 from rar_jax.config import Config
 from rar_jax.errors import UserError
 from rar_jax.fields import check_fields, setting
+from rar_jax.tokenizer_config import TokenizerConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +51,6 @@ def fields_of(section, prefix=""):
             yield from fields_of(field.type, f"{prefix}{field.name}.")
 
 
-@pytest.mark.parametrize(("name", "field"), list(fields_of(Config)))
+@pytest.mark.parametrize(("name", "field"), [*fields_of(Config), *fields_of(TokenizerConfig)])
 def test_every_field_of_the_config_has_a_meaning(name, field):
     assert field.metadata["meaning"].endswith("."), name

@@ -12,13 +12,14 @@ from conftest import ROOT
 LAYERS = (
     ("__main__", "main", "commands"),
     ("generate", "performance.aot", "performance.benchmarks"),
-    ("generation", "training"),
+    ("generation", "training", "tokenizer_training"),
     ("evaluation",),
     ("data", "checkpoints"),
     ("sampling",),
     ("models", "performance", "parallel", "images"),
-    ("config", "run_folder"),
-    ("models.sizes", "sampling.options", "sampling.groups", "sampling.choose", "sampling.guidance", "orders", "fields"),
+    ("config", "tokenizer_config", "run_folder"),
+    ("models.sizes", "sampling.options", "sampling.groups", "sampling.choose", "sampling.guidance", "orders", "schema"),
+    ("fields",),
     ("files", "progress", "errors"),
 )
 LAYER_OF = {prefix: number for number, prefixes in enumerate(LAYERS) for prefix in prefixes}

@@ -13,7 +13,7 @@ from rar_jax.checkpoints.tensor_files import Tensor
 from rar_jax.errors import UserError
 from rar_jax.models.inception import InceptionV3
 from rar_jax.models.rar import RAR, SPARE_STEP_ROWS
-from rar_jax.models.sizes import ModelConfig
+from rar_jax.models.sizes import PUBLISHED_GROUPS, ModelConfig, num_groups
 from rar_jax.models.vqgan import VQGAN
 
 # Published name, our path, and the conversion. "*" is the number of a block; our blocks are stacked on a leading axis.
@@ -190,11 +190,14 @@ def vqgan_name(path: str) -> str:
     return ".".join([*modules, leaf])
 
 
-def vqgan_from_pytorch(tensors: Mapping[str, np.ndarray | Tensor]) -> tuple[VQGAN, dict[str, Any]]:
+def vqgan_from_pytorch(
+    tensors: Mapping[str, np.ndarray | Tensor], groups: int = PUBLISHED_GROUPS
+) -> tuple[VQGAN, dict[str, Any]]:
     """Makes a MaskGIT-VQGAN from published tensors; their shapes decide its sizes.
 
     Args:
       tensors: published name -> array, or `Tensor`.
+      groups: see `models.vqgan.VQGAN`; the shapes do not show it.
 
     Returns:
       The network and its parameters, float32.
@@ -218,7 +221,11 @@ def vqgan_from_pytorch(tensors: Mapping[str, np.ndarray | Tensor]) -> tuple[VQGA
         num_blocks=1 + _largest_index(shapes, r"encoder\.down\.0\.block\.(\d+)\."),
         latent_width=shapes["encoder.conv_out.weight"][0],
         codebook_size=shapes["quantize.embedding.weight"][0],
+        groups=groups,
     )
+    for channels in sorted({width * multiplier for multiplier in model.multipliers}):
+        if channels % num_groups(groups, channels):
+            raise UserError(f"not a MaskGIT-VQGAN: a norm of {channels} channels cannot have {groups} groups")
     side = model.downsampling
     like = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, side, side, 3), np.float32))["params"]
     return model, _from_published("MaskGIT-VQGAN", flax.traverse_util.flatten_dict(like, sep="/"), vqgan_name, tensors)

@@ -72,7 +72,7 @@ def read_tensors(path: epath.PathLike) -> dict[str, Tensor]:
 
 
 def _read_safetensors(path: epath.Path) -> dict[str, Tensor]:
-    # Imported here because no other function needs it.
+    # Imported here, as below, because few programs need it.
     from safetensors import SafetensorError, safe_open
 
     def read(name):
@@ -89,15 +89,26 @@ def _read_safetensors(path: epath.Path) -> dict[str, Tensor]:
         raise UserError(f"{path} cannot be read as safetensors: {error}") from None
 
 
-def write_safetensors(path: epath.PathLike, tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes tensors by name to a file, which appears once it is complete."""
-    # Imported here because no other function needs it.
+def read_metadata(path: epath.PathLike) -> dict[str, str]:
+    """Returns the texts by name that a readable .safetensors file has besides its tensors; empty for other files."""
+    if epath.Path(path).suffix != ".safetensors":
+        return {}
+    from safetensors import safe_open
+
+    with safe_open(path, framework="np") as file:
+        return file.metadata() or {}
+
+
+def write_safetensors(
+    path: epath.PathLike, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Writes tensors by name, and texts by name, to a file, which appears once it is complete."""
     from safetensors.numpy import save_file
 
     path = epath.Path(path)
     partial = aside(path)
     # Not `ascontiguousarray`, which turns a scalar into a vector.
-    save_file({name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}, partial)
+    save_file({name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}, partial, metadata)
     partial.replace(path)
 
 

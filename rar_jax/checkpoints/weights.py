@@ -15,18 +15,22 @@ from etils import epath
 from rar_jax.checkpoints.manifest import checkpoint_identity, file_identity
 from rar_jax.checkpoints.pytorch import (
     inception_from_pytorch,
+    inception_to_pytorch,
     kind_of,
     rar_from_pytorch,
     rar_sizes,
+    rar_to_pytorch,
     vqgan_from_pytorch,
+    vqgan_to_pytorch,
 )
 from rar_jax.checkpoints.store import FOLDER, CheckpointStore, restored_dtype, save_params
-from rar_jax.checkpoints.tensor_files import read_tensors
+from rar_jax.checkpoints.tensor_files import Tensor, read_metadata, read_tensors
 from rar_jax.config import RAR_SIZES, Config, DataConfig, ModelConfig, SampleConfig
 from rar_jax.errors import UserError
 from rar_jax.files import write_atomically
 from rar_jax.models.inception import InceptionV3
 from rar_jax.models.rar import RAR
+from rar_jax.models.sizes import PUBLISHED_GROUPS
 from rar_jax.models.vqgan import VQGAN
 from rar_jax.run_folder import CONFIG_FILE, read_config, read_kind, write_config
 
@@ -34,7 +38,8 @@ from rar_jax.run_folder import CONFIG_FILE, read_config, read_kind, write_config
 _PUBLISHED_DOWNSAMPLING = 16
 # The kinds without a run's config: the config.json of their converted folders has the sizes of the network instead.
 _NETWORKS = {"vqgan": VQGAN, "inception": InceptionV3}
-_FROM_PYTORCH = {"vqgan": vqgan_from_pytorch, "inception": inception_from_pytorch}
+# The name in the metadata of a .safetensors file of a VQGAN's only size that its tensors do not show.
+_GROUPS = "groups"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +121,7 @@ def _from_file(path: epath.Path, sharding: jax.sharding.Sharding, dtype: str | N
     try:
         if kind in _NETWORKS:
             dtype = dtype or "float32"
-            model, params = _FROM_PYTORCH[kind](tensors)
+            model, params = _network_from_pytorch(kind, tensors, read_metadata(path))
         else:
             config = _published_config(rar_sizes(tensors))
             dtype = dtype or config.train.dtype
@@ -124,6 +129,26 @@ def _from_file(path: epath.Path, sharding: jax.sharding.Sharding, dtype: str | N
         return Weights(kind, model, _put(params, sharding, dtype), file_identity(path), config=config)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
+
+
+def _network_from_pytorch(
+    kind: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+) -> tuple[nn.Module, dict[str, Any]]:
+    if kind == "inception":
+        return inception_from_pytorch(tensors)
+    groups = metadata.get(_GROUPS, str(PUBLISHED_GROUPS))
+    if not groups.isdecimal():
+        raise UserError(f"its metadata {_GROUPS}={groups!r} must be a number")
+    return vqgan_from_pytorch(tensors, int(groups))
+
+
+def published_form(weights: Weights) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Returns the tensors with the published names, and the metadata, that a .safetensors file of weights holds."""
+    if weights.kind == "rar":
+        return rar_to_pytorch(weights.params), {}
+    if weights.kind == "inception":
+        return inception_to_pytorch(weights.params), {}
+    return vqgan_to_pytorch(weights.params), {_GROUPS: str(weights.model.groups)}
 
 
 def _put(params: dict[str, Any], sharding: jax.sharding.Sharding, dtype: str) -> dict[str, Any]:
@@ -197,7 +222,8 @@ def save_weights(folder: epath.PathLike, weights: Weights) -> None:
     # Written last, so that a folder that was interrupted is not taken for a complete one.
     if weights.kind in _NETWORKS:
         # Every Flax module also has the fields `parent` and `name`.
-        fields = [field.name for field in dataclasses.fields(weights.model) if field.name not in ("parent", "name")]
+        left_out = ("parent", "name", "dtype")
+        fields = [field.name for field in dataclasses.fields(weights.model) if field.name not in left_out]
         sizes = {field: getattr(weights.model, field) for field in fields}
         write_atomically(folder / CONFIG_FILE, json.dumps({"kind": weights.kind, "model": sizes}, indent=2) + "\n")
     else:

@@ -18,9 +18,10 @@ import absl.logging
 import jax
 from absl import app, flags
 
-from rar_jax.config import field_paths, unknown_field
+from rar_jax.config import Config
 from rar_jax.errors import UserError
 from rar_jax.files import cache_folder
+from rar_jax.schema import field_paths, unknown_field
 
 FAILURE = 1
 USER_MISTAKE = 2
@@ -44,15 +45,21 @@ def fail(message: object, code: int = USER_MISTAKE) -> NoReturn:
     sys.exit(code)
 
 
+def declare_schema(schema: type) -> None:
+    """Declares the class of the config that the command's flag --config reads. By default it is `config.Config`."""
+    flags.FLAGS["config"].schema = schema
+
+
 def _check_overrides(argv: Sequence[str]) -> None:
-    """Refuses `--config.` overrides of fields that the schema does not have, with the nearest names."""
-    known = set(field_paths())
+    """Refuses `--config.` overrides of fields that the command's config does not have, with the nearest names."""
+    schema = getattr(flags.FLAGS["config"], "schema", Config) if "config" in flags.FLAGS else Config
+    known = set(field_paths(schema))
     for argument in argv[1:]:
         if argument == "--":
             break
         match = re.match(r"--?(?:no)?config\.([^=]+)", argument)
         if match and match.group(1) not in known:
-            fail(unknown_field(match.group(1)))
+            fail(unknown_field(match.group(1), schema))
 
 
 def _config_file(argv: Sequence[str]) -> str | None:

@@ -9,9 +9,8 @@ The kind of a published file (RAR, MaskGIT-VQGAN or FID Inception) and its sizes
 from absl import flags
 from etils import epath
 
-from rar_jax.checkpoints.pytorch import inception_to_pytorch, rar_to_pytorch, vqgan_to_pytorch
 from rar_jax.checkpoints.tensor_files import write_safetensors
-from rar_jax.checkpoints.weights import Weights, load_weights, save_weights
+from rar_jax.checkpoints.weights import Weights, load_weights, published_form, save_weights
 from rar_jax.commands import cli, shared_flags
 from rar_jax.errors import UserError
 
@@ -25,8 +24,6 @@ _NUM_HEADS = flags.DEFINE_integer(
     "num_heads", None, "Number of attention heads that a RAR must have. Default: not checked.", lower_bound=1
 )
 _STEP = shared_flags.define_step()
-
-_TO_PYTORCH = {"rar": rar_to_pytorch, "vqgan": vqgan_to_pytorch, "inception": inception_to_pytorch}
 
 
 def _check_num_heads(weights: Weights) -> None:
@@ -54,7 +51,7 @@ def main(argv):
     _check_num_heads(weights)
     if output.suffix == ".safetensors":
         output.parent.mkdir(parents=True, exist_ok=True)
-        write_safetensors(output, _TO_PYTORCH[weights.kind](weights.params))
+        write_safetensors(output, *published_form(weights))
     else:
         save_weights(output, weights)
     print(f"{output}: {weights.kind} weights")

@@ -11,7 +11,7 @@ from rar_jax.data.records import HostBatch, Records
 from rar_jax.data.shuffle import chosen_crops, shuffled
 
 # Enough to stay ahead of the training steps. Each thread prepares one whole batch at a time.
-_READ = grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)
+READ = grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)
 # Number of batches that are put on the devices ahead of the one in use.
 _ON_DEVICE = 2
 
@@ -69,7 +69,7 @@ def train_iterator(
     """
     rows = np.arange(batch_size) if rows is None else rows
     source = TrainBatches(records, batch_size, num_batches, seed, rows)
-    return iter(grain.MapDataset.source(source).to_iter_dataset(_READ))
+    return iter(grain.MapDataset.source(source).to_iter_dataset(READ))
 
 
 class DeviceBatches:
@@ -101,6 +101,10 @@ class DeviceBatches:
         Batches that were read ahead do not count.
         """
         return self._state
+
+    def close(self) -> None:
+        """Ends the threads or processes that read batches."""
+        self._batches.close()
 
 
 def eval_batches(

@@ -1,4 +1,4 @@
-"""Decodes image files and cuts square RGB crops, as ADM does (Dhariwal and Nichol, 2021)."""
+"""Decodes image files and cuts square RGB crops: as ADM does (Dhariwal and Nichol, 2021), or at random."""
 
 import io
 
@@ -59,6 +59,24 @@ def center_square(image: Image.Image, side: int) -> np.ndarray:
     image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     return np.asarray(image)[top : top + side, left : left + side]
+
+
+def random_square(image: Image.Image, side: int, min_crop: float, flip: bool, rng: np.random.Generator) -> np.ndarray:
+    """Cuts a random square of an image, and resizes it (bicubic): uint8 [side, side, 3].
+
+    Args:
+      image: an RGB image.
+      side: side of the result in pixels.
+      min_crop: the least side of the square, as a fraction of the image's short side. Its side is uniform from there to
+        the whole short side, and its place is uniform among all places within the image.
+      flip: whether to mirror the square with probability one half.
+      rng: makes the draws.
+    """
+    square = max(1, round(min(image.size) * rng.uniform(min_crop, 1)))
+    left, top = (int(rng.integers(size - square + 1)) for size in image.size)
+    cut = image.resize((side, side), Image.Resampling.BICUBIC, (left, top, left + square, top + square))
+    cut = np.asarray(cut)
+    return cut[:, ::-1] if flip and rng.random() < 0.5 else cut
 
 
 def square_side(crops: str, image_size: int) -> int:

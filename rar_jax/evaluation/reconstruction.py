@@ -83,6 +83,33 @@ def codebook_scores(counts: np.ndarray) -> dict[str, float]:
     }
 
 
+class PairScores:
+    """Accumulates the scores of images, their codes and their reconstructions."""
+
+    def __init__(self, codebook_size: int):
+        """Starts without images."""
+        self._codes = np.zeros(codebook_size, np.int64)
+        self._sums: dict[str, float] = {}
+        self._count = 0
+
+    def add(self, images: np.ndarray, codes: np.ndarray, again: np.ndarray) -> None:
+        """Adds images uint8 [B, H, W, 3], their codes int [B, ...] and their reconstructions uint8 [B, H, W, 3].
+
+        Images that are smaller than the window of SSIM have no SSIM.
+        """
+        scores = {"psnr": psnr(images, again)}
+        if min(images.shape[1:3]) >= WINDOW:
+            scores["ssim"] = ssim(images, again)
+        for name, values in scores.items():
+            self._sums[name] = self._sums.get(name, 0.0) + float(values.sum())
+        self._codes += np.bincount(codes.ravel(), minlength=len(self._codes))
+        self._count += len(images)
+
+    def means(self) -> dict[str, float]:
+        """Returns psnr and ssim, means over images, and codebook_use and codebook_perplexity."""
+        return {name: total / self._count for name, total in self._sums.items()} | codebook_scores(self._codes)
+
+
 def reconstruct(
     images: ImageSet, tokenizer: Tokenizer, extractor: Extractor, count: int, show: int
 ) -> tuple[Summary, Summary, dict[str, float]]:
@@ -103,15 +130,13 @@ def reconstruct(
       UserError: an image cannot be used, or there are fewer than two.
     """
     both = Accumulator(count, show=show), Accumulator(count, show=show)
-    codes, sums = np.zeros(tokenizer.codebook_size, np.int64), {"psnr": 0.0, "ssim": 0.0}
+    scores = PairScores(tokenizer.codebook_size)
     progress, done = Progress("reconstruct", count, unit="image"), 0
     for batch in images.batches(max(tokenizer.batch_size, extractor.batch_size)):
         batch = batch[: count - done]
         tokens = tokenizer.encode(batch)
         again = tokenizer.decode(tokens)
-        codes += np.bincount(tokens.ravel(), minlength=len(codes))
-        sums["psnr"] += float(psnr(batch, again).sum())
-        sums["ssim"] += float(ssim(batch, again).sum())
+        scores.add(batch, tokens, again)
         for accumulator, each in zip(both, (batch, again), strict=True):
             for part, features in extract_all(extractor, [each]):
                 accumulator.add(part, features)
@@ -120,5 +145,4 @@ def reconstruct(
         if done == count:
             break
     progress.close()
-    means = {name: total / count for name, total in sums.items()}
-    return both[0].summary(), both[1].summary(), means | codebook_scores(codes)
+    return both[0].summary(), both[1].summary(), scores.means()

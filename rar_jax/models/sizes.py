@@ -1,4 +1,4 @@
-"""The config section of the network: its sizes and dropout rates. This module imports no network."""
+"""The config sections of the networks: their sizes and dropout rates. This module imports no network."""
 
 import dataclasses
 
@@ -8,6 +8,8 @@ from rar_jax.fields import setting
 PREFIX = 2
 # Names of the rematerialisation policies, which are in `models.rar`.
 REMAT = ("none", "block", "dots")
+# The published tokenizer has so many groups in every normalisation.
+PUBLISHED_GROUPS = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,3 +38,37 @@ class ModelConfig:
     def null_class(self) -> int:
         """The label that means "no class given"."""
         return self.num_classes
+
+
+@dataclasses.dataclass(frozen=True)
+class VQGANConfig:
+    """The network of a tokenizer (`models.vqgan.VQGAN`). The defaults are the published f16 tokenizer."""
+
+    width: int = setting(128, "Number of channels at the full resolution.", at_least=1)
+    multipliers: tuple = setting((1, 1, 2, 2, 4), "Width of each level in units of `width`, the finest level first.")
+    num_blocks: int = setting(2, "Residual blocks of a level, and of the middle.", at_least=1)
+    latent_width: int = setting(256, "Length of a code's vector. For FSQ, the number of levels.", at_least=1)
+    codebook_size: int = setting(1024, "V, the number of codes. For FSQ, the product of the levels.", at_least=2)
+    groups: int = setting(
+        0, "Groups of every GroupNorm. 0: 32 from 128 channels on, and one for every 16 channels below.", at_least=0
+    )
+
+    @property
+    def downsampling(self) -> int:
+        """The side in pixels of the patch that a code represents."""
+        return 2 ** (len(self.multipliers) - 1)
+
+
+def num_groups(groups: int, channels: int) -> int:
+    """Returns the number of groups of a GroupNorm of so many channels.
+
+    Groups of few channels take away the mean of each channel, and with it the colour of the whole image. The published
+    tokenizer has 32 groups, which are of four channels at least. A narrower network needs fewer groups.
+
+    Args:
+      groups: the number, or 0 for 32 from 128 channels on and one for every 16 channels below.
+      channels: number of channels.
+    """
+    if groups:
+        return groups
+    return PUBLISHED_GROUPS if channels >= 128 else max(1, channels // 16)

@@ -5,43 +5,65 @@ halves the side by average pooling, and the decoder doubles it by nearest-neighb
 represents a patch whose side is 2 ** (L - 1) pixels.
 """
 
+import dataclasses
 from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from rar_jax.models.sizes import PUBLISHED_GROUPS, num_groups
+
 # By default, a TPU rounds the inputs of products to bfloat16, which would change which code is nearest.
 _PRECISION = jax.lax.Precision.HIGHEST
 
 
-def _conv(features: int, size: int, use_bias: bool, name: str) -> nn.Conv:
-    return nn.Conv(features, (size, size), padding="SAME", use_bias=use_bias, precision=_PRECISION, name=name)
+@dataclasses.dataclass(frozen=True)
+class Layers:
+    """Makes the layers that all parts of the network share.
 
+    Attributes:
+      groups: see `sizes.num_groups`.
+      dtype: compute dtype.
+    """
 
-def _norm_silu(x: jax.Array, name: str) -> jax.Array:
-    # Uses the two-pass variance, because E[x^2] - E[x]^2 loses digits if the mean is large.
-    return nn.silu(nn.GroupNorm(num_groups=32, epsilon=1e-6, use_fast_variance=False, name=name)(x))
+    groups: int
+    dtype: jnp.dtype
+
+    def conv(self, features: int, size: int, use_bias: bool, name: str) -> nn.Conv:
+        """Makes a convolution that keeps the side of an image."""
+        return nn.Conv(
+            features, (size, size), padding="SAME", use_bias=use_bias, dtype=self.dtype, precision=_PRECISION, name=name
+        )
+
+    def norm_silu(self, x: jax.Array, name: str) -> jax.Array:
+        """Applies a normalisation and SiLU."""
+        groups = num_groups(self.groups, x.shape[-1])
+        # Uses the two-pass variance, because E[x^2] - E[x]^2 loses digits if the mean is large.
+        norm = nn.GroupNorm(groups, epsilon=1e-6, dtype=self.dtype, use_fast_variance=False, name=name)
+        return nn.silu(norm(x))
 
 
 class ResBlock(nn.Module):
     """Two normalised convolutions and a shortcut: [B, H, W, C] -> [B, H, W, width]."""
 
+    layers: Layers
     width: int
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        h = _conv(self.width, 3, False, "conv1")(_norm_silu(x, "norm1"))
-        h = _conv(self.width, 3, False, "conv2")(_norm_silu(h, "norm2"))
+        h = self.layers.conv(self.width, 3, False, "conv1")(self.layers.norm_silu(x, "norm1"))
+        h = self.layers.conv(self.width, 3, False, "conv2")(self.layers.norm_silu(h, "norm2"))
         if x.shape[-1] == self.width:
             return x + h
         # The published network projects h, not x.
-        return h + _conv(self.width, 1, False, "nin_shortcut")(h)
+        return h + self.layers.conv(self.width, 1, False, "nin_shortcut")(h)
 
 
 class Level(nn.Module):
     """The residual blocks of one resolution. With `upsample`, for the decoder, the side is doubled after them."""
 
+    layers: Layers
     width: int
     num_blocks: int
     upsample: bool = False
@@ -49,16 +71,17 @@ class Level(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         for i in range(self.num_blocks):
-            x = ResBlock(self.width, name=f"block_{i}")(x)
+            x = ResBlock(self.layers, self.width, name=f"block_{i}")(x)
         if self.upsample:
             x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
-            x = _conv(self.width, 3, True, "upsample_conv")(x)
+            x = self.layers.conv(self.width, 3, True, "upsample_conv")(x)
         return x
 
 
 class Encoder(nn.Module):
     """Encodes images [B, H, W, 3] -> latents [B, H / f, W / f, latent_width], f = 2 ** (levels - 1)."""
 
+    layers: Layers
     width: int
     multipliers: Sequence[int]
     num_blocks: int
@@ -66,31 +89,34 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = _conv(self.width, 3, False, "conv_in")(x)
+        x = self.layers.conv(self.width, 3, False, "conv_in")(x)
         for i, multiplier in enumerate(self.multipliers):
             if i > 0:
                 x = nn.avg_pool(x, (2, 2), strides=(2, 2))
-            x = Level(self.width * multiplier, self.num_blocks, name=f"down_{i}")(x)
+            x = Level(self.layers, self.width * multiplier, self.num_blocks, name=f"down_{i}")(x)
         for i in range(self.num_blocks):
-            x = ResBlock(x.shape[-1], name=f"mid_{i}")(x)
-        return _conv(self.latent_width, 1, True, "conv_out")(_norm_silu(x, "norm_out"))
+            x = ResBlock(self.layers, x.shape[-1], name=f"mid_{i}")(x)
+        x = self.layers.conv(self.latent_width, 1, True, "conv_out")(self.layers.norm_silu(x, "norm_out"))
+        return x.astype(jnp.float32)
 
 
 class Decoder(nn.Module):
     """Decodes latents [B, h, w, latent_width] -> images [B, h f, w f, 3], not clipped."""
 
+    layers: Layers
     width: int
     multipliers: Sequence[int]
     num_blocks: int
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = _conv(self.width * self.multipliers[-1], 3, True, "conv_in")(x)
+        x = self.layers.conv(self.width * self.multipliers[-1], 3, True, "conv_in")(x)
         for i in range(self.num_blocks):
-            x = ResBlock(x.shape[-1], name=f"mid_{i}")(x)
+            x = ResBlock(self.layers, x.shape[-1], name=f"mid_{i}")(x)
         for i, multiplier in reversed(list(enumerate(self.multipliers))):
-            x = Level(self.width * multiplier, self.num_blocks, upsample=i > 0, name=f"up_{i}")(x)
-        return _conv(3, 3, True, "conv_out")(_norm_silu(x, "norm_out"))
+            x = Level(self.layers, self.width * multiplier, self.num_blocks, upsample=i > 0, name=f"up_{i}")(x)
+        x = self.layers.conv(3, 3, True, "conv_out")(self.layers.norm_silu(x, "norm_out"))
+        return x.astype(jnp.float32)
 
 
 # The sizes of the published tokenizer for images of 256 x 256 pixels.
@@ -107,12 +133,13 @@ class VQGAN(nn.Module):
     """The network of the tokenizer: an encoder, a codebook and a decoder.
 
     Attributes:
-      width: number of channels at the full resolution. The norms have 32 groups, so every level's width must be
-        divisible by 32.
+      width: number of channels at the full resolution.
       multipliers: width of each level in units of `width`, from the finest level to the coarsest.
       num_blocks: number of residual blocks per level, and in the middle.
       latent_width: length of a code's vector.
       codebook_size: V.
+      groups: number of groups of every normalisation, or 0; see `sizes.num_groups`.
+      dtype: compute dtype. Parameters, latents and images are float32.
     """
 
     width: int
@@ -120,6 +147,8 @@ class VQGAN(nn.Module):
     num_blocks: int
     latent_width: int
     codebook_size: int
+    groups: int = PUBLISHED_GROUPS
+    dtype: jnp.dtype = jnp.float32
 
     @property
     def downsampling(self) -> int:
@@ -127,8 +156,9 @@ class VQGAN(nn.Module):
         return 2 ** (len(self.multipliers) - 1)
 
     def setup(self):
-        self.encoder = Encoder(self.width, self.multipliers, self.num_blocks, self.latent_width)
-        self.decoder = Decoder(self.width, self.multipliers, self.num_blocks)
+        layers = Layers(self.groups, self.dtype)
+        self.encoder = Encoder(layers, self.width, self.multipliers, self.num_blocks, self.latent_width)
+        self.decoder = Decoder(layers, self.width, self.multipliers, self.num_blocks)
         self.quantize = nn.Embed(self.codebook_size, self.latent_width)
 
     def __call__(self, images: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Computes the FLOPs and bytes of RAR by formula. A multiply-add counts as two FLOPs.
+"""Computes the FLOPs and bytes of RAR, and the FLOPs of a VQGAN, by formula. A multiply-add counts as two FLOPs.
 
 Only matrix products are counted, including those of attention. Norms, activations and softmax are left out, as is usual
 when utilisation is reported. Dimension letters are those of `models.rar`.
@@ -7,7 +7,7 @@ when utilisation is reported. Dimension letters are those of `models.rar`.
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from rar_jax.models.sizes import PREFIX, ModelConfig
+from rar_jax.models.sizes import PREFIX, ModelConfig, VQGANConfig
 
 
 class Work(NamedTuple):
@@ -129,3 +129,28 @@ def decode_floor(
     sequences, classes = (2 * batch, batch + 1) if guided else (batch, batch)
     passes = sum(work.seconds(flop_rate, bandwidth) for work in decode_passes(model, sequences, itemsize, sizes))
     return passes, decode_modulation_flops(model, classes) / flop_rate
+
+
+def vqgan_train_flops(model: VQGANConfig, image_size: int) -> float:
+    """Returns the FLOPs of one image in a training step of a tokenizer: three times those of its convolutions.
+
+    Finding the nearest codes counts too, once. A discriminator and a perceptual loss are not counted.
+    """
+    widths = [model.width * multiplier for multiplier in model.multipliers]
+    places = [(image_size >> level) ** 2 for level in range(len(widths))]
+
+    def blocks(count: int, before: int, width: int) -> int:
+        """Returns the weights of so many blocks, the first of which changes the width."""
+        shortcut = width**2 if before != width else 0
+        return 9 * (before * width + (2 * count - 1) * width**2) + shortcut
+
+    middle = blocks(model.num_blocks, widths[-1], widths[-1])
+    coarse = 2 * middle + (1 + 9) * model.latent_width * widths[-1]
+    products = coarse * places[-1] + 9 * 3 * (model.width + widths[0]) * places[0]
+    for level, width in enumerate(widths):
+        finer = widths[level - 1] if level > 0 else model.width
+        coarser = widths[min(level + 1, len(widths) - 1)]
+        products += (blocks(model.num_blocks, finer, width) + blocks(model.num_blocks, coarser, width)) * places[level]
+        if level > 0:
+            products += 9 * width**2 * places[level - 1]
+    return 3 * 2 * products + 2 * model.codebook_size * model.latent_width * places[-1]

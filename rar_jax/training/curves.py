@@ -33,10 +33,10 @@ def plot_run(path: epath.PathLike, entries: Entries, anneal_steps: tuple[int, in
             heldout.ACCURACY_TITLE,
             [_training_line(entries, "accuracy"), *_measure_lines(entries, heldout.ACCURACY_TITLE)],
         ),
-        Panel("Learning rate", [Line(_points(entries, "train/learning_rate"), color="tab:green")]),
+        Panel("Learning rate", [Line(points(entries, "train/learning_rate"), color="tab:green")]),
         Panel(
             "r: probability of a random order",
-            [Line(_points(entries, "train/r"), color="tab:green")],
+            [Line(points(entries, "train/r"), color="tab:green")],
             limits=(-0.05, 1.05),
         ),
     ]
@@ -57,7 +57,7 @@ def plot_runs(path: epath.PathLike, runs: Mapping[str, Entries]) -> None:
         return Panel(
             title,
             [
-                Line(_points(entries, name), style=style, color=color)
+                Line(points(entries, name), style=style, color=color)
                 for color, entries in zip(colors, runs.values(), strict=True)
                 for name, style in zip(names, ("-", "--"), strict=False)
             ],
@@ -75,19 +75,20 @@ def plot_runs(path: epath.PathLike, runs: Mapping[str, Entries]) -> None:
     plot_panels(path, panels, legend=dict(zip(runs, colors, strict=True)))
 
 
-def _points(entries: Entries, name: str) -> list[tuple[float, float]]:
+def points(entries: Entries, name: str) -> list[tuple[float, float]]:
+    """Returns the steps and values of a logged name."""
     return [(entry["step"], entry[name]) for entry in entries if name in entry]
 
 
 def _training_line(entries: Entries, kind: str) -> Line:
-    return Line(_points(entries, f"train/{kind}"), "training batches, in their drawn orders", "0.8")
+    return Line(points(entries, f"train/{kind}"), "training batches, in their drawn orders", "0.8")
 
 
 def _measure_lines(entries: Entries, title: str) -> list[Line]:
     """Returns a line for each measure with a title."""
     measures = [measure for measure in _MEASURES if measure.title == title]
     return [
-        Line(_points(entries, measure.name), measure.label, color, style, marker=".")
+        Line(points(entries, measure.name), measure.label, color, style, marker=".")
         for measure, (color, style) in zip(measures, _STYLES, strict=False)
     ]
 

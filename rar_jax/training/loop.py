@@ -1,4 +1,4 @@
-"""The training loop: steps, logs, evaluations and checkpoints."""
+"""The training loop of any run: steps, logs, evaluations and checkpoints."""
 
 import collections
 import logging
@@ -11,12 +11,12 @@ from rar_jax.parallel.distributed import is_first, wait_for_all
 from rar_jax.performance.ceilings import product_rate
 from rar_jax.progress import Progress
 from rar_jax.run_folder import write_config
+from rar_jax.training.base_program import State
+from rar_jax.training.base_run import BaseRun
 from rar_jax.training.evaluations import Evaluations
 from rar_jax.training.metrics import MetricsLog, TrainingMetrics
 from rar_jax.training.preemption import Preempted, Preemption
-from rar_jax.training.run import Run
 from rar_jax.training.speed import StepTimer, Trace
-from rar_jax.training.state import TrainState
 
 _log = logging.getLogger(__name__)
 
@@ -32,11 +32,11 @@ class NotSavedError(OSError):
     """The last checkpoint of a run could not be saved."""
 
 
-def train(run: Run, preemption: Preemption | None = None) -> bool:
+def train(run: BaseRun, preemption: Preemption | None = None) -> bool:
     """Trains to the last step, from the newest checkpoint or from the start. Closes the run.
 
     Args:
-      run: from `run.prepare`.
+      run: a run that is set up, such as `run.prepare` returns.
       preemption: tells when to end early; by default nothing does.
 
     Returns:
@@ -72,13 +72,13 @@ class _Loop:
       step: number of updates done.
     """
 
-    def __init__(self, run: Run, preemption: Preemption, rate: float, state: TrainState, position: dict[str, Any]):
+    def __init__(self, run: BaseRun, preemption: Preemption, rate: float, state: State, position: dict[str, Any]):
         """Opens the logs.
 
         Args:
           run, preemption: see `train`.
           rate: measured FLOP/s of a device, for the utilisation.
-          state, position: from `Run.begin`.
+          state, position: from `BaseRun.begin`.
         """
         config = run.config
         self._run, self._preemption, self._state = run, preemption, state
@@ -92,14 +92,14 @@ class _Loop:
         self._evaluations = Evaluations(run.folder, self.step, run.evaluators, self._log)
         wait_for_all("the logs are open")
         self._metrics = TrainingMetrics(
-            self._log, run.program.jit_schedules(), config.steps_per_epoch, position.get("pending", ())
+            self._log, run.program.jit_schedules(), run.steps_per_epoch, position.get("pending", ())
         )
         self._timer = StepTimer(config.train.batch_size, run.step_flops, rate)
         self._trace = Trace(run.folder, config.train.profile_step)
         self._skipped = _SkippedUpdates(run)
         _log.info(
             "%s: steps %d to %d (%d an epoch) on %d devices %s of %d processes",
-            *(config.name, self.step, config.last_step, config.steps_per_epoch, run.mesh.size, dict(run.mesh.shape)),
+            *(config.name, self.step, config.last_step, run.steps_per_epoch, run.mesh.size, dict(run.mesh.shape)),
             jax.process_count(),
         )
         self._progress = Progress("train", config.last_step, done=self.step)
@@ -116,6 +116,7 @@ class _Loop:
             return False
         finally:
             self._trace.close()
+            self._batches.close()
             self._progress.close()
             self._evaluations.close()
             self._log.close()
@@ -178,12 +179,12 @@ class _Loop:
 
 
 @jax.jit
-def _all_finite(state: TrainState) -> jax.Array:
+def _all_finite(state: State) -> jax.Array:
     """Returns whether all values that a checkpoint holds are finite."""
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(state)]))
 
 
-def _last_good(run: Run) -> str:
+def _last_good(run: BaseRun) -> str:
     steps = run.store.steps
     return f"the last good checkpoint is of step {steps[-1]}" if steps else "there is no checkpoint yet"
 
@@ -191,7 +192,7 @@ def _last_good(run: Run) -> str:
 class _SkippedUpdates:
     """Ends the run when too many updates in a row were skipped because they were not finite."""
 
-    def __init__(self, run: Run):
+    def __init__(self, run: BaseRun):
         self._run = run
         self._in_a_row = 0
         self._waiting: collections.deque[tuple[int, dict[str, jax.Array]]] = collections.deque()

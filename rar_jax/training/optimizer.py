@@ -9,6 +9,7 @@ import jax
 import optax
 
 from rar_jax.config import OptimizerConfig
+from rar_jax.tokenizer_config import TokenizerOptimizerConfig
 
 # Paths of the parameters with weight decay. Biases, norms, embeddings, positional tables and the modulation of the head
 # are not decayed.
@@ -22,7 +23,7 @@ def decay_mask(params: dict[str, Any]) -> dict[str, Any]:
 
 
 def learning_rate_schedule(
-    config: OptimizerConfig, warmup_steps: int, total_steps: int
+    config: OptimizerConfig | TokenizerOptimizerConfig, warmup_steps: int, total_steps: int
 ) -> Callable[[jax.Array], jax.Array]:
     """Returns the learning rate schedule: linear from 0 to the peak over the warm-up, then cosine to the end rate.
 

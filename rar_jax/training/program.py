@@ -7,21 +7,19 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
 
 from rar_jax.config import Config
 from rar_jax.models.rar import RAR
 from rar_jax.orders import scan_order
-from rar_jax.parallel.mesh import batch_sharding, replicated
-from rar_jax.parallel.partition import on_mesh, shardings
+from rar_jax.training.base_program import BaseProgram
 from rar_jax.training.optimizer import adamw, learning_rate_schedule
 from rar_jax.training.state import TrainState, init_state
-from rar_jax.training.step import StepConfig, train_step
+from rar_jax.training.step import Batch, StepConfig, train_step
 
 
 @dataclasses.dataclass(frozen=True)
-class Program:
-    """The program that a config trains. Nothing is on a device yet.
+class Program(BaseProgram):
+    """The program that a config trains; see `BaseProgram`.
 
     Attributes:
       model, step_config, optimizer: arguments of `training.step.train_step`.
@@ -35,30 +33,13 @@ class Program:
     optimizer: optax.GradientTransformation
     init: Callable[[], TrainState]
 
-    def shardings(self, mesh: Mesh) -> TrainState:
-        """Returns the shardings of the state on a mesh, a tree like it."""
-        return shardings(jax.eval_shape(self.init), mesh)
+    def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+        """Makes one update; see `training.step.train_step`."""
+        return train_step(state, batch, model=self.model, optimizer=self.optimizer, step_config=self.step_config)
 
-    def jit_step(self, mesh: Mesh) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
-        """Returns `train_step` as a jitted function of (state, batch) on a mesh. It donates the state."""
-        layout = self.shardings(mesh)
-        step = functools.partial(train_step, model=self.model, optimizer=self.optimizer, step_config=self.step_config)
-        return jax.jit(
-            on_mesh(step, mesh),
-            in_shardings=(layout, batch_sharding(mesh)),
-            out_shardings=(layout, replicated(mesh)),
-            donate_argnums=0,
-        )
-
-    def jit_schedules(self) -> Callable[[int], dict[str, jax.Array]]:
-        """Returns a jitted function: number of an update, from 0 -> its learning rate and r."""
-        # One program compiles faster than the many small ones that the two schedules would be.
-        return jax.jit(
-            lambda step: {
-                "learning_rate": self.learning_rate(step),
-                "r": self.step_config.randomness(step),
-            }
-        )
+    def schedules(self, step: jax.Array) -> dict[str, jax.Array]:
+        """Returns the learning rate and r at an update."""
+        return {"learning_rate": self.learning_rate(step), "r": self.step_config.randomness(step)}
 
 
 def make_program(config: Config) -> Program:

@@ -1,4 +1,4 @@
-"""The train state: everything that a step changes."""
+"""The train state: everything that a step changes, and the guard against updates that are not finite."""
 
 from typing import Any
 
@@ -44,3 +44,18 @@ def init_state(model: RAR, optimizer: optax.GradientTransformation, seed: int, w
         opt_state=optimizer.init(params),
         ema=jax.tree.map(jnp.copy, params) if with_ema else None,
     )
+
+
+def updated_if_finite(old: Any, new: Any, metrics: dict[str, jax.Array]) -> tuple[Any, dict[str, jax.Array]]:
+    """Returns the state after an update, or the old state if the update is not finite; counts the step either way.
+
+    Args:
+      old, new: train states of any kind, before and after the update.
+      metrics: float32 scalars, of which loss and grad_norm decide.
+
+    Returns:
+      The state, and the metrics with one more: skipped, 1 if the old state was kept.
+    """
+    finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
+    kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, old)
+    return kept.replace(step=old.step + 1), metrics | {"skipped": 1.0 - finite.astype(jnp.float32)}

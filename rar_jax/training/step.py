@@ -10,7 +10,7 @@ import optax
 
 from rar_jax.models.rar import RAR
 from rar_jax.orders import randomness, row_keys, sample_orders
-from rar_jax.training.state import TrainState
+from rar_jax.training.state import TrainState, updated_if_finite
 
 # {"tokens": int32 [B, T], "label": int32 [B]}
 Batch = dict[str, jax.Array]
@@ -155,11 +155,8 @@ def train_step(
     if ema is not None:
         ema = optax.incremental_update(params, ema, 1 - step_config.ema_decay)
     metrics["grad_norm"] = optax.tree.norm(grads)
-    finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
-    metrics["skipped"] = 1.0 - finite.astype(jnp.float32)
     new = TrainState(step=state.step, params=params, opt_state=opt_state, ema=ema)
-    new = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, state)
-    return new.replace(step=state.step + 1), metrics
+    return updated_if_finite(state, new, metrics)
 
 
 def eval_step(params: dict[str, Any], batch: Batch, *, model: RAR, step_config: StepConfig) -> dict[str, jax.Array]:

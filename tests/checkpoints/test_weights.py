@@ -127,3 +127,14 @@ def test_missing_damaged_and_unsuitable_weights_are_refused(vqgan_file, rar_file
     damaged.write_bytes(data)
     with pytest.raises(ValueError, match="is damaged"):
         load_weights(tmp_path / "converted")
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [("many", r"metadata groups='many' must be a number"), ("7", r"a norm of \d+ channels cannot have 7 groups")],
+)
+def test_the_groups_of_a_tokenizer_are_checked(vqgan_file, tmp_path, groups, message):
+    file = tmp_path / "tokenizer.safetensors"
+    write_safetensors(file, load_file(vqgan_file), {"groups": groups})
+    with pytest.raises(ValueError, match=message):
+        load_weights(file)

@@ -12,7 +12,7 @@ from running import python, refusal, run
 from rar_jax.__main__ import COMMANDS
 
 # Files in rar_jax/commands/ that commands share.
-SHARED = {"__init__", "cli", "shared_flags"}
+SHARED = {"__init__", "cli", "shared_flags", "training"}
 
 
 def test_without_a_command_all_are_listed_and_jax_is_not_imported():

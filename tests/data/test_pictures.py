@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from rar_jax.data.pictures import center_square, cut_crops, read_picture, square_side
+from rar_jax.data.pictures import center_square, cut_crops, random_square, read_picture, square_side
 
 
 @pytest.fixture(scope="module")
@@ -106,3 +106,37 @@ def test_unusable_files_are_refused_with_the_reason(china):
     for data, reason in ((b"", "it is empty"), (b"hello", "not an image"), (jpeg[: len(jpeg) // 2], "truncated")):
         with pytest.raises(ValueError, match=reason):
             read_picture(data)
+
+
+def test_random_squares_are_uniform_in_place_size_and_direction():
+    """The pixels of the picture are their own coordinates, so that the corners of a square show where it was cut."""
+    height, width = 40, 60
+    rows, columns = np.mgrid[:height, :width]
+    picture = Image.fromarray(np.stack([rows, columns, 0 * rows], axis=-1).astype(np.uint8))
+    rng = np.random.default_rng(0)
+    sides, places, mirrored = [], [], []
+    for _ in range(3000):
+        cut = random_square(picture, 20, 0.5, True, rng).astype(float)
+        assert cut.shape == (20, 20, 3)
+        top, bottom, ends = cut[0, 0, 0], cut[-1, 0, 0], cut[0, [0, -1], 1]
+        # The first and the last pixel of the result are half a pixel of the result from the borders.
+        side = (bottom - top) * 20 / 19
+        sides.append(side)
+        places.append(((top + bottom) / 2, ends.mean(), side))
+        mirrored.append(ends[0] > ends[1])
+    assert abs(np.mean(mirrored) - 0.5) < 0.03
+    counts, _ = np.histogram(sides, bins=4, range=(19.5, 40.5))
+    assert counts.min() > 0.8 * 3000 / 4 and counts.max() < 1.2 * 3000 / 4
+    # The relative place of a square among all its places is uniform in both directions.
+    middle_row, middle_column, side = np.array(places).T
+    for middle, size in ((middle_row, height), (middle_column, width)):
+        far = side < 30
+        relative = ((middle[far] + 0.5 - side[far] / 2) / (size - side[far])).clip(0, 0.999)
+        counts, _ = np.histogram(relative, bins=4, range=(0, 1))
+        assert counts.min() > 0.8 * far.sum() / 4 and counts.max() < 1.2 * far.sum() / 4
+
+
+def test_the_whole_square_of_an_image_is_not_resampled():
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+    cut = random_square(Image.fromarray(pixels), 8, 1.0, False, np.random.default_rng(1))
+    np.testing.assert_array_equal(cut, pixels)

@@ -2,11 +2,13 @@ import functools
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import DATA
 
 from rar_jax.checkpoints.pytorch import vqgan_from_pytorch
+from rar_jax.models.sizes import num_groups
 from rar_jax.models.vqgan import VQGAN
 
 
@@ -74,3 +76,22 @@ def test_the_published_network_has_the_published_number_of_parameters():
     assert sum(x.size for x in jax.tree.leaves(shapes)) == 54_515_587
     codes = jax.eval_shape(functools.partial(model.apply, method="encode"), shapes, np.zeros((3, 256, 256, 3)))
     assert codes.shape == (3, 16, 16)
+
+
+def test_groups_follow_from_the_channels():
+    assert [num_groups(0, channels) for channels in (8, 16, 32, 64, 112, 128, 512)] == [1, 1, 2, 4, 7, 32, 32]
+    assert num_groups(32, 64) == 32
+
+
+def test_the_compute_dtype_changes_no_parameter():
+    model = VQGAN(width=16, multipliers=(1, 2), num_blocks=1, latent_width=2, codebook_size=4, groups=0)
+    half = model.clone(dtype=jnp.bfloat16)
+    images = np.random.default_rng(0).random((1, 8, 8, 3)).astype(np.float32)
+    params = jax.jit(half.init)(jax.random.key(0), images)
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype(np.float32)}
+    exact, rounded = (
+        jax.jit(functools.partial(each.apply, method=lambda vqgan, x: vqgan.encoder(x)))(params, images)
+        for each in (model, half)
+    )
+    assert rounded.dtype == np.float32 and not np.array_equal(rounded, exact)
+    np.testing.assert_allclose(rounded, exact, atol=0.1)

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from rar_jax.config import from_config_dict, to_config_dict
+from rar_jax.config import from_config_dict
 from rar_jax.parallel import distributed
 from rar_jax.run_folder import read_config
+from rar_jax.schema import to_config_dict
 from rar_jax.training import loop
 from rar_jax.training.metrics import read_metrics
 from rar_jax.training.run import prepare

@@ -1,6 +1,12 @@
+import dataclasses
+import math
+
+import jax
+import numpy as np
 import pytest
 
-from rar_jax.models.sizes import ModelConfig
+from rar_jax.models.sizes import ModelConfig, VQGANConfig
+from rar_jax.models.vqgan import VQGAN
 from rar_jax.performance.costs import (
     Work,
     decode_floor,
@@ -10,6 +16,7 @@ from rar_jax.performance.costs import (
     modulation_flops,
     recomputed_flops,
     train_flops,
+    vqgan_train_flops,
 )
 
 # T = 4, V = 5, D = 4, MLP 6, two blocks: small enough to compute by hand.
@@ -94,3 +101,26 @@ def test_recomputation_is_part_of_a_forward_pass():
     places_products = 2 * 5 * (112 + 6 * 16) * 2
     assert recomputed_flops(SMALL, "block") == places_products + 2 * (4 + 4) * 15 * 2
     assert train_flops(SMALL) == 3 * forward_flops(SMALL)
+
+
+def convolutions(jaxpr):
+    """Yields the FLOPs of every convolution of a program for one image, from its shapes."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "conv_general_dilated":
+            (_, height, width, _), kernel = equation.outvars[0].aval.shape, equation.invars[1].aval.shape
+            yield 2 * height * width * math.prod(kernel)
+        for inner in equation.params.values():
+            if hasattr(inner, "jaxpr"):
+                yield from convolutions(inner.jaxpr)
+
+
+@pytest.mark.parametrize(
+    ("model", "side"),
+    [(VQGANConfig(), 256), (VQGANConfig(16, (1, 2, 4), 1, 4), 32), (VQGANConfig(32, (2, 2), 2, 8), 16)],
+)
+def test_a_tokenizer_has_the_convolutions_of_its_program(model, side):
+    network, image = VQGAN(**dataclasses.asdict(model)), np.zeros((1, side, side, 3), np.float32)
+    params = jax.eval_shape(network.init, jax.random.key(0), image)
+    forward = sum(convolutions(jax.make_jaxpr(network.apply)(params, image).jaxpr))
+    search = 2 * (side // model.downsampling) ** 2 * model.codebook_size * model.latent_width
+    assert vqgan_train_flops(model, side) == 3 * forward + search

@@ -1,0 +1,139 @@
+"""What all configs have in common: how they are built from dictionaries, checked, and compared with a stored one.
+
+A config is a frozen dataclass of fields and sections, which `fields.setting` defines. It has a class attribute and two
+methods:
+
+- `kind`: the kind of weights that its runs train, as stored in config.json.
+- `may_change(path)`: returns whether a field may change when a run resumes, because it affects neither its losses nor
+  its weights.
+- `rules()`: yields the rules between fields: whether each holds, and the message if it does not.
+
+`config.Config` is the one of a RAR, and `tokenizer_config.TokenizerConfig` that of a tokenizer.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
+
+import flax.traverse_util
+import ml_collections
+
+from rar_jax.errors import UserError
+from rar_jax.fields import check_fields
+
+_Config = TypeVar("_Config")
+
+
+def to_config_dict(config: Any) -> ml_collections.ConfigDict:
+    """Returns the mutable form, for config files and overrides. Unknown fields cannot be added to it."""
+    return ml_collections.ConfigDict(dataclasses.asdict(config)).lock()
+
+
+def from_config_dict(fields: ml_collections.ConfigDict | dict[str, Any], schema: type[_Config]) -> _Config:
+    """Returns the frozen form, checked.
+
+    Args:
+      fields: the values, by section and field.
+      schema: the class of the config.
+
+    Raises:
+      UserError: a field is unknown, missing, of the wrong type or out of range, or it contradicts another field. The
+        message names the field, its value and what to do.
+    """
+    if isinstance(fields, ml_collections.ConfigDict):
+        fields = fields.to_dict()
+    config = _build(schema, schema, fields, "")
+    check(config)
+    return config
+
+
+def check(config: Any) -> None:
+    """Checks everything that does not depend on data or devices.
+
+    Raises:
+      UserError: see `from_config_dict`.
+    """
+    check_fields(config, "config.")
+    for holds, message in config.rules():
+        if not holds:
+            raise UserError(message)
+
+
+def field_paths(schema: type, prefix: str = "") -> Iterator[str]:
+    """Yields the dotted name of every field and section."""
+    for field in dataclasses.fields(schema):
+        yield prefix + field.name
+        if dataclasses.is_dataclass(field.type):
+            yield from field_paths(field.type, f"{prefix}{field.name}.")
+
+
+def unknown_field(path: str, schema: type) -> str:
+    """Returns the message for a field that does not exist, with the nearest names."""
+    leaf = path.rsplit(".", 1)[-1]
+    paths = list(field_paths(schema))
+    near = difflib.get_close_matches(path, paths, n=3)
+    near += [p for p in paths if difflib.get_close_matches(leaf, [p.rsplit(".", 1)[-1]], n=1) and p not in near]
+    where = f"see {schema.__module__.replace('.', '/')}.py"
+    return f"config has no field {path!r}; " + (f"nearest: {', '.join(near[:3])}" if near else where)
+
+
+def _build(schema: type, section: type, values: Any, prefix: str) -> Any:
+    """Makes a section of a schema from a dictionary of exactly its fields, each of its type."""
+    if not isinstance(values, dict):
+        raise UserError(f"config.{prefix.rstrip('.')}={values!r} must be a section of fields")
+    names = {field.name for field in dataclasses.fields(section)}
+    for name in values:
+        if name not in names:
+            raise UserError(unknown_field(prefix + name, schema))
+    built = {}
+    for field in dataclasses.fields(section):
+        path = prefix + field.name
+        if field.name not in values:
+            where = f"{schema.__module__.replace('.', '/')}.py"
+            raise UserError(f"config.{path} is missing: start from a recipe in {where}")
+        value = values[field.name]
+        if dataclasses.is_dataclass(field.type):
+            value = _build(schema, field.type, value, f"{path}.")
+        elif field.type is float and type(value) is int:
+            value = float(value)
+        elif field.type is tuple and type(value) is list:
+            # JSON has no tuples.
+            value = tuple(value)
+        elif type(value) is not field.type:
+            raise UserError(f"config.{path}={value!r} must be of type {field.type.__name__}")
+        built[field.name] = value
+    return section(**built)
+
+
+def flat_fields(config: Any) -> dict[str, Any]:
+    """Returns every field by its dotted name."""
+    return flax.traverse_util.flatten_dict(dataclasses.asdict(config), sep=".")
+
+
+def check_same_run(config: _Config, saved: _Config, allowed: Sequence[str] = ()) -> list[str]:
+    """Compares the config of a resumed run with the one stored in its folder.
+
+    Args:
+      config: the config of the resumed run.
+      saved: the stored config, of the same class.
+      allowed: fields that may differ although they change what is trained.
+
+    Returns:
+      The differences that are allowed, each with both values.
+
+    Raises:
+      UserError: a field that changes what is trained differs. Every such field is named with both values.
+    """
+    ours, theirs = flat_fields(config), flat_fields(saved)
+    different = [path for path in ours if ours[path] != theirs[path]]
+    refused = [path for path in different if not saved.may_change(path) and path not in allowed]
+    differences = {path: f"config.{path}={theirs[path]!r}, not {ours[path]!r}" for path in different}
+    if refused:
+        raise UserError(
+            "this folder's run has "
+            + ", ".join(differences[path] for path in refused)
+            + ": train in another --workdir, use the stored values, or override this check with "
+            + " ".join(f"--allow_config_change={path}" for path in refused)
+        )
+    return list(differences.values())

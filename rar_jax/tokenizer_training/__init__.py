@@ -1,0 +1,1 @@
+"""Training of tokenizers: VQGANs whose codes a RAR learns to predict."""

@@ -1,0 +1,67 @@
+"""Opens the images that a tokenizer's config names."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from rar_jax.data.glyphs import SIDE, glyph_images
+from rar_jax.data.image_loader import ArrayPictures, Pictures, SourcePictures
+from rar_jax.data.shuffle import shuffled
+from rar_jax.data.sources import ImageFolder, Source, TfdsImages
+from rar_jax.errors import UserError
+from rar_jax.tokenizer_config import ImageDataConfig, TokenizerConfig
+
+_GLYPHS = 20_000
+_HELDOUT_GLYPHS = 3600
+_GLYPH_CLASSES = 36
+
+
+class ImageSets(NamedTuple):
+    """The training images and the held-out images."""
+
+    train: Pictures
+    heldout: Pictures
+
+
+def open_images(config: TokenizerConfig) -> ImageSets:
+    """Opens the images of a config.
+
+    Raises:
+      UserError: they cannot be found, or there are too few.
+    """
+    data = config.data
+    if data.name == "glyphs":
+        if data.image_size != SIDE:
+            raise UserError(f"config.data.image_size={data.image_size} must be {SIDE}, the side of the glyphs")
+        sets = ImageSets(_glyphs("train", _GLYPHS), _glyphs("unseen_faces", _HELDOUT_GLYPHS))
+    else:
+        sets = _from_sources(data)
+    if len(sets.train) < config.train.batch_size:
+        raise UserError(
+            f"config.train.batch_size={config.train.batch_size} is more than the {len(sets.train)} training images of "
+            f"config.data.images={data.images}: set a smaller batch, or add images"
+        )
+    return sets
+
+
+def _glyphs(split: str, count: int) -> ArrayPictures:
+    return ArrayPictures(glyph_images(split, np.arange(count), _GLYPH_CLASSES)[0])
+
+
+def _from_sources(data: ImageDataConfig) -> ImageSets:
+    source = _open(data, data.images, data.split)
+    if data.eval_images:
+        tfds = (data.images, data.eval_images) if data.name == "tfds" else (data.eval_images, "")
+        return ImageSets(SourcePictures(source), SourcePictures(_open(data, *tfds)))
+    numbers = shuffled(np.arange(len(source)), len(source), seed=0, epoch=0)
+    count = round(len(source) * data.holdout)
+    if count < 1:
+        raise UserError(
+            f"config.data.holdout={data.holdout} of the {len(source)} images of config.data.images={data.images} is no "
+            "image: set a larger fraction, or name held-out images with config.data.eval_images"
+        )
+    return ImageSets(SourcePictures(source, numbers[count:]), SourcePictures(source, numbers[:count]))
+
+
+def _open(data: ImageDataConfig, name: str, split: str) -> Source:
+    return TfdsImages(name, split, data.data_dir or None) if data.name == "tfds" else ImageFolder(name)

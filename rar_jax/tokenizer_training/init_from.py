@@ -1,0 +1,92 @@
+"""The codebook and the weights that a new run starts with: those of another tokenizer, and the means of clusters."""
+
+import logging
+from typing import Any
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+
+from rar_jax.checkpoints.weights import Weights, load_weights
+from rar_jax.data.image_loader import TrainImages
+from rar_jax.errors import UserError
+from rar_jax.models.sizes import num_groups
+from rar_jax.models.vqgan import VQGAN
+from rar_jax.parallel.distributed import is_first
+from rar_jax.tokenizer_config import TokenizerConfig
+from rar_jax.tokenizer_training.quantizers import kmeans_codebook
+
+_log = logging.getLogger(__name__)
+
+CODEBOOK = "quantize/embedding"
+# Number of latents per code from which k-means finds the codes.
+_LATENTS_A_CODE = 16
+
+
+def load_init_from(config: TokenizerConfig) -> Weights:
+    """Loads the weights that `config.init_from` names.
+
+    Raises:
+      UserError: they cannot be read, or their normalisations have other groups.
+    """
+    try:
+        weights = load_weights(config.init_from, "vqgan")
+    except UserError as error:
+        raise UserError(f"config.init_from={config.init_from}: {error}") from None
+    ours, theirs = config.model, weights.model
+    for channels in {ours.width * multiplier for multiplier in ours.multipliers}:
+        if num_groups(ours.groups, channels) != num_groups(theirs.groups, channels):
+            raise UserError(
+                f"config.init_from={config.init_from} has normalisations of other groups than "
+                f"config.model.groups={ours.groups}: set --config.model.groups={theirs.groups}"
+            )
+    return weights
+
+
+def merge_params(
+    config: TokenizerConfig, params: dict[str, Any], weights: dict[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
+    """Copies the parameters that fit from other weights: those that have the same name and shape.
+
+    Args:
+      config: the run's config. The codes of FSQ are not copied.
+      params: the initial parameters.
+      weights: the parameters of the other tokenizer.
+
+    Returns:
+      The parameters, and the names of those that keep their initial values.
+    """
+    initial = flax.traverse_util.flatten_dict(params, sep="/")
+    given = flax.traverse_util.flatten_dict(weights, sep="/")
+    if config.quantizer.kind == "fsq":
+        given.pop(CODEBOOK)
+    left = [path for path, value in initial.items() if path not in given or given[path].shape != value.shape]
+    merged = {path: value if path in left else np.asarray(given[path]) for path, value in initial.items()}
+    return flax.traverse_util.unflatten_dict(merged, sep="/"), left
+
+
+def start_codebook(model: VQGAN, params: dict[str, Any], batches: TrainImages, seed: int) -> np.ndarray:
+    """Returns the means of clusters of the encoder's latents: float32 [V, d], the same in all processes.
+
+    Args:
+      model: the network.
+      params: its parameters, NumPy arrays.
+      batches: whole training batches.
+      seed: seed of the clusters.
+    """
+    codebook = np.zeros((model.codebook_size, model.latent_width), np.float32)
+    if is_first():
+        encode = jax.jit(
+            lambda params, images: model.apply(
+                {"params": params}, images / 255, method=lambda vqgan, x: vqgan.encoder(x)
+            )
+        )
+        found, wanted = [], _LATENTS_A_CODE * model.codebook_size
+        while sum(map(len, found)) < wanted:
+            images = batches[len(found)]["image"].astype(jnp.float32)
+            found.append(np.asarray(encode(params, images)).reshape(-1, model.latent_width))
+        codebook = kmeans_codebook(np.concatenate(found), model.codebook_size, seed)
+        _log.info("the codebook starts from clusters of %d latents", sum(map(len, found)))
+    return np.asarray(multihost_utils.broadcast_one_to_all(codebook))

@@ -1,0 +1,152 @@
+"""The run of a tokenizer, set up and checked: devices, images, the program, the evaluators and the checkpoints."""
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from rar_jax.checkpoints.weights import load_weights
+from rar_jax.data.image_loader import Crops, ImageBatches, TrainImages
+from rar_jax.data.loader import DeviceBatches
+from rar_jax.errors import UserError
+from rar_jax.evaluation.features import Extractor, InceptionExtractor
+from rar_jax.parallel.distributed import together
+from rar_jax.parallel.mesh import fetch, host_rows, make_mesh, put_batch
+from rar_jax.performance.costs import vqgan_train_flops
+from rar_jax.run_folder import check_folder
+from rar_jax.tokenizer_config import TokenizerConfig
+from rar_jax.tokenizer_training.curves import plot_run
+from rar_jax.tokenizer_training.evaluators import Reconstructions
+from rar_jax.tokenizer_training.images import ImageSets, open_images
+from rar_jax.tokenizer_training.init_from import CODEBOOK, load_init_from, merge_params, start_codebook
+from rar_jax.tokenizer_training.losses import Distance, inception_distance
+from rar_jax.tokenizer_training.program import make_program
+from rar_jax.tokenizer_training.state import TokenizerState
+from rar_jax.training.base_run import BaseRun, check_stored_config, is_new, open_store
+from rar_jax.training.evaluators.evaluator import best_measure
+from rar_jax.training.metrics import read_metrics
+
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizerRun(BaseRun):
+    """The run of a tokenizer; see `BaseRun`.
+
+    Attributes:
+      images: the training and the held-out images.
+    """
+
+    images: ImageSets
+
+    def start(self, state: TokenizerState, shardings: TokenizerState) -> TokenizerState:
+        """See `BaseRun.start`. Learned codes start from clusters of latents, unless they come with the weights."""
+        config, params, left = self.config, jax.tree.map(fetch, state.params), [CODEBOOK]
+        if config.init_from:
+            with together():
+                weights = load_init_from(config)
+            params, left = merge_params(config, params, weights.params)
+            _log.info(
+                "starts from the weights of %s; reinitialised: %s", config.init_from, ", ".join(left) or "nothing"
+            )
+        if config.quantizer.kind == "vq" and CODEBOOK in left:
+            batches = self._train_images(np.arange(config.train.batch_size))
+            codebook = start_codebook(self.program.settings.model, params, batches, config.seed)
+            params = params | {"quantize": {"embedding": codebook}}
+        return state.replace(params=jax.device_put(params, shardings.params), ema=jax.device_put(params, shardings.ema))
+
+    def batches(self, position: dict[str, Any] | None) -> DeviceBatches:
+        """See `BaseRun.batches`."""
+        rows = host_rows(self.mesh, self.config.train.batch_size)
+        batches = ImageBatches(self._train_images(rows), self.config.data.workers)
+        if position is not None:
+            batches.set_state(position)
+        return DeviceBatches(batches, lambda batch: put_batch(batch, self.mesh))
+
+    def _train_images(self, rows: np.ndarray) -> TrainImages:
+        config = self.config
+        crops = Crops(config.data.image_size, config.data.min_crop, config.data.flip)
+        return TrainImages(self.images.train, crops, config.train.batch_size, config.train.steps, config.seed, rows)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """See `BaseRun.steps_per_epoch`."""
+        return len(self.images.train) // self.config.train.batch_size
+
+    @property
+    def step_flops(self) -> float:
+        """FLOPs of a step on each device, without the discriminator and the perceptual loss."""
+        config = self.config
+        per_image = vqgan_train_flops(config.model, config.data.image_size)
+        return config.train.batch_size / self.mesh.size * per_image
+
+    def draw_curves(self) -> None:
+        """See `BaseRun.draw_curves`."""
+        measures = [measure for each in self.evaluators for measure in each.measures]
+        plot_run(self.folder / "figures" / "curves.png", read_metrics(self.folder), measures)
+
+
+def prepare(config: TokenizerConfig, folder: epath.PathLike, allow_config_change: Sequence[str] = ()) -> TokenizerRun:
+    """Sets up a run and checks everything that can be checked before a program is compiled.
+
+    Args:
+      config: the run's config.
+      folder: the run's folder.
+      allow_config_change: fields that may differ from the folder's config although they change what is trained.
+
+    Raises:
+      UserError: the config does not fit the devices, the images or the folder's run; or another process trains in the
+        folder.
+    """
+    folder = epath.Path(folder)
+    devices = jax.device_count()
+    if config.train.batch_size % devices:
+        raise UserError(f"config.train.batch_size={config.train.batch_size} must be divisible by the {devices} devices")
+    # Every device has all parameters and its share of the batch.
+    mesh = make_mesh((devices,))
+    with together():
+        check_folder("workdir", folder)
+        check_stored_config(config, folder, allow_config_change)
+        extractor, perceptual = _open_inception(config)
+    if config.init_from and is_new(folder):
+        with together():
+            # `TokenizerRun.start` reads the weights again, so that they do not stay in memory.
+            load_init_from(config)
+    with together():
+        images = open_images(config)
+    program = make_program(config, perceptual)
+    # Tokenizers compute in float32, whatever they were trained in.
+    model = program.settings.model.clone(dtype=jnp.float32)
+    evaluators = [Reconstructions(config, model, mesh, images.heldout, extractor)]
+    with together():
+        best = best_measure(config.checkpoint.best_metric, evaluators)
+    store, held = open_store(config, folder, best)
+    return TokenizerRun(
+        config=config,
+        folder=folder,
+        mesh=mesh,
+        program=program,
+        evaluators=evaluators,
+        store=store,
+        lock=held,
+        images=images,
+    )
+
+
+def _open_inception(config: TokenizerConfig) -> tuple[Extractor | None, Distance | None]:
+    """Returns what the Inception network gives: the features of rFID and the perceptual distance, or None."""
+    if not config.inception:
+        return None, None
+    try:
+        weights = load_weights(config.inception, "inception")
+    except UserError as error:
+        raise UserError(f"config.inception={config.inception}: {error}") from None
+    distance = None
+    if config.loss.perceptual:
+        distance = inception_distance(weights.model, jax.tree.map(np.asarray, weights.params))
+    return InceptionExtractor(weights.model, weights.params), distance

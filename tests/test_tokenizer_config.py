@@ -1,0 +1,51 @@
+import json
+import runpy
+
+import pytest
+from conftest import ROOT
+
+from rar_jax.errors import UserError
+from rar_jax.schema import from_config_dict, to_config_dict, unknown_field
+from rar_jax.tokenizer_config import TokenizerConfig
+
+
+def config_file(name, **data):
+    fields = runpy.run_path(str(ROOT / "configs" / "tokenizers" / f"{name}.py"))["get_config"]()
+    fields.data.update(data)
+    return fields
+
+
+def test_the_configs_are_valid_and_survive_json():
+    for fields in (config_file("glyphs"), config_file("f16", images="images")):
+        config = from_config_dict(fields, TokenizerConfig)
+        assert from_config_dict(json.loads(json.dumps(to_config_dict(config).to_dict())), TokenizerConfig) == config
+    assert config.model.downsampling == 16 and config.last_step == config.train.steps
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("model.width", 44, r"has a level of 88 channels, which do not divide into 5 groups"),
+        ("model.groups", 3, r"channels, which do not divide into 3 groups \(config\.model\.groups=3\)"),
+        ("model.multipliers", (), r"multipliers=\(\) must be whole numbers of at least 1"),
+        ("model.codebook_size", 512, r"makes 1024 codes of 4 numbers: config\.model\.codebook_size=512"),
+        ("model.latent_width", 5, r"config\.model\.latent_width=5 must be equal"),
+        ("quantizer.levels", (8, 8, 16, 1), r"levels=\(8, 8, 16, 1\) must be whole numbers of at least 2"),
+        ("quantizer.kind", "ema", r"kind='ema' must be one of fsq, vq"),
+        ("data.image_size", 30, r"image_size=30 must be a multiple of 4"),
+        ("data.images", "folder", r"data\.images='folder' must name the images .* be empty for embedded"),
+        ("data.name", "folder", r"data\.images='' must name the images"),
+        ("optimizer.warmup_steps", 6000, r"warmup_steps=6000 must be below config\.train\.steps=6000"),
+        ("loss.discriminator_width", 88, r"discriminator_width=88 must be a multiple of 16, or below 32"),
+    ],
+)
+def test_bad_values(path, value, message):
+    fields = config_file("glyphs")
+    section, field = path.split(".")
+    fields[section][field] = value
+    with pytest.raises(UserError, match=message):
+        from_config_dict(fields, TokenizerConfig)
+
+
+def test_an_unknown_field_is_named_with_the_nearest():
+    assert "nearest: quantizer.commitment" in unknown_field("quantizer.comitment", TokenizerConfig)

@@ -1,0 +1,97 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rar_jax.tokenizer_training.program import make_program
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), np.uint8)
+
+
+def made(config):
+    """Returns the program of a config, its initial state and its compiled step."""
+    program = make_program(config)
+    return program, jax.jit(program.init)(), jax.jit(program.step)
+
+
+@pytest.fixture(scope="module")
+def plain(tiny_tokenizer):
+    return made(tiny_tokenizer())
+
+
+@pytest.fixture(scope="module")
+def adversarial(tiny_tokenizer):
+    return made(tiny_tokenizer(loss={"adversarial": 0.7, "adversarial_start": 2}))
+
+
+def test_the_discriminator_is_off_until_its_start(plain, adversarial):
+    (_, state, step), (_, other, other_step) = adversarial, plain
+    initial = state.discriminator
+    for number in range(3):
+        (state, metrics), (other, _) = step(state, {"image": IMAGES}), other_step(other, {"image": IMAGES})
+        on = number >= 2
+        assert (metrics["adversarial_weight"] > 0) == on and bool(metrics["discriminator"]) == on
+        same = jax.tree.all(jax.tree.map(np.array_equal, state.discriminator, initial))
+        assert same == (not on)
+        # Before, the run is the same as one without a discriminator.
+        close = jax.tree.map(lambda a, b: np.allclose(a, b, atol=1e-6), state.params, other.params)
+        assert jax.tree.all(close) == (not on)
+
+
+def test_the_discriminator_is_balanced_at_the_last_layer(adversarial):
+    """The weight is the quotient of the norms of two gradients, which are computed here one after the other."""
+    program, state, step = adversarial
+    settings, images = program.settings, jnp.float32(IMAGES) / 255
+
+    def decoded(kernel):
+        last = state.params["decoder"] | {"conv_out": state.params["decoder"]["conv_out"] | {"kernel": kernel}}
+        params = state.params | {"decoder": last}
+        codes = settings.model.apply({"params": params}, images, method="encode")
+        return settings.model.apply({"params": params}, codes, method=lambda m, codes: m.decoder(m.quantize(codes)))
+
+    def reconstruction(kernel):
+        errors = decoded(kernel) - images
+        return jnp.abs(errors).mean() + jnp.square(errors).mean()
+
+    def judgement(kernel):
+        return -settings.discriminator.apply({"params": state.discriminator.params}, decoded(kernel)).mean()
+
+    kernel = state.params["decoder"]["conv_out"]["kernel"]
+    norms = [np.linalg.norm(jax.grad(loss)(kernel)) for loss in (reconstruction, judgement)]
+    _, metrics = step(state.replace(step=jnp.int32(2)), {"image": IMAGES})
+    assert metrics["adversarial_weight"] == pytest.approx(0.7 * norms[0] / (norms[1] + 1e-4), rel=1e-3)
+
+
+def test_the_grid_of_fsq_stays_and_the_average_follows(plain):
+    _, state, step = plain
+    before = state
+    for _ in range(3):
+        state, metrics = step(state, {"image": IMAGES})
+    assert metrics["skipped"] == 0 and {"loss", "l1", "l2", "quantizer", "codebook_perplexity"} <= metrics.keys()
+    for params in (state.params, state.ema):
+        np.testing.assert_array_equal(params["quantize"]["embedding"], before.params["quantize"]["embedding"])
+    kernels = [each["decoder"]["conv_in"]["kernel"] for each in (before.params, state.ema, state.params)]
+    assert not np.array_equal(kernels[0], kernels[1]) and not np.array_equal(kernels[1], kernels[2])
+    broken = state.replace(params=jax.tree.map(lambda x: x * jnp.inf, state.params))
+    after, metrics = step(broken, {"image": IMAGES})
+    assert metrics["skipped"] == 1 and after.step == 4
+    np.testing.assert_array_equal(after.ema["decoder"]["conv_in"]["kernel"], kernels[1])
+
+
+def test_dead_codes_come_back(tiny_tokenizer):
+    """All codes but one are far from every latent, until the restart at step 5."""
+    config = tiny_tokenizer(
+        quantizer={"kind": "vq", "restart_every": 5, "restart_below": 0.5},
+        optimizer={"learning_rate": 1e-3, "warmup_steps": 0},
+    )
+    program, state, step = made(config)
+    codebook = jnp.full_like(state.params["quantize"]["embedding"], 1e3).at[0].set(0.0)
+    state = state.replace(
+        params=state.params | {"quantize": {"embedding": codebook}}, use=jnp.zeros_like(state.use).at[0].set(1.0)
+    )
+    used = []
+    for _ in range(6):
+        state, _ = step(state, {"image": IMAGES})
+        codes = program.settings.model.apply({"params": state.params}, jnp.float32(IMAGES) / 255, method="encode")
+        used.append(len(np.unique(codes)))
+    assert used[:4] == [1] * 4 and min(used[4:]) >= 8
