@@ -20,7 +20,7 @@ from rar_jax.sampling.options import MAX_SEED
 # Fields that may change when a run resumes, because they affect neither its losses nor its weights.
 _FREE_TO_CHANGE = re.compile(
     r"name|init_from|(eval|checkpoint)\..*|train\.(stop_step|log_every|max_skipped|profile_step|deterministic)"
-    r"|data\.(images|eval_images|data_dir|workers)"
+    r"|data\.(images|data_dir|workers)"
 )
 DATA_NAMES = ("folder", "tfds", "glyphs")
 QUANTIZERS = ("fsq", "vq")
@@ -181,9 +181,12 @@ class TokenizerConfig:
             f"by config.model.multipliers={model.multipliers}",
         )
         width = self.loss.discriminator_width
+        # Layers have up to eight times the width.
+        channels = [width * factor for factor in (2, 4, 8)]
         yield (
-            width < 32 or width % 16 == 0,
-            f"config.loss.discriminator_width={width} must be a multiple of 16, or below 32",
+            all(each % num_groups(0, each) == 0 for each in channels),
+            f"config.loss.discriminator_width={width} makes layers of {channels} channels, which do not divide into "
+            "groups: choose a power of two",
         )
         yield (
             self.optimizer.warmup_steps < self.train.steps,
@@ -191,9 +194,12 @@ class TokenizerConfig:
             f"config.train.steps={self.train.steps}",
         )
         yield (
-            bool(data.images) == (data.name != "glyphs"),
-            f"config.data.images={data.images!r} must name the images with config.data.name=folder or tfds (the flag "
-            "--images sets it), and be empty for embedded images",
+            bool(data.images) or data.name == "glyphs",
+            "config.data.images is empty: name the images with --images=DIR",
+        )
+        yield (
+            not data.images or data.name != "glyphs",
+            f"config.data.images={data.images!r} has no effect with config.data.name={data.name}: remove it",
         )
 
 

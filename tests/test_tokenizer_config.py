@@ -33,10 +33,11 @@ def test_the_configs_are_valid_and_survive_json():
         ("quantizer.levels", (8, 8, 16, 1), r"levels=\(8, 8, 16, 1\) must be whole numbers of at least 2"),
         ("quantizer.kind", "ema", r"kind='ema' must be one of fsq, vq"),
         ("data.image_size", 30, r"image_size=30 must be a multiple of 4"),
-        ("data.images", "folder", r"data\.images='folder' must name the images .* be empty for embedded"),
-        ("data.name", "folder", r"data\.images='' must name the images"),
+        ("data.images", "folder", r"data\.images='folder' has no effect with config\.data\.name=glyphs"),
+        ("data.name", "folder", r"data\.images is empty: name the images with --images=DIR"),
         ("optimizer.warmup_steps", 6000, r"warmup_steps=6000 must be below config\.train\.steps=6000"),
-        ("loss.discriminator_width", 88, r"discriminator_width=88 must be a multiple of 16, or below 32"),
+        ("loss.discriminator_width", 88, r"discriminator_width=88 makes layers of \[176, 352, 704\] channels"),
+        ("loss.discriminator_width", 15, r"discriminator_width=15 makes layers"),
     ],
 )
 def test_bad_values(path, value, message):

@@ -3,7 +3,8 @@
     python -m rar_jax convert --input=rar_b.bin --output=FOLDER
     python -m rar_jax convert --input=FOLDER --output=model.safetensors
 
-The kind of a published file (RAR, MaskGIT-VQGAN or FID Inception) and its sizes are read from its tensors.
+The kind of a published file (RAR, MaskGIT-VQGAN or FID Inception) and its sizes are read from its tensors. The number
+of groups of a VQGAN's norms is read from the file's metadata; without metadata it is 32.
 """
 
 from absl import flags

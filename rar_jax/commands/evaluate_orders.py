@@ -76,7 +76,7 @@ def main(argv):
         raise UserError("name a model with --checkpoint=RUN")
     if unknown := [section for section in _SECTIONS.value if section not in SECTIONS]:
         raise UserError(f"--sections={','.join(unknown)} must be some of {', '.join(SECTIONS)}")
-    steps = shared_flags.read_numbers(_STEPS, int, "64,16")
+    steps = [*dict.fromkeys(shared_flags.read_numbers(_STEPS, int, "64,16"))]
     if steps and min(steps) < 1:
         raise UserError(f"--steps={','.join(_STEPS.value)} must be at least 1")
     out = epath.Path(_OUT.value or report_folder(_CHECKPOINT.value))
@@ -93,7 +93,9 @@ def main(argv):
     for section, rows in results.items():
         print(f"{_TITLES[section]}\n")
         print("\n".join(table(rows)) + "\n")
-    print(f"Means over seeds and 95% intervals; {_NUM.value:,} samples, or all held-out images, for each seed")
+    print(
+        f"Means over seeds and 95% intervals (verify: one seed); {_NUM.value:,} samples, or all held-out images, a seed"
+    )
     print(f"{out / REPORT}" + (f", {out / PICTURE}" if "steps" in results else ""))
 
 

@@ -38,9 +38,10 @@ class SourcePictures:
 
     def __getitem__(self, index: int) -> Image.Image:
         example = self._source[int(self._numbers[index])]
+        data, _ = example.read()
         try:
-            return read_picture(example.read()[0])
-        except (OSError, UserError) as error:
+            return read_picture(data)
+        except UserError as error:
             raise UserError(f"{example.name}: {error}; remove it, or repair it") from None
 
 
@@ -78,6 +79,11 @@ class TrainImages:
         """Takes the arguments of `ImageBatches`."""
         self._pictures, self._crops = pictures, crops
         self._batch_size, self._num_batches, self._seed, self._rows = batch_size, num_batches, seed, rows
+
+    @property
+    def num_images(self) -> int:
+        """The number of training images."""
+        return len(self._pictures)
 
     def __len__(self) -> int:
         # Counts all epochs: Grain wraps indices around the length, which would repeat the first epoch.
@@ -117,10 +123,19 @@ class ImageBatches:
 
     def get_state(self) -> dict[str, Any]:
         """Returns the position of the next batch, which is the same for any number of workers."""
-        return {"next_index": self._next}
+        return {"next_index": self._next, "num_images": self.source.num_images}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Continues at a position."""
+        """Continues at a position.
+
+        Raises:
+          UserError: the position is of another number of images, whose epochs have other orders.
+        """
+        if state.get("num_images", self.source.num_images) != self.source.num_images:
+            raise UserError(
+                f"the run has {state['num_images']} training images, and config.data.images now has "
+                f"{self.source.num_images}: resume with the same images"
+            )
         self.close()
         self._next = state["next_index"]
         batches = grain.MapDataset.source(self.source)[self._next :]

@@ -119,7 +119,9 @@ def _font_file(face: str) -> epath.Path:
     import matplotlib
 
     file = epath.Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{face}.ttf"
-    found = file_identity(file) if file.exists() else "no such file"
+    if not file.exists():
+        raise UserError(f"matplotlib {matplotlib.__version__} has no font {face}: install matplotlib {_MATPLOTLIB}")
+    found = file_identity(file)
     if found != FACES[face]:
         raise UserError(
             f"the font file {file} of matplotlib {matplotlib.__version__} has checksum {found}, not {FACES[face]}, so "

@@ -44,7 +44,7 @@ def _heldout(num_classes: int) -> Gaussian:
 def distance_to_training(images: np.ndarray, num_images: int, num_classes: int) -> np.ndarray:
     """Returns how far each image is from the nearest training image, which shows whether samples are copies.
 
-    Samples that are copies are nearer than held-out images, which are to be encoded and decoded by the same tokenizer.
+    Compare with held-out images that the same tokenizer encoded and decoded: copies are nearer than these.
 
     Args:
       images: uint8 [N, 32, 32, 3].

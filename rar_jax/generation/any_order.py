@@ -91,7 +91,7 @@ class Subject:
 
     Attributes:
       generators: name -> model. The first is the one that is measured. Another one is sampled in its scan order, one
-        token a pass, for comparison.
+        token a pass, for comparison, and classifies in its scan order.
       scorer: scores samples.
       completion_scorer: scores completions of the held-out images, against other images than these.
       tokens: int [N, T], the held-out images.
@@ -186,7 +186,9 @@ class Subject:
     def complete(self, cell: Completion, on_batch: Callable[[int], None]) -> dict[str, float]:
         """Returns the scores of completions, and the loss of the true tokens that they replace (nats a token)."""
         generator = self.generators[cell.model]
-        options = generator.options(scan_order="random", guidance=cell.guidance)
+        options = generator.options(
+            scan_order="random", guidance=cell.guidance, steps=0, schedule="uniform", verify=False
+        )
         masked = _masks(cell.masked, cell.seed, self.tokens.shape)
         tokens = edit_tokens(
             generator.sampler, self.tokens, masked, self.labels, options, seed=cell.seed, batch_size=self.batch_size,

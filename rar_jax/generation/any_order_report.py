@@ -18,7 +18,7 @@ from rar_jax.images.plots import Curve, plot_scores_by_steps
 SECTIONS = ("steps", "verify", "inpainting", "classification")
 REPORT = "orders.json"
 PICTURE = "orders.png"
-_COLORS = ("tab:blue", "tab:orange", "tab:green")
+_COLORS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown", "tab:pink", "tab:olive")
 _STYLES = {"uniform": "-", "cosine": "--"}
 
 # A setting and the means of its values over seeds.
@@ -56,7 +56,7 @@ def measure(subject: Subject, grid: Grid, sections: Sequence[str], folder: epath
         results[section] = summarise({cell: found[cell] for cell in cells}, subject.num_tokens)
     write_atomically(folder / REPORT, json.dumps({"images": subject.num} | _as_json(results), indent=2) + "\n")
     if "steps" in results:
-        plot_steps(folder / PICTURE, results["steps"], subject.name)
+        plot_steps(folder / PICTURE, results["steps"], subject.name, subject.num_tokens)
     return results
 
 
@@ -117,13 +117,14 @@ def _written(value: Any) -> str:
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
-def plot_steps(path: epath.PathLike, rows: Sequence[Row], model: str) -> None:
+def plot_steps(path: epath.PathLike, rows: Sequence[Row], model: str, num_tokens: int) -> None:
     """Draws the first score against the number of steps, a panel for each guidance and a line for each order.
 
     Args:
       path: the PNG to write.
       rows: the section steps.
       model: the model that is measured. Others are horizontal lines.
+      num_tokens: T. One token a pass is the same in every schedule.
     """
     score = next(name for name, value in rows[0].items() if isinstance(value, Mean))
     own, others = ([row for row in rows if (row["model"] == model) == wanted] for wanted in (True, False))
@@ -132,12 +133,14 @@ def plot_steps(path: epath.PathLike, rows: Sequence[Row], model: str) -> None:
     panels = {}
     for guidance in dict.fromkeys(row["guidance"] for row in own):
         curves = []
-        for (order, color), (schedule, style) in itertools.product(zip(orders, _COLORS, strict=False), _STYLES.items()):
+        for (order, color), (schedule, style) in itertools.product(
+            zip(orders, itertools.cycle(_COLORS), strict=False), _STYLES.items()
+        ):
             means = {
                 row["steps"]: row[score]
                 for row in own
                 if (row["guidance"], row["scan_order"]) == (guidance, order)
-                and (row["schedule"] == schedule or row["steps"] == steps[-1])
+                and (row["schedule"] == schedule or row["steps"] == num_tokens)
             }
             curves.append(_curve(means, f"{order}, {schedule}", color, style))
         for row in others:

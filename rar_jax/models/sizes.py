@@ -47,7 +47,9 @@ class VQGANConfig:
     width: int = setting(128, "Number of channels at the full resolution.", at_least=1)
     multipliers: tuple = setting((1, 1, 2, 2, 4), "Width of each level in units of `width`, the finest level first.")
     num_blocks: int = setting(2, "Residual blocks of a level, and of the middle.", at_least=1)
-    latent_width: int = setting(256, "Length of a code's vector. For FSQ, the number of levels.", at_least=1)
+    latent_width: int = setting(
+        256, "Length of a code's vector. For FSQ, the number of entries of `config.quantizer.levels`.", at_least=1
+    )
     codebook_size: int = setting(1024, "V, the number of codes. For FSQ, the product of the levels.", at_least=2)
     groups: int = setting(
         0, "Groups of every GroupNorm. 0: 32 from 128 channels on, and one for every 16 channels below.", at_least=0
@@ -60,7 +62,7 @@ class VQGANConfig:
 
 
 def num_groups(groups: int, channels: int) -> int:
-    """Returns the number of groups of a GroupNorm of so many channels.
+    """Returns the number of groups of a GroupNorm with the given number of channels.
 
     Groups of few channels take away the mean of each channel, and with it the colour of the whole image. The published
     tokenizer has 32 groups, which are of four channels at least. A narrower network needs fewer groups.

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rar_jax.data.glyphs import SIDE, glyph_images
+from rar_jax.data.glyphs import NUM_HELDOUT, SIDE, glyph_images
 from rar_jax.data.image_loader import ArrayPictures, Pictures, SourcePictures
 from rar_jax.data.shuffle import shuffled
 from rar_jax.data.sources import ImageFolder, Source, TfdsImages
@@ -12,7 +12,6 @@ from rar_jax.errors import UserError
 from rar_jax.tokenizer_config import ImageDataConfig, TokenizerConfig
 
 _GLYPHS = 20_000
-_HELDOUT_GLYPHS = 3600
 _GLYPH_CLASSES = 36
 
 
@@ -33,7 +32,7 @@ def open_images(config: TokenizerConfig) -> ImageSets:
     if data.name == "glyphs":
         if data.image_size != SIDE:
             raise UserError(f"config.data.image_size={data.image_size} must be {SIDE}, the side of the glyphs")
-        sets = ImageSets(_glyphs("train", _GLYPHS), _glyphs("unseen_faces", _HELDOUT_GLYPHS))
+        sets = ImageSets(_glyphs("train", _GLYPHS), _glyphs("unseen_faces", NUM_HELDOUT))
     else:
         sets = _from_sources(data)
     if len(sets.train) < config.train.batch_size:

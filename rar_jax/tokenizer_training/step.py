@@ -151,7 +151,7 @@ def _updated(
     """Returns the state with updated parameters, moving average and codebook, before the step is counted."""
     updates, opt_state = step.optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    # A shorter average at first, which the initial parameters would dominate.
+    # The average is shorter at first. Otherwise the initial parameters would dominate it.
     decay = jnp.minimum(step.ema_decay, (1 + state.step) / (10 + state.step))
     ema = optax.incremental_update(params, state.ema, 1 - decay)
     use = updated_use(state.use, codes)

@@ -29,7 +29,7 @@ def test_without_a_command_all_are_listed_and_jax_is_not_imported():
 def test_an_unknown_command_is_one_line_with_the_nearest_names():
     unknown = run("rar_jax", "evalute")
     assert unknown.returncode == 2 and unknown.stdout == ""
-    assert unknown.stderr == "error: there is no command 'evalute'; nearest: evaluate\n"
+    assert unknown.stderr == "error: there is no command 'evalute'; nearest: evaluate, evaluate_orders\n"
 
 
 def test_help_lists_the_flags_of_the_command_and_not_others():

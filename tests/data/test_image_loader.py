@@ -56,7 +56,10 @@ def test_a_position_is_the_same_for_any_number_of_workers(workers, tmp_path):
         flags.FLAGS.mark_as_parsed()
         again.set_state(before.get_state())
         np.testing.assert_array_equal(taken(again, 5), expected[4:])
-        assert again.get_state() == {"next_index": 9} and next(again, None) is None
+        assert again.get_state() == {"next_index": 9, "num_images": len(pictures)} and next(again, None) is None
+    fewer = batches(ArrayPictures(noisy()._images[:-1]))
+    with pytest.raises(UserError, match=r"the run has \d+ training images, and config\.data\.images now has \d+"):
+        fewer.set_state(before.get_state())
 
 
 def test_an_image_that_cannot_be_used_is_named(tmp_path):

@@ -36,7 +36,7 @@ def test_the_plot_has_a_line_for_each_order_and_schedule_and_a_level_for_the_oth
     drawn = []
     monkeypatch.setattr(any_order_report, "plot_scores_by_steps", lambda path, score, panels: drawn.append(panels))
     cosine = {GROUPS._replace(schedule="cosine"): {"frechet_pixels": 20.0, "svm_accuracy": 0.5}}
-    plot_steps(tmp_path / "a.png", summarise(found() | cosine, 16), "any")
+    plot_steps(tmp_path / "a.png", summarise(found() | cosine, 16), "any", 16)
     ((title, curves),) = drawn[0].items()
     assert title == "guidance none"
     # One token a pass belongs to both schedules.
