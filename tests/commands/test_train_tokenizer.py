@@ -10,7 +10,7 @@ from rar_jax.checkpoints.weights import load_weights
     ("arguments", "message"),
     [
         ([], "name a tokenizer with --config=configs/tokenizers/NAME.py"),
-        (["--config=configs/tokenizers/f16.py"], "config.data.images='' must name the images"),
+        (["--config=configs/tokenizers/f16.py"], "config.data.images is empty: name the images with --images=DIR"),
         (["--config=configs/tokenizers/f16.py", "--images=nowhere"], "in 'nowhere'"),
         (
             ["--config=configs/tokenizers/glyphs.py", "--inception=nowhere.pth"],
