@@ -59,12 +59,26 @@ class OptimizerConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainConfig:
+class LoopConfig:
+    """Settings of the training loop, whatever it trains."""
+
+    stop_step: int = setting(0, "Step to stop at, without changing the schedules. 0 runs to the end.", at_least=0)
+    max_skipped: int = setting(
+        10, "Updates in a row that may be skipped because they are not finite, before the run ends.", at_least=1
+    )
+    deterministic: bool = setting(
+        False, "Make a GPU repeat a run bit for bit, at some cost. CPUs and TPUs always do.",
+    )  # fmt: skip
+    log_every: int = setting(100, "Steps between log lines.", at_least=1)
+    profile_step: int = setting(0, "First of three steps to trace. 0: none.", at_least=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig(LoopConfig):
     """The run. An epoch has floor(data.num_images / batch_size) steps."""
 
     batch_size: int = setting(2048, "Global batch size, over all devices, hosts and microbatches.", at_least=1)
     epochs: int = setting(400, "Epochs that the schedules span. They count source images, not crops.", at_least=1)
-    stop_step: int = setting(0, "Step to stop at, without changing the schedules. 0 runs to the end.", at_least=0)
     label_dropout: float = setting(
         0.1, "Probability that a label is replaced by the null class.", at_least=0, at_most=1
     )
@@ -76,14 +90,6 @@ class TrainConfig:
     ema_decay: float = setting(
         0.0, "Decay of the moving average of the parameters. 0: no average.", at_least=0, below=1
     )
-    max_skipped: int = setting(
-        10, "Updates in a row that may be skipped because they are not finite, before the run ends.", at_least=1
-    )
-    deterministic: bool = setting(
-        False, "Make a GPU repeat a run bit for bit, at some cost. CPUs and TPUs always do.",
-    )  # fmt: skip
-    log_every: int = setting(100, "Steps between log lines.", at_least=1)
-    profile_step: int = setting(0, "First of three steps to trace. 0: none.", at_least=0)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import ClassVar
 import ml_collections
 
 from rar_jax import schema
-from rar_jax.config import DTYPES, CheckpointConfig
+from rar_jax.config import DTYPES, CheckpointConfig, LoopConfig
 from rar_jax.fields import setting
 from rar_jax.models.sizes import VQGANConfig, num_groups
 from rar_jax.sampling.options import MAX_SEED
@@ -75,24 +75,15 @@ class TokenizerOptimizerConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class TokenizerTrainConfig:
+class TokenizerTrainConfig(LoopConfig):
     """The run."""
 
     batch_size: int = setting(128, "Global batch size, over all devices and hosts.", at_least=1)
     steps: int = setting(400_000, "Steps that the schedules span.", at_least=1)
-    stop_step: int = setting(0, "Step to stop at, without changing the schedules. 0 runs to the end.", at_least=0)
     ema_decay: float = setting(
         0.999, "Decay of the moving average of the weights, which the tokenizer consists of.", at_least=0, below=1
     )
     dtype: str = setting("float32", "Compute dtype. Parameters are float32.", one_of=DTYPES)
-    max_skipped: int = setting(
-        10, "Updates in a row that may be skipped because they are not finite, before the run ends.", at_least=1
-    )
-    deterministic: bool = setting(
-        False, "Make a GPU repeat a run bit for bit, at some cost. CPUs and TPUs always do.",
-    )  # fmt: skip
-    log_every: int = setting(100, "Steps between log lines.", at_least=1)
-    profile_step: int = setting(0, "First of three steps to trace. 0: none.", at_least=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,7 +196,7 @@ class TokenizerConfig:
 
 def _norm_rules(model: VQGANConfig) -> Iterator[tuple[bool, str]]:
     """Yields the rules about the groups of normalisations."""
-    for channels in {model.width * multiplier for multiplier in model.multipliers}:
+    for channels in model.level_widths:
         groups = num_groups(model.groups, channels)
         yield (
             channels % groups == 0,

@@ -6,14 +6,11 @@ The images are those of the command sample with the same flags.
 """
 
 from absl import flags
-from etils import epath
 
 from rar_jax.commands import cli, shared_flags
-from rar_jax.errors import UserError
 from rar_jax.generate import load
 from rar_jax.generation.animation import animate
 from rar_jax.generation.pictures import choose_labels, samples_folder
-from rar_jax.run_folder import check_folder
 from rar_jax.sampling.options import Options
 
 _CHECKPOINT = shared_flags.define_checkpoint()
@@ -30,10 +27,7 @@ _OPTIONS = shared_flags.define_options()
 def main(argv):
     del argv
     cli.keep_compiled_programs()
-    if not _CHECKPOINT.value:
-        raise UserError("name a model with --checkpoint=RUN")
-    out = epath.Path(_OUT.value or samples_folder(_CHECKPOINT.value))
-    check_folder("out", out)
+    out = shared_flags.results_folder(_CHECKPOINT.value, _OUT.value, samples_folder)
     # Refuses bad values before the weights are read.
     Options(**_OPTIONS())
     generator = load(_CHECKPOINT.value, _STEP.value, _TOKENIZER.value)

@@ -8,7 +8,6 @@ edit.png shows each image, its mask and the results side by side; edited/ has ea
 
 import numpy as np
 from absl import flags
-from etils import epath
 
 from rar_jax.commands import cli, shared_flags
 from rar_jax.errors import UserError
@@ -16,7 +15,6 @@ from rar_jax.generate import load
 from rar_jax.generation.editing import box_mask, read_canvas, read_mask
 from rar_jax.generation.pictures import samples_folder
 from rar_jax.images.files import image_grid, write_png
-from rar_jax.run_folder import check_folder
 from rar_jax.sampling.options import Options
 
 _CHECKPOINT = shared_flags.define_checkpoint()
@@ -62,8 +60,7 @@ def main(argv):
             f"--classes has {len(_CLASSES.value)} classes for {len(_IMAGES.value)} images: one, or one each"
         )
     box, place = _integers(_BOX, 4), _integers(_PLACE, 2)
-    out = epath.Path(_OUT.value or samples_folder(_CHECKPOINT.value))
-    check_folder("out", out)
+    out = shared_flags.results_folder(_CHECKPOINT.value, _OUT.value, samples_folder)
     Options(**_OPTIONS())
     generator = load(_CHECKPOINT.value, _STEP.value, _TOKENIZER.value)
     side = generator.tokenizer.grid_side * generator.tokenizer.downsampling

@@ -9,7 +9,6 @@ orders.json and orders.png. The same command resumes measurements that were stop
 
 import numpy as np
 from absl import flags
-from etils import epath
 
 from rar_jax.commands import cli, shared_flags
 from rar_jax.data.datasets import open_datasets
@@ -19,7 +18,6 @@ from rar_jax.evaluation.sample_scores import DigitsScorer
 from rar_jax.generate import Generator, load
 from rar_jax.generation.any_order import Grid, Subject
 from rar_jax.generation.any_order_report import PICTURE, REPORT, SECTIONS, measure, table
-from rar_jax.run_folder import check_folder
 from rar_jax.sampling.options import DRAWN_ORDERS
 
 _CHECKPOINT = shared_flags.define_checkpoint()
@@ -72,15 +70,12 @@ def _subject() -> Subject:
 def main(argv):
     del argv
     cli.keep_compiled_programs()
-    if not _CHECKPOINT.value:
-        raise UserError("name a model with --checkpoint=RUN")
+    out = shared_flags.results_folder(_CHECKPOINT.value, _OUT.value, report_folder)
     if unknown := [section for section in _SECTIONS.value if section not in SECTIONS]:
         raise UserError(f"--sections={','.join(unknown)} must be some of {', '.join(SECTIONS)}")
     steps = [*dict.fromkeys(shared_flags.read_numbers(_STEPS, int, "64,16"))]
     if steps and min(steps) < 1:
         raise UserError(f"--steps={','.join(_STEPS.value)} must be at least 1")
-    out = epath.Path(_OUT.value or report_folder(_CHECKPOINT.value))
-    check_folder("out", out)
     subject = _subject()
     options = subject.generators[subject.name].options()
     grid = Grid(

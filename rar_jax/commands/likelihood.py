@@ -11,7 +11,6 @@ import json
 
 import numpy as np
 from absl import flags
-from etils import epath
 
 from rar_jax.commands import cli, shared_flags
 from rar_jax.data.class_names import class_names
@@ -25,7 +24,6 @@ from rar_jax.generate import Generator, load
 from rar_jax.generation.pictures import samples_folder
 from rar_jax.images.plots import plot_likelihoods
 from rar_jax.progress import Progress
-from rar_jax.run_folder import check_folder
 
 _CHECKPOINT = shared_flags.define_checkpoint()
 _TOKENIZER = shared_flags.define_model_tokenizer()
@@ -60,10 +58,7 @@ def _read(generator: Generator) -> tuple[np.ndarray, np.ndarray]:
 def main(argv):
     del argv
     cli.keep_compiled_programs()
-    if not _CHECKPOINT.value:
-        raise UserError("name a model with --checkpoint=RUN")
-    out = epath.Path(_OUT.value or samples_folder(_CHECKPOINT.value))
-    check_folder("out", out)
+    out = shared_flags.results_folder(_CHECKPOINT.value, _OUT.value, samples_folder)
     generator = load(_CHECKPOINT.value, _STEP.value, _TOKENIZER.value)
     images, labels = _read(generator)
     arguments = {"orders": _ORDERS.value, "seed": _SEED.value, "batch_size": _BATCH.value}

@@ -10,14 +10,12 @@ import errno
 
 import jax
 from absl import flags
-from etils import epath
 
 from rar_jax.commands import cli, shared_flags
 from rar_jax.errors import UserError
 from rar_jax.generate import load
 from rar_jax.generation.job import FILES, check_outputs
 from rar_jax.generation.pictures import GRID, GRID_SIZE, PER_CLASS, choose_labels, sample_pictures, samples_folder
-from rar_jax.run_folder import check_folder
 from rar_jax.sampling.options import Options
 from rar_jax.sampling.pace import tokens_a_pass
 
@@ -54,10 +52,7 @@ def _outputs() -> list[str]:
 def main(argv):
     del argv
     cli.keep_compiled_programs()
-    if not _CHECKPOINT.value:
-        raise UserError("name a model with --checkpoint=RUN")
-    out = epath.Path(_OUT.value or samples_folder(_CHECKPOINT.value))
-    check_folder("out", out)
+    out = shared_flags.results_folder(_CHECKPOINT.value, _OUT.value, samples_folder)
     processes = jax.process_index(), jax.process_count()
     index, count = shared_flags.share_of_work(_PROCESS_INDEX.value, _PROCESS_COUNT.value, processes)
     outputs = _outputs()

@@ -23,6 +23,19 @@ def define_checkpoint() -> flags.FlagHolder[str]:
     )
 
 
+def results_folder(checkpoint: str | None, out: str | None, default: Callable[[str], epath.Path]) -> epath.Path:
+    """Returns the folder of a command's results: `out`, or else the default of the checkpoint.
+
+    Raises:
+      UserError: there is no checkpoint, or the folder cannot be used.
+    """
+    if not checkpoint:
+        raise UserError("name a model with --checkpoint=RUN")
+    folder = epath.Path(out or default(checkpoint))
+    check_folder("out", folder)
+    return folder
+
+
 def define_step() -> flags.FlagHolder[int]:
     """Defines --step, the step of the checkpoint."""
     return flags.DEFINE_integer("step", None, "Step of the checkpoint. Default: the newest.", lower_bound=0)

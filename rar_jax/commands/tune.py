@@ -6,7 +6,6 @@ The same command resumes a search that was stopped.
 """
 
 from absl import flags
-from etils import epath
 
 from rar_jax.commands import cli, shared_flags
 from rar_jax.errors import UserError
@@ -16,7 +15,6 @@ from rar_jax.evaluation.scoring import PAPERS_IMAGES, Reference
 from rar_jax.generate import load
 from rar_jax.generation.job import job_images
 from rar_jax.generation.tuning import PICTURE, Candidates, tune
-from rar_jax.run_folder import check_folder
 
 _CHECKPOINT = shared_flags.define_checkpoint()
 _TOKENIZER = shared_flags.define_model_tokenizer()
@@ -36,8 +34,7 @@ def main(argv):
     cli.keep_compiled_programs()
     if not _CHECKPOINT.value or not _REFERENCE.value:
         raise UserError("name a model with --checkpoint=RUN and a reference with --reference")
-    out = epath.Path(_OUT.value or report_folder(_CHECKPOINT.value))
-    check_folder("out", out)
+    out = shared_flags.results_folder(_CHECKPOINT.value, _OUT.value, report_folder)
     numbers = (shared_flags.read_numbers(each, float, "1,1.5") for each in (_SCALES, _POWERS, _TEMPERATURES))
     candidates = Candidates(*numbers)
     reference = Reference(job_images(_REFERENCE.value), None)

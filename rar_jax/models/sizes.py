@@ -56,6 +56,11 @@ class VQGANConfig:
     )
 
     @property
+    def level_widths(self) -> tuple[int, ...]:
+        """Number of channels of each level, the finest one first."""
+        return tuple(self.width * multiplier for multiplier in self.multipliers)
+
+    @property
     def downsampling(self) -> int:
         """The side in pixels of the patch that a code represents."""
         return 2 ** (len(self.multipliers) - 1)

@@ -36,7 +36,7 @@ def load_init_from(config: TokenizerConfig) -> Weights:
     except UserError as error:
         raise UserError(f"config.init_from={config.init_from}: {error}") from None
     ours, theirs = config.model, weights.model
-    for channels in {ours.width * multiplier for multiplier in ours.multipliers}:
+    for channels in ours.level_widths:
         if num_groups(ours.groups, channels) != num_groups(theirs.groups, channels):
             raise UserError(
                 f"config.init_from={config.init_from} has normalisations of other groups than "

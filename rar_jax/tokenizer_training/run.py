@@ -3,7 +3,6 @@
 import dataclasses
 import logging
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +11,10 @@ from etils import epath
 
 from rar_jax.checkpoints.weights import load_weights
 from rar_jax.data.image_loader import Crops, ImageBatches, TrainImages
-from rar_jax.data.loader import DeviceBatches
 from rar_jax.errors import UserError
 from rar_jax.evaluation.features import Extractor, InceptionExtractor
 from rar_jax.parallel.distributed import together
-from rar_jax.parallel.mesh import fetch, host_rows, make_mesh, put_batch
+from rar_jax.parallel.mesh import fetch, host_rows, make_mesh
 from rar_jax.performance.costs import vqgan_train_flops
 from rar_jax.run_folder import check_folder
 from rar_jax.tokenizer_config import TokenizerConfig
@@ -60,13 +58,10 @@ class TokenizerRun(BaseRun):
             params = params | {"quantize": {"embedding": codebook}}
         return state.replace(params=jax.device_put(params, shardings.params), ema=jax.device_put(params, shardings.ema))
 
-    def batches(self, position: dict[str, Any] | None) -> DeviceBatches:
-        """See `BaseRun.batches`."""
+    def host_batches(self) -> ImageBatches:
+        """See `BaseRun.host_batches`."""
         rows = host_rows(self.mesh, self.config.train.batch_size)
-        batches = ImageBatches(self._train_images(rows), self.config.data.workers)
-        if position is not None:
-            batches.set_state(position)
-        return DeviceBatches(batches, lambda batch: put_batch(batch, self.mesh))
+        return ImageBatches(self._train_images(rows), self.config.data.workers)
 
     def _train_images(self, rows: np.ndarray) -> TrainImages:
         config = self.config

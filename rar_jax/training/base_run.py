@@ -20,6 +20,7 @@ from rar_jax.checkpoints.store import CheckpointStore
 from rar_jax.data.loader import DeviceBatches
 from rar_jax.errors import UserError
 from rar_jax.parallel.distributed import from_first, is_first, together
+from rar_jax.parallel.mesh import put_batch
 from rar_jax.run_folder import CONFIG_FILE, is_locked_by, lock, read_config
 from rar_jax.schema import check_same_run
 from rar_jax.training.base_program import BaseProgram, State
@@ -87,9 +88,16 @@ class BaseRun(abc.ABC):
           UserError: the weights cannot be read.
         """
 
-    @abc.abstractmethod
     def batches(self, position: dict[str, Any] | None) -> DeviceBatches:
         """Returns the run's batches on the mesh, from a position (`DeviceBatches.get_state`) or from the start."""
+        batches = self.host_batches()
+        if position is not None:
+            batches.set_state(position)
+        return DeviceBatches(batches, lambda batch: put_batch(batch, self.mesh))
+
+    @abc.abstractmethod
+    def host_batches(self) -> Any:
+        """Returns an iterator over this process's rows of the batches, with `get_state` and `set_state`."""
 
     @property
     @abc.abstractmethod

@@ -2,21 +2,21 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
+import grain
 import jax
 from etils import epath
 from jax.sharding import Mesh
 
 from rar_jax.config import Config, mesh_shape
 from rar_jax.data.datasets import Datasets, open_datasets
-from rar_jax.data.loader import DeviceBatches, train_iterator
+from rar_jax.data.loader import train_iterator
 from rar_jax.data.tokenizers import Tokenizer, load_tokenizer
 from rar_jax.errors import UserError
 from rar_jax.evaluation.sample_scores import DigitsScorer, GlyphScorer, SampleScorer, open_scorer
 from rar_jax.images.plots import plot_scan_orders
 from rar_jax.parallel.distributed import is_first, together
-from rar_jax.parallel.mesh import host_rows, make_mesh, put_batch
+from rar_jax.parallel.mesh import host_rows, make_mesh
 from rar_jax.performance.costs import train_flops
 from rar_jax.run_folder import check_folder
 from rar_jax.training.base_run import BaseRun, check_stored_config, is_new, open_store
@@ -51,19 +51,16 @@ class Run(BaseRun):
             plot_scan_orders(self.folder / "figures" / "scan_orders.png", self.config.model.grid_side)
         return state
 
-    def batches(self, position: dict[str, Any] | None) -> DeviceBatches:
-        """See `BaseRun.batches`."""
+    def host_batches(self) -> grain.DatasetIterator:
+        """See `BaseRun.host_batches`."""
         config = self.config
-        batches = train_iterator(
+        return train_iterator(
             self.datasets.train,
             config.train.batch_size,
             config.total_steps,
             config.seed,
             host_rows(self.mesh, config.train.batch_size),
         )
-        if position is not None:
-            batches.set_state(position)
-        return DeviceBatches(batches, lambda batch: put_batch(batch, self.mesh))
 
     @property
     def steps_per_epoch(self) -> int:
