@@ -83,6 +83,7 @@ def tokenize_images(
     Raises:
       UserError: `output` has records made with other arguments or holds other files, or `strict` is set and an image
         cannot be used.
+      OSError: a file cannot be read. Finished shards are kept.
     """
     num_shards = -(-len(source) // shard_size)
     folder = ShardedOutput(
@@ -214,6 +215,9 @@ def decoded_squares(
 
     Yields:
       For each image in order, its square uint8 [side, side, 3] and label, or a `Rejected`.
+
+    Raises:
+      OSError: a file cannot be read.
     """
     num_workers = num_workers or max(1, (os.cpu_count() or 1) - 1)
     examples = iter(examples)
@@ -247,10 +251,11 @@ def _begin_worker() -> None:
 def _decode(examples: Sequence[Example], side: int) -> list[tuple[np.ndarray, int] | Rejected]:
     results = []
     for example in examples:
+        # A file that cannot be read ends the work: a fault of the disk or network must not leave images out.
+        data, label = example.read()
         try:
-            data, label = example.read()
             results.append((center_square(read_picture(data), side), label))
-        # An error of any kind in one image must not end the work on the others.
+        # An error of any kind in the contents of one image must not end the work on the others.
         except Exception as error:
             results.append(Rejected(example.name, " ".join(str(error).split()) or type(error).__name__))
     return results

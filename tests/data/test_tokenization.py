@@ -129,6 +129,15 @@ def test_a_name_that_is_not_text_and_an_image_one_pixel_wide(scenes, tokenizer, 
     ]
 
 
+def test_a_file_that_cannot_be_read_ends_the_work(scenes, tokenizer, tmp_path):
+    shutil.copytree(scenes / "china", tmp_path / "images" / "china")
+    source = ClassFolders(tmp_path / "images")
+    (tmp_path / "images" / "china" / "100_120.jpg").unlink()
+    with pytest.raises(FileNotFoundError, match=r"100_120\.jpg"):
+        tokenize_images(source, tokenizer, tmp_path / "out", image_size=16, num_workers=1)
+    assert not (tmp_path / "out" / "dataset.json").exists()
+
+
 def start(images, output, vqgan_file):
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     command = [sys.executable, "-m", "rar_jax", "tokenize", f"--images={images}", f"--output={output}"]
