@@ -13,7 +13,7 @@ from rar_jax.checkpoints.tensor_files import Tensor
 from rar_jax.errors import UserError
 from rar_jax.models.inception import InceptionV3
 from rar_jax.models.rar import RAR, SPARE_STEP_ROWS
-from rar_jax.models.sizes import PUBLISHED_GROUPS, ModelConfig, num_groups
+from rar_jax.models.sizes import PUBLISHED_GROUPS, ModelConfig, VQGANConfig, num_groups
 from rar_jax.models.vqgan import VQGAN
 
 # Published name, our path, and the conversion. "*" is the number of a block; our blocks are stacked on a leading axis.
@@ -197,7 +197,7 @@ def vqgan_from_pytorch(
 
     Args:
       tensors: published name -> array, or `Tensor`.
-      groups: see `models.vqgan.VQGAN`; the shapes do not show it.
+      groups: see `sizes.num_groups`; the shapes do not show it.
 
     Returns:
       The network and its parameters, float32.
@@ -215,7 +215,7 @@ def vqgan_from_pytorch(
         if 0 in shapes[name] or len(shapes[name]) != (2 if name.startswith("quantize") else 4):
             raise UserError(f"not a MaskGIT-VQGAN: misshapen {name}, {shapes[name]}")
     width = shapes["encoder.conv_in.weight"][0]
-    model = VQGAN(
+    config = VQGANConfig(
         width=width,
         multipliers=tuple(max(shapes[name][0] // width, 1) for name in heads),
         num_blocks=1 + _largest_index(shapes, r"encoder\.down\.0\.block\.(\d+)\."),
@@ -223,10 +223,10 @@ def vqgan_from_pytorch(
         codebook_size=shapes["quantize.embedding.weight"][0],
         groups=groups,
     )
-    for channels in sorted({width * multiplier for multiplier in model.multipliers}):
+    for channels in sorted(set(config.level_widths)):
         if channels % num_groups(groups, channels):
             raise UserError(f"not a MaskGIT-VQGAN: a norm of {channels} channels cannot have {groups} groups")
-    side = model.downsampling
+    model, side = VQGAN(config), config.downsampling
     like = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, side, side, 3), np.float32))["params"]
     return model, _from_published("MaskGIT-VQGAN", flax.traverse_util.flatten_dict(like, sep="/"), vqgan_name, tensors)
 

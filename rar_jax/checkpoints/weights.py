@@ -30,14 +30,14 @@ from rar_jax.errors import UserError
 from rar_jax.files import write_atomically
 from rar_jax.models.inception import InceptionV3
 from rar_jax.models.rar import RAR
-from rar_jax.models.sizes import PUBLISHED_GROUPS
+from rar_jax.models.sizes import PUBLISHED_GROUPS, VQGANConfig
 from rar_jax.models.vqgan import VQGAN
 from rar_jax.run_folder import CONFIG_FILE, read_config, read_kind, write_config
 
 # Side, in pixels, of the patch that one token of the published tokenizer encodes.
 _PUBLISHED_DOWNSAMPLING = 16
-# The kinds without a run's config: the config.json of their converted folders has the sizes of the network instead.
-_NETWORKS = {"vqgan": VQGAN, "inception": InceptionV3}
+# The config.json of a converted folder of these kinds has no run's config, only the section of the network.
+_WITHOUT_CONFIG = ("vqgan", "inception")
 # The name in the metadata of a .safetensors file of a VQGAN's only size that its tensors do not show.
 _GROUPS = "groups"
 
@@ -119,7 +119,7 @@ def _from_file(path: epath.Path, sharding: jax.sharding.Sharding, dtype: str | N
         )
     config = None
     try:
-        if kind in _NETWORKS:
+        if kind in _WITHOUT_CONFIG:
             dtype = dtype or "float32"
             model, params = _network_from_pytorch(kind, tensors, read_metadata(path))
         else:
@@ -148,7 +148,7 @@ def published_form(weights: Weights) -> tuple[dict[str, np.ndarray], dict[str, s
         return rar_to_pytorch(weights.params), {}
     if weights.kind == "inception":
         return inception_to_pytorch(weights.params), {}
-    return vqgan_to_pytorch(weights.params), {_GROUPS: str(weights.model.groups)}
+    return vqgan_to_pytorch(weights.params), {_GROUPS: str(weights.model.config.groups)}
 
 
 def _put(params: dict[str, Any], sharding: jax.sharding.Sharding, dtype: str) -> dict[str, Any]:
@@ -177,7 +177,7 @@ def _published_config(sizes: dict[str, int]) -> Config:
 
 def _from_folder(folder: epath.Path, step: int | None, sharding: jax.sharding.Sharding, dtype: str | None) -> Weights:
     kind = read_kind(folder)
-    config = None if kind in _NETWORKS else read_config(folder)
+    config = None if kind in _WITHOUT_CONFIG else read_config(folder)
     dtype = dtype or (config.train.dtype if config else "float32")
     store = CheckpointStore(folder)
     if step is None:
@@ -188,11 +188,13 @@ def _from_folder(folder: epath.Path, step: int | None, sharding: jax.sharding.Sh
         raise UserError(f"no checkpoint of step {step} in {str(folder)!r}: there are {store.steps}")
     store.close()
     identity = checkpoint_identity(folder / FOLDER / str(step))
-    if kind in _NETWORKS:
+    if kind == "inception":
+        return Weights(kind, InceptionV3(), params, identity, step)
+    if kind == "vqgan":
         sizes = json.loads((folder / CONFIG_FILE).read_text())["model"]
         # JSON has no tuples.
-        sizes = {field: tuple(size) if isinstance(size, list) else size for field, size in sizes.items()}
-        return Weights(kind, _NETWORKS[kind](**sizes), params, identity, step)
+        sizes["multipliers"] = tuple(sizes["multipliers"])
+        return Weights(kind, VQGAN(VQGANConfig(**sizes)), params, identity, step)
     return Weights(kind, RAR(config.model, jnp.dtype(dtype)), params, identity, step, config)
 
 
@@ -220,11 +222,8 @@ def save_weights(folder: epath.PathLike, weights: Weights) -> None:
         raise UserError(f"--output={folder} exists already: choose another folder")
     save_params(folder, weights.step, weights.params)
     # Written last, so that a folder that was interrupted is not taken for a complete one.
-    if weights.kind in _NETWORKS:
-        # Every Flax module also has the fields `parent` and `name`.
-        left_out = ("parent", "name", "dtype")
-        fields = [field.name for field in dataclasses.fields(weights.model) if field.name not in left_out]
-        sizes = {field: getattr(weights.model, field) for field in fields}
+    if weights.kind in _WITHOUT_CONFIG:
+        sizes = dataclasses.asdict(weights.model.config) if weights.kind == "vqgan" else {}
         write_atomically(folder / CONFIG_FILE, json.dumps({"kind": weights.kind, "model": sizes}, indent=2) + "\n")
     else:
         write_config(folder, weights.config)

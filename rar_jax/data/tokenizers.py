@@ -59,16 +59,16 @@ class VQGANTokenizer:
         Raises:
           UserError: the image size is not a multiple of the network's downsampling.
         """
-        if image_size < 1 or image_size % model.downsampling:
+        self.downsampling = model.config.downsampling
+        if image_size < 1 or image_size % self.downsampling:
             raise UserError(
-                f"image size {image_size} must be a multiple of {model.downsampling}, the tokenizer's downsampling"
+                f"image size {image_size} must be a multiple of {self.downsampling}, the tokenizer's downsampling"
             )
         mesh = make_mesh((jax.local_device_count(), 1), jax.local_devices())
         self.fingerprint = f"vqgan-{fingerprint(params)}"
         self.batch_size = _IMAGES_A_DEVICE * mesh.size
-        self.grid_side = image_size // model.downsampling
-        self.codebook_size = model.codebook_size
-        self.downsampling = model.downsampling
+        self.grid_side = image_size // self.downsampling
+        self.codebook_size = model.config.codebook_size
         self._params = jax.device_put(params, replicated(mesh))
         jit = functools.partial(
             jax.jit, in_shardings=(replicated(mesh), batch_sharding(mesh)), out_shardings=batch_sharding(mesh)
@@ -137,7 +137,7 @@ def tokenizer_for(config: Config, name: str) -> tuple[Tokenizer, Config]:
       UserError: the tokenizer cannot be read or does not fit the model. The message gives both values.
     """
     side = config.model.grid_side
-    factor = 1 if name == DigitsTokenizer.fingerprint else load_weights(name, "vqgan").model.downsampling
+    factor = 1 if name == DigitsTokenizer.fingerprint else load_weights(name, "vqgan").model.config.downsampling
     data = dataclasses.replace(config.data, tokenizer=name, image_size=side * factor, downsampling=factor)
     config = dataclasses.replace(config, data=data)
     return load_tokenizer(config), config

@@ -6,13 +6,12 @@ represents a patch whose side is 2 ** (L - 1) pixels.
 """
 
 import dataclasses
-from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rar_jax.models.sizes import PUBLISHED_GROUPS, num_groups
+from rar_jax.models.sizes import VQGANConfig, num_groups
 
 # By default, a TPU rounds the inputs of products to bfloat16, which would change which code is nearest.
 _PRECISION = jax.lax.Precision.HIGHEST
@@ -82,21 +81,18 @@ class Encoder(nn.Module):
     """Encodes images [B, H, W, 3] -> latents [B, H / f, W / f, latent_width], f = 2 ** (levels - 1)."""
 
     layers: Layers
-    width: int
-    multipliers: Sequence[int]
-    num_blocks: int
-    latent_width: int
+    config: VQGANConfig
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = self.layers.conv(self.width, 3, False, "conv_in")(x)
-        for i, multiplier in enumerate(self.multipliers):
+        x = self.layers.conv(self.config.width, 3, False, "conv_in")(x)
+        for i, width in enumerate(self.config.level_widths):
             if i > 0:
                 x = nn.avg_pool(x, (2, 2), strides=(2, 2))
-            x = Level(self.layers, self.width * multiplier, self.num_blocks, name=f"down_{i}")(x)
-        for i in range(self.num_blocks):
+            x = Level(self.layers, width, self.config.num_blocks, name=f"down_{i}")(x)
+        for i in range(self.config.num_blocks):
             x = ResBlock(self.layers, x.shape[-1], name=f"mid_{i}")(x)
-        x = self.layers.conv(self.latent_width, 1, True, "conv_out")(self.layers.norm_silu(x, "norm_out"))
+        x = self.layers.conv(self.config.latent_width, 1, True, "conv_out")(self.layers.norm_silu(x, "norm_out"))
         return x.astype(jnp.float32)
 
 
@@ -104,62 +100,35 @@ class Decoder(nn.Module):
     """Decodes latents [B, h, w, latent_width] -> images [B, h f, w f, 3], not clipped."""
 
     layers: Layers
-    width: int
-    multipliers: Sequence[int]
-    num_blocks: int
+    config: VQGANConfig
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = self.layers.conv(self.width * self.multipliers[-1], 3, True, "conv_in")(x)
-        for i in range(self.num_blocks):
+        x = self.layers.conv(self.config.level_widths[-1], 3, True, "conv_in")(x)
+        for i in range(self.config.num_blocks):
             x = ResBlock(self.layers, x.shape[-1], name=f"mid_{i}")(x)
-        for i, multiplier in reversed(list(enumerate(self.multipliers))):
-            x = Level(self.layers, self.width * multiplier, self.num_blocks, upsample=i > 0, name=f"up_{i}")(x)
+        for i, width in reversed(list(enumerate(self.config.level_widths))):
+            x = Level(self.layers, width, self.config.num_blocks, upsample=i > 0, name=f"up_{i}")(x)
         x = self.layers.conv(3, 3, True, "conv_out")(self.layers.norm_silu(x, "norm_out"))
         return x.astype(jnp.float32)
-
-
-# The sizes of the published tokenizer for images of 256 x 256 pixels.
-MASKGIT_F16 = {
-    "width": 128,
-    "multipliers": (1, 1, 2, 2, 4),
-    "num_blocks": 2,
-    "latent_width": 256,
-    "codebook_size": 1024,
-}
 
 
 class VQGAN(nn.Module):
     """The network of the tokenizer: an encoder, a codebook and a decoder.
 
     Attributes:
-      width: number of channels at the full resolution.
-      multipliers: width of each level in units of `width`, from the finest level to the coarsest.
-      num_blocks: number of residual blocks per level, and in the middle.
-      latent_width: length of a code's vector.
-      codebook_size: V.
-      groups: number of groups of every normalisation, or 0; see `sizes.num_groups`.
+      config: sizes. The defaults are those of the published tokenizer for images of 256 x 256 pixels.
       dtype: compute dtype. Parameters, latents and images are float32.
     """
 
-    width: int
-    multipliers: Sequence[int]
-    num_blocks: int
-    latent_width: int
-    codebook_size: int
-    groups: int = PUBLISHED_GROUPS
+    config: VQGANConfig
     dtype: jnp.dtype = jnp.float32
 
-    @property
-    def downsampling(self) -> int:
-        """The side in pixels of the patch that a code represents."""
-        return 2 ** (len(self.multipliers) - 1)
-
     def setup(self):
-        layers = Layers(self.groups, self.dtype)
-        self.encoder = Encoder(layers, self.width, self.multipliers, self.num_blocks, self.latent_width)
-        self.decoder = Decoder(layers, self.width, self.multipliers, self.num_blocks)
-        self.quantize = nn.Embed(self.codebook_size, self.latent_width)
+        layers = Layers(self.config.groups, self.dtype)
+        self.encoder = Encoder(layers, self.config)
+        self.decoder = Decoder(layers, self.config)
+        self.quantize = nn.Embed(self.config.codebook_size, self.config.latent_width)
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Reconstructs images float32 [B, H, W, 3] in [0, 1]. Returns the same shape and range."""

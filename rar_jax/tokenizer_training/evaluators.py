@@ -53,7 +53,7 @@ class Reconstructions:
             codes = model.apply({"params": params}, images.astype(jnp.float32) / 255, method="encode")
             return codes, model.apply({"params": params}, codes, method="decode_pixels")
 
-        self._codebook_size = model.codebook_size
+        self._codebook_size = model.config.codebook_size
         # Every process gets all images, and the first one compares them.
         self._reconstruct = jax.jit(
             reconstruct,

@@ -35,7 +35,7 @@ def load_init_from(config: TokenizerConfig) -> Weights:
         weights = load_weights(config.init_from, "vqgan")
     except UserError as error:
         raise UserError(f"config.init_from={config.init_from}: {error}") from None
-    ours, theirs = config.model, weights.model
+    ours, theirs = config.model, weights.model.config
     for channels in ours.level_widths:
         if num_groups(ours.groups, channels) != num_groups(theirs.groups, channels):
             raise UserError(
@@ -76,17 +76,17 @@ def start_codebook(model: VQGAN, params: dict[str, Any], batches: TrainImages, s
       batches: whole training batches.
       seed: seed of the clusters.
     """
-    codebook = np.zeros((model.codebook_size, model.latent_width), np.float32)
+    codebook = np.zeros((model.config.codebook_size, model.config.latent_width), np.float32)
     if is_first():
         encode = jax.jit(
             lambda params, images: model.apply(
                 {"params": params}, images / 255, method=lambda vqgan, x: vqgan.encoder(x)
             )
         )
-        found, wanted = [], _LATENTS_A_CODE * model.codebook_size
+        found, wanted = [], _LATENTS_A_CODE * model.config.codebook_size
         while sum(map(len, found)) < wanted:
             images = batches[len(found)]["image"].astype(jnp.float32)
-            found.append(np.asarray(encode(params, images)).reshape(-1, model.latent_width))
-        codebook = kmeans_codebook(np.concatenate(found), model.codebook_size, seed)
+            found.append(np.asarray(encode(params, images)).reshape(-1, model.config.latent_width))
+        codebook = kmeans_codebook(np.concatenate(found), model.config.codebook_size, seed)
         _log.info("the codebook starts from clusters of %d latents", sum(map(len, found)))
     return np.asarray(multihost_utils.broadcast_one_to_all(codebook))

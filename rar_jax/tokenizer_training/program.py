@@ -43,7 +43,7 @@ class TokenizerProgram(BaseProgram):
 
 def make_program(config: TokenizerConfig, perceptual: Distance | None = None) -> TokenizerProgram:
     """Returns the program of a config, with a perceptual distance if one is given."""
-    model = VQGAN(**dataclasses.asdict(config.model), dtype=jnp.dtype(config.train.dtype))
+    model = VQGAN(config.model, jnp.dtype(config.train.dtype))
     loss, adam = config.loss, config.optimizer
     discriminator = Discriminator(loss.discriminator_width, loss.discriminator_layers) if loss.adversarial else None
     learning_rate = learning_rate_schedule(adam, adam.warmup_steps, config.train.steps)

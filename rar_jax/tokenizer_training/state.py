@@ -57,7 +57,7 @@ def init_state(
     """Returns the state before the first step. A pure function, so that it can be jitted with the mesh's shardings."""
     keys = jax.random.split(jax.random.key(seed))
     # The shapes of the parameters do not depend on the size of the images, so a small one will do.
-    image = jnp.zeros((1, model.downsampling, model.downsampling, 3))
+    image = jnp.zeros((1, model.config.downsampling, model.config.downsampling, 3))
     params = model.init(keys[0], image)["params"]
     if quantizer.kind == "fsq":
         params = params | {"quantize": {"embedding": jnp.asarray(fsq_codebook(quantizer.levels))}}
@@ -70,6 +70,6 @@ def init_state(
         params=params,
         opt_state=optimizer.init(params),
         ema=jax.tree.map(jnp.copy, params),
-        use=jnp.full(model.codebook_size, 1 / model.codebook_size),
+        use=jnp.full(model.config.codebook_size, 1 / model.config.codebook_size),
         discriminator=adversary,
     )

@@ -16,6 +16,7 @@ from rar_jax.checkpoints.pytorch import (
     vqgan_to_pytorch,
 )
 from rar_jax.models.inception import InceptionV3
+from rar_jax.models.sizes import VQGANConfig
 from rar_jax.models.vqgan import VQGAN
 
 
@@ -109,7 +110,7 @@ def vqgan_layout(golden_json):
 
 def test_every_tensor_of_the_published_tokenizer_is_covered(vqgan_layout):
     model, params = vqgan_from_pytorch(vqgan_layout)
-    assert model == VQGAN(width=128, multipliers=(1, 1, 2, 2, 4), num_blocks=2, latent_width=256, codebook_size=1024)
+    assert model == VQGAN(VQGANConfig(groups=32))
     leaves = jax.tree_util.tree_leaves_with_path(params)
     ours = {vqgan_name(jax.tree_util.keystr(path, simple=True, separator="/")): leaf for path, leaf in leaves}
     assert ours.keys() == vqgan_layout.keys()

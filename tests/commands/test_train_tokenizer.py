@@ -44,7 +44,7 @@ def test_the_command_trains_a_tokenizer_that_tokenizes(scenes, tmp_path):
     assert "(10 an epoch)" in trained.stderr
     config = json.loads((folder / "config.json").read_text())
     assert config["kind"] == "vqgan" and config["model"]["multipliers"] == [1, 1]
-    assert load_weights(folder).model.groups == 0
+    assert load_weights(folder).model.config.groups == 0
     made = call(
         "reconstruct",
         f"--images={scenes}",

@@ -8,7 +8,7 @@ import pytest
 from conftest import DATA
 
 from rar_jax.checkpoints.pytorch import vqgan_from_pytorch
-from rar_jax.models.sizes import num_groups
+from rar_jax.models.sizes import VQGANConfig, num_groups
 from rar_jax.models.vqgan import VQGAN
 
 
@@ -31,10 +31,10 @@ def nhwc(images):
 
 def test_sizes_are_inferred_from_the_shapes(tiny, network):
     config = json.loads(str(tiny["config"]))
-    model, _ = network
-    assert (model.width, model.multipliers) == (config["hidden"], tuple(config["channel_mult"]))
-    assert (model.num_blocks, model.latent_width) == (config["num_res_blocks"], config["z_channels"])
-    assert (model.codebook_size, model.downsampling) == (config["codebook"], 2)
+    sizes = network[0].config
+    assert (sizes.width, sizes.multipliers) == (config["hidden"], tuple(config["channel_mult"]))
+    assert (sizes.num_blocks, sizes.latent_width) == (config["num_res_blocks"], config["z_channels"])
+    assert (sizes.codebook_size, sizes.downsampling) == (config["codebook"], 2)
 
 
 def test_encoding_gives_the_published_codes(tiny, network):
@@ -71,7 +71,7 @@ def test_decoding_gives_the_published_images(tiny, network):
 
 
 def test_the_published_network_has_the_published_number_of_parameters():
-    model = VQGAN(width=128, multipliers=(1, 1, 2, 2, 4), num_blocks=2, latent_width=256, codebook_size=1024)
+    model = VQGAN(VQGANConfig())
     shapes = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 256, 256, 3), np.float32))
     assert sum(x.size for x in jax.tree.leaves(shapes)) == 54_515_587
     codes = jax.eval_shape(functools.partial(model.apply, method="encode"), shapes, np.zeros((3, 256, 256, 3)))
@@ -84,7 +84,7 @@ def test_groups_follow_from_the_channels():
 
 
 def test_the_compute_dtype_changes_no_parameter():
-    model = VQGAN(width=16, multipliers=(1, 2), num_blocks=1, latent_width=2, codebook_size=4, groups=0)
+    model = VQGAN(VQGANConfig(width=16, multipliers=(1, 2), num_blocks=1, latent_width=2, codebook_size=4))
     half = model.clone(dtype=jnp.bfloat16)
     images = np.random.default_rng(0).random((1, 8, 8, 3)).astype(np.float32)
     params = jax.jit(half.init)(jax.random.key(0), images)

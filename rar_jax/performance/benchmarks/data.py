@@ -23,7 +23,8 @@ from rar_jax.data.loader import train_iterator
 from rar_jax.data.pictures import center_square, read_picture, square_side
 from rar_jax.data.records import TokenRecords, write_records
 from rar_jax.data.tokenizers import Tokenizer, VQGANTokenizer, open_tokenizer
-from rar_jax.models.vqgan import MASKGIT_F16, VQGAN
+from rar_jax.models.sizes import VQGANConfig
+from rar_jax.models.vqgan import VQGAN
 from rar_jax.progress import Progress
 
 _SMALL = 50_000
@@ -147,8 +148,8 @@ def _measure_decoding() -> dict[str, float]:
 
 def _synthetic_tokenizer() -> Tokenizer:
     """Returns a tokenizer of the published f16 size with random weights."""
-    model = VQGAN(**MASKGIT_F16)
-    side = model.downsampling
+    model = VQGAN(VQGANConfig())
+    side = model.config.downsampling
     params = jax.jit(model.init)(jax.random.key(0), np.zeros((1, side, side, 3), np.float32))["params"]
     return VQGANTokenizer(model, params, _IMAGE_SIZE)
 

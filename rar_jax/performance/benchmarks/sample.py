@@ -14,7 +14,8 @@ from jax.sharding import Mesh
 from rar_jax.config import Config, sample_options
 from rar_jax.errors import UserError
 from rar_jax.models.rar import RAR
-from rar_jax.models.vqgan import MASKGIT_F16, VQGAN
+from rar_jax.models.sizes import VQGANConfig
+from rar_jax.models.vqgan import VQGAN
 from rar_jax.parallel.mesh import batch_sharding, make_mesh, replicated
 from rar_jax.performance import ceilings
 from rar_jax.performance.benchmarks.report import peak_memory
@@ -45,10 +46,10 @@ def _make_sampler(config: Config, dtype: str | None) -> Sampler:
 
 def _make_detokenizer(model: RAR, mesh: Mesh) -> Detokenizer | None:
     """Returns a detokenizer of the published f16 size with random weights, or None if its codebook does not fit."""
-    vqgan = VQGAN(**MASKGIT_F16)
-    if model.config.codebook_size != vqgan.codebook_size:
+    vqgan = VQGAN(VQGANConfig())
+    if model.config.codebook_size != vqgan.config.codebook_size:
         return None
-    side = vqgan.downsampling
+    side = vqgan.config.downsampling
     init = jax.jit(lambda: vqgan.init(jax.random.key(0), jnp.zeros((1, side, side, 3)))["params"])
     params = jax.device_put(init(), replicated(mesh))
 
