@@ -27,6 +27,7 @@ from sklearn.datasets import load_sample_image
 
 from rar_jax import schema
 from rar_jax.checkpoints.pytorch import rar_from_pytorch
+from rar_jax.commands import cli
 from rar_jax.config import from_config_dict
 from rar_jax.models.rar import RAR
 from rar_jax.models.sizes import ModelConfig
@@ -130,8 +131,12 @@ def tiny_tokenizer():
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory):
-    """Keeps the token records of the digits out of the user's cache."""
+    """Keeps what the code caches out of the user's folder, and compiles each program of a test file only once.
+
+    Runs that are interrupted, resumed and compared compile the same programs again and again.
+    """
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+    cli.keep_compiled_programs()
 
 
 @pytest.fixture(scope="session")

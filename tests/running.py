@@ -51,7 +51,6 @@ def call(command, *arguments):
         contextlib.chdir(ROOT),
         contextlib.redirect_stdout(io.StringIO()) as out,
         contextlib.redirect_stderr(io.StringIO()) as errors,
-        mock.patch.object(cli, "keep_compiled_programs"),
         # ml_collections reads overrides of a config from here.
         mock.patch.object(sys, "argv", argv),
     ):
