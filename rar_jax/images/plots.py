@@ -16,6 +16,9 @@ from rar_jax.errors import UserError
 from rar_jax.files import replacing
 from rar_jax.orders import SCAN_ORDERS, scan_order
 
+# Distance between the error bars of one number of steps, in doublings.
+_BAR_DISTANCE = 0.05
+
 
 def save_figure(figure: plt.Figure, path: epath.PathLike) -> None:
     """Writes a figure as a PNG and closes it. Creates the folder if necessary."""
@@ -169,21 +172,25 @@ def plot_scores_by_steps(path: epath.PathLike, score: str, panels: Mapping[str, 
       panels: title -> curves, side by side with the same vertical axis.
     """
     figure, axes = plt.subplots(
-        1, len(panels), figsize=(1.5 + 5 * len(panels), 4.8), sharey=True, squeeze=False, layout="constrained"
+        1, len(panels), figsize=(1.5 + 5 * len(panels), 5.2), sharey=True, squeeze=False, layout="constrained"
     )
     for axis, (title, curves) in zip(axes.flat, panels.items(), strict=True):
-        for curve in curves:
+        for number, curve in enumerate(curves):
             x, y = zip(*curve.points, strict=True)
+            # The curves are shifted a little, so that error bars do not cover each other.
+            shift = 2 ** (_BAR_DISTANCE * (number - (len(curves) - 1) / 2))
             axis.errorbar(
-                x, y, curve.half_widths, linestyle=curve.style, color=curve.color, label=curve.label, capsize=3
-            )
+                np.multiply(x, shift), y, curve.half_widths, linestyle=curve.style, color=curve.color,
+                label=curve.label, marker=".", elinewidth=1, capsize=2,
+            )  # fmt: skip
         ticks = sorted({step for curve in curves for step, _ in curve.points})
         axis.set_xscale("log", base=2)
         axis.set_xticks(ticks, ticks)
-        axis.set(title=title, xlabel="steps")
+        axis.set(title=title, xlabel="steps (passes of the network that draw all tokens)")
         axis.grid(alpha=0.25)
     axes[0, 0].set_ylabel(score)
-    axes[0, 0].legend(fontsize=8)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=-(-len(labels) // 2), fontsize=8)
     save_figure(figure, path)
 
 
