@@ -1,4 +1,4 @@
-"""Draws samples as they appear, token by token, as an animation.
+"""Draws samples as they appear, pass by pass of the network, as an animation.
 
     python -m rar_jax animate --checkpoint=runs/digits --classes=3,7 --format=webp
 
@@ -34,7 +34,7 @@ def main(argv):
     labels, options = choose_labels(generator, _CLASSES.value), generator.options(**_OPTIONS())
     path = out / f"animation.{_FORMAT.value}"
     shown = animate(generator, labels, options, path, seed=_SEED.value, batch_size=_BATCH.value)
-    print(f"{path}: {shown} images appear token by token, in the order {options.scan_order}")
+    print(f"{path}: {shown} images appear pass by pass, in the order {options.scan_order}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Makes animations of images that appear token by token."""
+"""Makes animations of images that appear pass by pass of the network, token by token or in groups of tokens."""
 
 from collections.abc import Sequence
 
@@ -52,7 +52,7 @@ def animate(
     seed: int = 0,
     batch_size: int = 256,
 ) -> int:
-    """Writes an animation of a few images of a job as they are sampled, token by token, one class per row.
+    """Writes an animation of a few images of a job as they are sampled, pass by pass, one class per row.
 
     Args:
       generator: the model.

@@ -31,7 +31,7 @@ def test_train_then_sample(tmp_path):
     drawn = run("rar_jax", "animate", f"--checkpoint={step}", "--classes=7,2", "--seed=3", "--guidance=none")
     assert drawn.returncode == 0, drawn.stderr
     animation = tmp_path / "samples" / "animation.gif"
-    assert drawn.stdout == f"{animation}: 4 images appear token by token, in the order row_major\n"
+    assert drawn.stdout == f"{animation}: 4 images appear pass by pass, in the order row_major\n"
     assert Image.open(animation).n_frames > 2 and not (step / "samples").exists()
     verified = ["--steps=32", "--verify", "--guidance=none"]
     for outputs in ([], ["--npz"]):
