@@ -61,7 +61,7 @@ def find_classes(wanted: Sequence[int | str], names: Sequence[str] | None) -> li
     """Finds classes by name or by index.
 
     Args:
-      wanted: names (upper and lower case are the same) and indices, as numbers or as text.
+      wanted: names (upper and lower case are the same), WordNet ids of ImageNet, and indices, as numbers or as text.
       names: the names of all classes, or None if they are not known.
 
     Returns:
@@ -79,7 +79,7 @@ def find_classes(wanted: Sequence[int | str], names: Sequence[str] | None) -> li
         elif names is None:
             raise UserError(f"class {name!r}: the names of this model's classes are not known; give its index")
         else:
-            found.append(_find(name, names))
+            found.append(_find(imagenet_classes().get(name, name), names))
     return found
 
 

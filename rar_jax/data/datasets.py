@@ -48,14 +48,14 @@ def open_datasets(config: Config, tokenizer: Tokenizer | None) -> Datasets:
         train, heldout = _tokenized_glyphs(config, tokenizer)
     else:
         train, heldout = data.path, data.eval_path
-    records = _open(config, tokenizer, train)
+    records = open_records(config, tokenizer, train)
     if records.num_images != data.num_images:
         raise UserError(
             f"config.data.num_images={data.num_images}, but {train} holds {records.num_images} images: "
             f"set --config.data.num_images={records.num_images}"
         )
     records.read_ahead()
-    return Datasets(records, _open(config, tokenizer, heldout) if heldout else None)
+    return Datasets(records, open_records(config, tokenizer, heldout) if heldout else None)
 
 
 def _tokenized_glyphs(config: Config, tokenizer: Tokenizer) -> list[epath.Path]:
@@ -83,7 +83,8 @@ def _tokenized_glyphs(config: Config, tokenizer: Tokenizer) -> list[epath.Path]:
     return made
 
 
-def _open(config: Config, tokenizer: Tokenizer | None, folder) -> TokenRecords:
+def open_records(config: Config, tokenizer: Tokenizer | None, folder: epath.PathLike) -> TokenRecords:
+    """Opens a folder of token records, and checks that the records match a config; see `open_datasets`."""
     records = TokenRecords(folder)
     described = records.description
     for field, ours, theirs in (

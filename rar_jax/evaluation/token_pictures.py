@@ -6,6 +6,7 @@ import numpy as np
 
 from rar_jax.data.records import UNKNOWN_TOKENIZER, TokenRecords
 from rar_jax.data.sources import Source
+from rar_jax.data.token_batches import evenly_spaced
 from rar_jax.data.tokenization import Rejected, decoded_squares
 from rar_jax.data.tokenizers import Tokenizer
 from rar_jax.errors import UserError
@@ -48,7 +49,7 @@ def draw_reconstructions(
       UserError: none of the images can be read.
     """
     images, rejected = [], []
-    examples = [source[int(place)] for place in _evenly_spaced(num, len(source))]
+    examples = [source[int(place)] for place in evenly_spaced(num, len(source))]
     for result in decoded_squares(examples, image_size, num_workers):
         if isinstance(result, Rejected):
             rejected.append(result)
@@ -88,13 +89,8 @@ def draw_records(records: TokenRecords, tokenizer: Tokenizer, num: int) -> tuple
                 f"the records have {field}={getattr(described, field)}, but {tokenizer.fingerprint} at this image size "
                 f"has {getattr(tokenizer, field)}: name the tokenizer and the image size that they were made with"
             )
-    places = _evenly_spaced(num, records.num_records)
+    places = evenly_spaced(num, records.num_records)
     batch = records.read(places, np.arange(len(places)) % records.crops_per_record)
     names = [described.class_names[label] for label in batch["label"]]
     rows = [names[start : start + _COLUMNS] for start in range(0, len(names), _COLUMNS)]
     return image_grid(tokenizer.decode(batch["tokens"]), _COLUMNS), rows
-
-
-def _evenly_spaced(count: int, total: int) -> np.ndarray:
-    """Returns at most `count` of the places 0 to total - 1, ascending."""
-    return np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(int))

@@ -15,7 +15,7 @@ from rar_jax.data.class_names import class_names, find_classes
 from rar_jax.data.tokenizers import Tokenizer, decoded, load_tokenizer, tokenizer_for
 from rar_jax.errors import UserError
 from rar_jax.generation.editing import edit_tokens, token_masks
-from rar_jax.generation.likelihood import Likelihood, log_likelihoods, posterior
+from rar_jax.generation.likelihood import Likelihood, LikelihoodScorer, posterior
 from rar_jax.orders import randomness
 from rar_jax.parallel.mesh import make_mesh, replicated
 from rar_jax.sampling.options import Options
@@ -177,13 +177,9 @@ class Generator:
         Raises:
           UserError: a class cannot be used.
         """
-        labels = self._labels_for(images, classes)
-        options = self.options(**({"scan_order": "random"} if orders else {}))
-        self.warn_if_not_trained(options)
-        return log_likelihoods(
-            self.sampler, self._tokens(images), labels, options, max(orders, 1),
-            seed=seed, batch_size=batch_size, on_batch=on_batch,
-        )  # fmt: skip
+        tokens, labels = self._tokens(images), self._labels_for(images, classes)
+        scorer = self.likelihood_scorer(len(tokens), orders, seed=seed, batch_size=batch_size, on_batch=on_batch)
+        return scorer.score(tokens, labels)
 
     def classify(self, images: np.ndarray, *, orders: int = 0, seed: int = 0, batch_size: int = 256) -> np.ndarray:
         """Returns the probability of each class, by Bayes' rule with equal priors.
@@ -196,11 +192,28 @@ class Generator:
           float64 [N, C].
         """
         tokens = self._tokens(images)
-        found = [
-            self.log_likelihood(tokens, [label] * len(tokens), orders=orders, seed=seed, batch_size=batch_size).mixture
-            for label in range(self.config.model.num_classes)
-        ]
-        return posterior(np.stack(found, axis=1))
+        scorer = self.likelihood_scorer(len(tokens), orders, seed=seed, batch_size=batch_size)
+        return posterior(scorer.score_classes(tokens))
+
+    def likelihood_scorer(
+        self,
+        num_images: int,
+        orders: int = 0,
+        *,
+        seed: int = 0,
+        batch_size: int = 256,
+        on_batch: Callable[[int], None] = lambda images: None,
+    ) -> LikelihoodScorer:
+        """Returns what computes the likelihoods of images, also if they are not in memory at once.
+
+        Args:
+          num_images: number of images, which limits the batch size.
+          orders, seed, batch_size, on_batch: see `log_likelihood`.
+        """
+        options = self.options(**({"scan_order": "random"} if orders else {}))
+        self.warn_if_not_trained(options)
+        batch_size = self.sampler.batch_size(batch_size, num_images)
+        return LikelihoodScorer(self.sampler, options, max(orders, 1), seed, batch_size, on_batch)
 
     def _tokens(self, images: np.ndarray) -> np.ndarray:
         return images if images.ndim == 2 else self.tokenizer.encode(images)

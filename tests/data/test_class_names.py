@@ -23,6 +23,7 @@ def test_the_names_of_imagenet():
     [
         (["golden retriever", "207", 207, np.int64(3)], [207, 207, 207, 3]),
         (["Golden_Retriever", "  OTTER "], [207, 360]),
+        (["n02444819"], [360]),
         # A whole name wins over longer names that begin with it.
         (["maillot", "maillot (tank suit)"], [638, 639]),
         (["crane (bird)", "crane (machine)", "sunglasses", "sunglass"], [134, 517, 837, 836]),
