@@ -13,7 +13,7 @@ setup(
     description="Randomized Autoregressive visual generation (RAR) in JAX/Flax",
     license="Apache-2.0",
     packages=find_packages(include=["rar_jax", "rar_jax.*"]),
-    package_data={"rar_jax.data": ["imagenet_classes.txt"]},
+    package_data={"rar_jax.data": ["imagenet_classes.txt"], "rar_jax.performance": ["gpu_targets/*.txtpb"]},
     entry_points={"console_scripts": ["rar_jax=rar_jax.__main__:main"]},
     python_requires=">=3.11",
     install_requires=[
@@ -46,6 +46,8 @@ setup(
         # From jaxlib 0.11.1 on, a CPU rewrites a whole buffer for a small dynamic_update_slice inside a loop (jax issue
         # 40101), which makes decoding slow.
         "cpu": ["jax>=0.10.2,<0.11.1", "jaxlib>=0.10.2,<0.11.1"],
+        # The same with the GPU compiler, without NVIDIA's libraries: compiles for GPUs on a machine without one.
+        "aot": ["jax>=0.10.2,<0.11.1", "jaxlib>=0.10.2,<0.11.1", "jax-cuda12-plugin>=0.10.2,<0.11.1"],
         "cuda": ["jax[cuda12]"],
         # gcsfs reads and writes run folders on gs://.
         "tpu": ["jax[tpu]", "gcsfs>=2025.1"],

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs rar_jax into .venv in the project's folder, which is created if it does not exist.
-#   launch/install.sh [cpu|cuda|tpu] [more extras, such as test]
+#   launch/install.sh [cpu|cuda|tpu|aot] [more extras, such as test]
+# aot is cpu with the GPU compiler (about 180 MB, without NVIDIA's libraries), for python -m rar_jax aot.
 # The script uses the first of python3.13, python3.12, python3.11 and python3 that is 3.11 or later and has venv. If
 # there is none, as on TPU images with Python 3.10, uv downloads Python 3.12 into ~/.local/share/uv and leaves the
 # system unchanged.
@@ -9,8 +10,8 @@ cd "$(dirname "$0")/.."
 
 platform=${1:-cpu}
 case "$platform" in
-  cpu | cuda | tpu) ;;
-  *) echo "error: platform '$platform' must be cpu, cuda or tpu" >&2; exit 2 ;;
+  cpu | cuda | tpu | aot) ;;
+  *) echo "error: platform '$platform' must be cpu, cuda, tpu or aot" >&2; exit 2 ;;
 esac
 extras=$platform${2:+,$2}
 

@@ -1,9 +1,12 @@
-"""Compiles for a TPU slice that is not attached, and prints what the program needs.
+"""Compiles for TPUs or GPUs that are not attached, and prints what the program needs.
 
     python -m rar_jax aot --config=configs/rar_xxl.py --topology=v5e:8x8
+    python -m rar_jax aot --config=configs/rar_b.py --topology=h200:1 --config.train.batch_size=256
+    python -m rar_jax aot --config=configs/tokenizers/f16.py --what=tokenizer --topology=h200:1
 
-It prints the memory, work, collectives and roofline of the training step or the decode loop, and exits with code 1 if
-the program does not fit a chip's memory. The package libtpu must be installed.
+It prints the memory, kernels, collectives and roofline of the training step or the decode loop, and exits with code 1
+if the program does not fit a chip's memory. The compiler must be installed: the package libtpu for TPUs, and
+jax-cuda12-plugin for GPUs.
 """
 
 import jax
@@ -15,11 +18,23 @@ from rar_jax.config import Config, without_data
 from rar_jax.errors import UserError
 from rar_jax.performance import aot
 from rar_jax.performance.benchmarks.report import show
+from rar_jax.performance.programs import DoesNotFitError
+from rar_jax.schema import from_config_dict
+from rar_jax.tokenizer_config import TokenizerConfig
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file of the experiment. Its data is not read.")
-_TOPOLOGY = flags.DEFINE_string("topology", None, "TPU slice, such as v5e:8x8, v4:4x4x4, v5p:2x2x4 or v6e:4x4.")
+cli.declare_schema(Config, TokenizerConfig)
+_TOPOLOGY = flags.DEFINE_string(
+    "topology",
+    None,
+    "TPU slice, such as v5e:8x8, v4:4x4x4, v5p:2x2x4 or v6e:4x4, or GPUs, such as h200:1, h100:8, a100:8, or h200:2x8 "
+    "for two nodes of eight.",
+)
 _WHAT = flags.DEFINE_enum(
-    "what", "train", aot.PROGRAMS, "Program to compile: train is the training step, sample the decode loop."
+    "what",
+    "train",
+    aot.PROGRAMS,
+    "Program to compile: train is the training step, sample the decode loop, tokenizer a tokenizer's training step.",
 )
 _BATCH = flags.DEFINE_integer(
     "batch_size", 256, "Number of images decoded at once on all chips, with --what=sample.", lower_bound=1
@@ -27,8 +42,19 @@ _BATCH = flags.DEFINE_integer(
 _JSON = flags.DEFINE_string("json", None, "File to which the results are also written.")
 
 
-def _advice(config: Config) -> str:
+def _read_config() -> Config | TokenizerConfig:
+    """Returns the config of the program."""
+    if _WHAT.value != "tokenizer":
+        return without_data(_CONFIG.value)
+    if _CONFIG.value is None:
+        raise UserError("name a tokenizer with --config=configs/tokenizers/NAME.py")
+    return from_config_dict(_CONFIG.value, TokenizerConfig)
+
+
+def _advice(config: Config | TokenizerConfig) -> str:
     """Returns what to change so that the program needs less memory."""
+    if _WHAT.value == "tokenizer":
+        return f"--config.train.batch_size={max(config.train.batch_size // 2, 1)} or more chips"
     if _WHAT.value == "sample":
         return f"--batch_size={max(_BATCH.value // 2, 1)} or more chips"
     if config.train.remat != "block":
@@ -40,17 +66,20 @@ def main(argv):
     del argv
     # Programs are compiled, not run: no accelerator of this machine is needed or occupied.
     jax.config.update("jax_platforms", "cpu")
-    config = without_data(_CONFIG.value)
+    config = _read_config()
     if _TOPOLOGY.value is None:
-        raise UserError("name a slice, such as --topology=v5e:8x8")
+        raise UserError("name TPUs or GPUs, such as --topology=v5e:8x8 or --topology=h200:8")
     try:
         results = aot.analyse(config, _TOPOLOGY.value, _WHAT.value, _BATCH.value)
-    except aot.DoesNotFitError as error:
+        show(results, _JSON.value)
+        memory = results["memory per device, by the compiler"]
+        needed, available = memory["total, GB"], memory["available, GB"]
+        if needed > available:
+            raise DoesNotFitError(needed, available)
+    except DoesNotFitError as error:
         described = f"{config.name}, {_WHAT.value}, on {_TOPOLOGY.value}"
         cli.fail(f"{described}: does not fit: {error}; try {_advice(config)}", cli.FAILURE)
-    show(results, _JSON.value)
-    memory = results["memory per device, by the compiler"]
-    print(f"fits: {memory['total, GB']:.1f} of {memory['available, GB']:.1f} GB per device")
+    print(f"fits: {needed:.1f} of {available:.1f} GB per device, by count, not run")
 
 
 if __name__ == "__main__":

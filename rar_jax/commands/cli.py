@@ -45,21 +45,21 @@ def fail(message: object, code: int = USER_MISTAKE) -> NoReturn:
     sys.exit(code)
 
 
-def declare_schema(schema: type) -> None:
-    """Declares the class of the config that the command's flag --config reads. By default it is `config.Config`."""
-    flags.FLAGS["config"].schema = schema
+def declare_schema(*schemas: type) -> None:
+    """Declares the classes of config that the command's flag --config reads. By default it is `config.Config`."""
+    flags.FLAGS["config"].schemas = schemas
 
 
 def _check_overrides(argv: Sequence[str]) -> None:
     """Refuses `--config.` overrides of fields that the command's config does not have, with the nearest names."""
-    schema = getattr(flags.FLAGS["config"], "schema", Config) if "config" in flags.FLAGS else Config
-    known = set(field_paths(schema))
+    schemas = getattr(flags.FLAGS["config"], "schemas", (Config,)) if "config" in flags.FLAGS else (Config,)
+    known = {path for schema in schemas for path in field_paths(schema)}
     for argument in argv[1:]:
         if argument == "--":
             break
         match = re.match(r"--?(?:no)?config\.([^=]+)", argument)
         if match and match.group(1) not in known:
-            fail(unknown_field(match.group(1), schema))
+            fail(unknown_field(match.group(1), schemas[0]))
 
 
 def _config_file(argv: Sequence[str]) -> str | None:

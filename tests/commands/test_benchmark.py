@@ -45,8 +45,10 @@ def test_mistakes_with_benchmark(arguments, message):
     ("arguments", "message"),
     [
         (["--topology=v5e:2x2"], "name an experiment with --config"),
-        (["--config=configs/digits.py"], "name a slice, such as --topology=v5e:8x8"),
-        (["--config=configs/digits.py", "--topology=h100:8"], "must begin with one of v4, v5e, v5p, v6e"),
+        (["--config=configs/digits.py"], "name TPUs or GPUs, such as --topology=v5e:8x8"),
+        (["--config=configs/digits.py", "--topology=b200:8"], "must begin with one of v4, v5e, v5p, v6e, a100"),
+        (["--what=tokenizer", "--topology=h200:1"], "name a tokenizer with --config=configs/tokenizers/NAME.py"),
+        (["--config=configs/digits.py", "--config.modl.depth=1"], "config has no field 'modl.depth'; nearest: model"),
     ],
 )
 def test_mistakes_with_aot(arguments, message):
@@ -58,9 +60,9 @@ def test_aot(tmp_path):
     small = ["--topology=v5e:2x2", "--what=sample", "--batch_size=8", f"--json={tmp_path / 'aot.json'}"]
     analysed = run("rar_jax", "aot", "--config=configs/digits.py", *small)
     assert analysed.returncode == 0, analysed.stderr
-    assert analysed.stdout.splitlines()[-1] == "fits: 0.0 of 17.2 GB per device"
+    assert analysed.stdout.splitlines()[-1] == "fits: 0.0 of 17.2 GB per device, by count, not run"
     results = json.loads((tmp_path / "aot.json").read_text())
-    assert results["digits, sample, on v5e:2x2"] == {"devices": 4, "kind": "TPU v5 lite"}
+    assert results["digits, sample, on v5e:2x2"]["kind"] == "TPU v5 lite"
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")

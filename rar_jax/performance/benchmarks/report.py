@@ -40,13 +40,22 @@ def peak_memory() -> dict[str, float]:
     return {"peak memory of the process, GB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6}
 
 
+def _shown(value: Any, unit: str) -> str:
+    """Returns a number followed by its unit, or a text preceded by its name."""
+    if isinstance(value, str):
+        return f"{unit} {value}".strip()
+    if isinstance(value, float):
+        value = f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return f"{value} {unit}".strip()
+
+
 def show(results: dict[str, Any], json_path: str | None) -> None:
-    """Prints a table of results: section -> name -> value. Writes them to a JSON file too if a path is given."""
+    """Prints a table of results: section -> name -> value, or -> unit -> value. Writes JSON too if a path is given."""
     results = {"machine": machine()} | results
     for section, values in results.items():
         print(section)
         for name, value in values.items():
-            shown = f"{value:,.4g}" if isinstance(value, float) and abs(value) < 1000 else value
-            print(f"  {name:<40} {f'{shown:,.0f}' if isinstance(shown, float) else shown}")
+            parts = value.items() if isinstance(value, dict) else [("", value)]
+            print(f"  {name:<40} {', '.join(_shown(each, unit) for unit, each in parts)}")
     if json_path:
         pathlib.Path(json_path).write_text(json.dumps(results, indent=2) + "\n")
