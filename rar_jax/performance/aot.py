@@ -18,7 +18,7 @@ from rar_jax.performance.costs import (
     train_flops,
     vqgan_train_flops,
 )
-from rar_jax.performance.hlo_text import parse
+from rar_jax.performance.hlo_text import Program, parse
 from rar_jax.performance.kernels import kernels
 from rar_jax.performance.programs import compile_decode, compile_step, compile_tokenizer_step, memory
 from rar_jax.performance.roofline import summary
@@ -29,9 +29,9 @@ from rar_jax.tokenizer_config import TokenizerConfig
 PROGRAMS = ("train", "sample", "tokenizer")
 
 
-def _traffic(text: str, topology: Topology) -> tuple[dict[str, str], float, float]:
+def _traffic(parsed: Program, topology: Topology) -> tuple[dict[str, str], float, float]:
     """Returns a line about each kind of collective, and the bytes that a device sends: in total, and overlapped."""
-    found = collectives(text, len(topology.devices))
+    found = collectives(parsed, len(topology.devices))
     if topology.is_gpu:
         # The schedule of a GPU program does not tell which transfers are hidden.
         found = [each._replace(overlapped=False) for each in found]
@@ -104,9 +104,9 @@ def analyse(
     name, topology = topology, open_topology(topology)
     chip = topology.chip
     compiled, work = _compiled(config, topology, program, batch_size)
-    used, text = memory(compiled), compiled.as_text()
-    lines, sent, overlapped = _traffic(text, topology)
-    counted = summary(kernels(parse(text)), chip)
+    used, parsed = memory(compiled), parse(compiled.as_text())
+    lines, sent, overlapped = _traffic(parsed, topology)
+    counted = summary(kernels(parsed), chip)
     sums = counted["kernels per device"]
     flops = work["model FLOP"] + work.get("recomputed FLOP", 0)
     waits = (sent - overlapped) / chip.link_rate

@@ -83,6 +83,19 @@ class Instruction(NamedTuple):
         return match.group(1) if match else ""
 
     @property
+    def results(self) -> tuple[Array, ...]:
+        """Returns the arrays that it makes, without scratch memory and what only keeps track of a transfer."""
+        if self.opcode == "custom-call":
+            # Bytes are the scratch memory of a library call.
+            return tuple(array for array in self.arrays if array.dtype not in ("s8", "u8"))
+        if self.opcode == "copy-start":
+            return self.arrays[:1]
+        if self.opcode in ("all-gather-start", "all-to-all-start", "collective-permute-start", "reduce-scatter-start"):
+            # The result of an asynchronous start holds both the operands and the results.
+            return self.arrays[len(self.operands) : 2 * len(self.operands)]
+        return self.arrays
+
+    @property
     def called(self) -> list[str]:
         """Returns the names of the computations that it runs."""
         return [name.strip(" %") for one, many in _CALLED.findall(self.attributes) for name in (one or many).split(",")]

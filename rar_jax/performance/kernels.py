@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import PurePath
 from typing import NamedTuple
 
-from rar_jax.performance.hlo_text import Array, Computation, Instruction, Program
+from rar_jax.performance.hlo_text import Computation, Instruction, Program
 from rar_jax.performance.products import flops
 from rar_jax.performance.traffic import alone, traffic
 
@@ -105,19 +105,6 @@ def _kind(instruction: Instruction, program: Program, work: float) -> str:
     return "copies" if opcodes <= _MOVES else "elementwise"
 
 
-def _results(instruction: Instruction, operands: list[Instruction]) -> tuple[Array, ...]:
-    """Returns the arrays that an instruction writes."""
-    if instruction.opcode == "custom-call":
-        # Bytes are the scratch memory of a library call.
-        return tuple(array for array in instruction.arrays if array.dtype not in ("s8", "u8"))
-    if instruction.opcode == "copy-start":
-        return instruction.arrays[:1]
-    if instruction.opcode in ("all-gather-start", "collective-permute-start"):
-        # The result of an asynchronous start holds both the operands and the results.
-        return instruction.arrays[len(operands) : 2 * len(operands)]
-    return instruction.arrays
-
-
 def _kernel(instruction: Instruction, computation: Computation, program: Program) -> Kernel:
     """Returns the kernel of an instruction, which runs once."""
     operands = [computation[name] for name in instruction.operands if name in computation]
@@ -125,7 +112,7 @@ def _kernel(instruction: Instruction, computation: Computation, program: Program
         body = program.computations[instruction.called[0]]
     else:
         body = alone(instruction, operands)
-    read, written = traffic(body, operands, _results(instruction, operands))
+    read, written = traffic(body, operands, instruction.results)
     work = flops(instruction, computation, program)
     frames = program.stack(instruction)
     own = next((frame for frame in frames if "rar_jax" in PurePath(frame.file).parts), None)

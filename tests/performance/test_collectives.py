@@ -7,6 +7,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from rar_jax.parallel.mesh import make_mesh
 from rar_jax.performance.collectives import collectives
+from rar_jax.performance.hlo_text import parse
 
 TPU = """
 HloModule jit_step, is_scheduled=true
@@ -49,7 +50,7 @@ ENTRY %main (p: bf16[4,8]) -> bf16[4,8] {
 
 def test_a_schedule_by_hand():
     """A TPU program: an overlapped gather in two stages runs forty times; the other collectives are not overlapped."""
-    assert sorted(collectives(TPU, 16)) == [
+    assert sorted(collectives(parse(TPU), 16)) == [
         ("all-gather", 8, 40, 4 * 64 * 2 * 7 / 8, True),
         ("all-reduce", 4, 40, (4 * 8 * 2 + 2 * 4) * 2 * 3 / 4, False),
         ("reduce-scatter", 8, 1, 2 * 8 * 4 * 7, False),
@@ -73,7 +74,8 @@ def test_a_compiled_loop(iterations):
         NamedSharding(mesh, spec) for spec in (PartitionSpec(("data", "fsdp")), PartitionSpec(None, None, "fsdp"))
     )
     shapes = jax.ShapeDtypeStruct((16, 32), jnp.float32), jax.ShapeDtypeStruct((iterations, 32, 32), jnp.float32)
-    found = collectives(jax.jit(step, in_shardings=(rows, columns)).lower(*shapes).compile().as_text(), 8)
+    text = jax.jit(step, in_shardings=(rows, columns)).lower(*shapes).compile().as_text()
+    found = collectives(parse(text), 8)
     gathered = [each for each in found if each.kind == "all-gather"]
     assert sum(each.count * each.sent for each in gathered) == iterations * 32 * 32 * 4 * 3 / 4
     assert {each.devices for each in gathered} == {4}
@@ -83,4 +85,4 @@ def test_a_compiled_loop(iterations):
 
 def test_nothing_is_sent_by_one_device():
     text = jax.jit(functools.partial(jnp.sum, axis=0)).lower(jnp.ones((4, 4))).compile().as_text()
-    assert collectives(text, 1) == []
+    assert collectives(parse(text), 1) == []

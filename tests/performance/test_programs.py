@@ -13,6 +13,7 @@ from rar_jax.performance import programs
 from rar_jax.performance.chips import CHIPS
 from rar_jax.performance.collectives import collectives
 from rar_jax.performance.costs import train_flops
+from rar_jax.performance.hlo_text import parse
 from rar_jax.performance.topologies import Topology, open_topology
 
 needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
@@ -70,7 +71,7 @@ def test_a_small_step():
     compiled = programs.compile_step(config, topology)
     used = programs.memory(compiled)
     assert 0 < used["arguments, GB"] and sum(used.values()) < 0.1
-    found = collectives(compiled.as_text(), 4)
+    found = collectives(parse(compiled.as_text()), 4)
     # The kernels of every block are gathered in both passes, and their gradients are summed.
     assert sum(each.count for each in found) >= 3 * 2 * config.model.depth
     assert {each.devices for each in found} <= {2, 4}
@@ -81,7 +82,7 @@ def test_a_small_decode_loop():
     topology = open_topology("v5e:2x2")
     compiled = programs.compile_decode(config_of("digits", model={"depth": 1}), 8, topology)
     assert 0 < sum(programs.memory(compiled).values()) < 0.1
-    assert not collectives(compiled.as_text(), 4)
+    assert not collectives(parse(compiled.as_text()), 4)
 
 
 @needs_libtpu
@@ -101,6 +102,6 @@ def test_the_recipe_fits(name, topology):
     config = config_of(name, train={"remat": "block"}, mesh={"fsdp": 8})
     compiled = programs.compile_step(config, topology)
     assert sum(programs.memory(compiled).values()) < topology.chip.memory / 1e9
-    sent = sum(each.count * each.sent for each in collectives(compiled.as_text(), len(topology.devices)))
+    sent = sum(each.count * each.sent for each in collectives(parse(compiled.as_text()), len(topology.devices)))
     flops = config.train.batch_size / len(topology.devices) * train_flops(config.model)
     assert sent / topology.chip.link_rate < 0.2 * flops / topology.chip.flop_rate

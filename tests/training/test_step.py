@@ -15,6 +15,7 @@ from rar_jax.orders import scan_order
 from rar_jax.parallel.mesh import make_mesh, put_batch
 from rar_jax.performance.collectives import collectives
 from rar_jax.performance.costs import block_kernels
+from rar_jax.performance.hlo_text import parse
 from rar_jax.training.optimizer import adamw
 from rar_jax.training.program import Program
 from rar_jax.training.state import init_state
@@ -176,7 +177,7 @@ def test_kernels_are_gathered_once_per_pass_and_gradients_are_reduced_in_shards(
     model = MODEL.clone(remat="block")
     kernels = 4 * model.config.depth * (block_kernels(model.config) + 6 * model.config.width**2)
     sent = collections.Counter()
-    for each in collectives(compiled(model, (2, 4, 1)).as_text(), 8):
+    for each in collectives(parse(compiled(model, (2, 4, 1)).as_text()), 8):
         if each.count == model.config.depth:
             sent[each.kind, each.devices] += each.count * each.sent / kernels
     # Kernels are gathered in the forward pass, and again when the backward pass recomputes it.
