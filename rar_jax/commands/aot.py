@@ -3,11 +3,15 @@
     python -m rar_jax aot --config=configs/rar_xxl.py --topology=v5e:8x8
     python -m rar_jax aot --config=configs/rar_b.py --topology=h200:1 --config.train.batch_size=256
     python -m rar_jax aot --config=configs/tokenizers/f16.py --what=tokenizer --topology=h200:1
+    python -m rar_jax aot --table
 
 It prints the memory, kernels, collectives and roofline of the training step or the decode loop, and exits with code 1
 if the program does not fit a chip's memory. The compiler must be installed: the package libtpu for TPUs, and
 jax-cuda12-plugin for GPUs.
 """
+
+import json
+import pathlib
 
 import jax
 from absl import flags
@@ -16,7 +20,7 @@ from ml_collections import config_flags
 from rar_jax.commands import cli
 from rar_jax.config import Config, without_data
 from rar_jax.errors import UserError
-from rar_jax.performance import aot
+from rar_jax.performance import aot, table
 from rar_jax.performance.benchmarks.report import show
 from rar_jax.performance.programs import DoesNotFitError
 from rar_jax.schema import from_config_dict
@@ -39,6 +43,12 @@ _WHAT = flags.DEFINE_enum(
 _BATCH = flags.DEFINE_integer(
     "batch_size", 256, "Number of images decoded at once on all chips, with --what=sample.", lower_bound=1
 )
+_TABLE = flags.DEFINE_bool(
+    "table",
+    False,
+    "Compile the paper's recipe for every size of the model, on --topology or on each topology of docs/performance.md, "
+    "and print a table. --config is not used.",
+)
 _JSON = flags.DEFINE_string("json", None, "File to which the results are also written.")
 
 
@@ -48,7 +58,10 @@ def _read_config() -> Config | TokenizerConfig:
         return without_data(_CONFIG.value)
     if _CONFIG.value is None:
         raise UserError("name a tokenizer with --config=configs/tokenizers/NAME.py")
-    return from_config_dict(_CONFIG.value, TokenizerConfig)
+    fields = _CONFIG.value.copy_and_resolve_references()
+    fields.data.update(name="folder", images="not read")
+    fields.inception = ""
+    return from_config_dict(fields, TokenizerConfig)
 
 
 def _advice(config: Config | TokenizerConfig) -> str:
@@ -62,10 +75,24 @@ def _advice(config: Config | TokenizerConfig) -> str:
     return f"--config.train.accumulation={2 * config.train.accumulation}, a larger --config.mesh.fsdp or more chips"
 
 
+def _print_table() -> None:
+    """Prints a row of Markdown for each size of the model and topology, and writes them to a JSON file."""
+    found = []
+    for row in table.rows([_TOPOLOGY.value] if _TOPOLOGY.value else list(table.TOPOLOGIES)):
+        print(table.markdown(row) if found else f"{table.HEADER}\n{table.markdown(row)}", flush=True)
+        found.append(row)
+    if _JSON.value:
+        pathlib.Path(_JSON.value).write_text(json.dumps(found, indent=2) + "\n")
+    print("\nby count, not run")
+
+
 def main(argv):
     del argv
     # Programs are compiled, not run: no accelerator of this machine is needed or occupied.
     jax.config.update("jax_platforms", "cpu")
+    if _TABLE.value:
+        _print_table()
+        return
     config = _read_config()
     if _TOPOLOGY.value is None:
         raise UserError("name TPUs or GPUs, such as --topology=v5e:8x8 or --topology=h200:8")

@@ -57,7 +57,8 @@ class Kernel(NamedTuple):
 
     Attributes:
       name: of its instruction.
-      kind: products, convolutions, reductions, copies, gathers, collectives, custom calls or elementwise.
+      kind: products (of matrices, and convolutions), reductions, copies, gathers, collectives, custom calls or
+        elementwise.
       count: number of times that it runs.
       read, written: bytes of main memory each time.
       flops: of its products and convolutions each time.
@@ -93,7 +94,7 @@ def _kind(instruction: Instruction, program: Program, work: float) -> str:
     """Returns the kind of a kernel; see `Kernel`."""
     opcodes = _opcodes(instruction, program)
     if work:
-        return "convolutions" if "conv" in instruction.target or instruction.opcode == "convolution" else "products"
+        return "products"
     if any(opcode.startswith(_COLLECTIVES) for opcode in opcodes):
         return "collectives"
     if "custom-call" in opcodes:

@@ -22,7 +22,7 @@ _PARTS = {
     "MLP": r"/mlp",
     "attention": r"attention",
     "values kept by the loop over blocks": r"_apply_blocks/(broadcast|while$|while/body/[^/]*(/dynamic[^/]*)?$)",
-    "shift, scale, gate and residual": r"/blocks",
+    "shift, scale, gate and residual": r"/blocks|/Block",
     "embeddings": r"embed",
     "head": r"head",
 }

@@ -9,10 +9,12 @@ import pytest
 from conftest import ROOT
 
 from rar_jax.config import without_data
+from rar_jax.models.sizes import VQGANConfig
 from rar_jax.performance import aot
 from rar_jax.performance.chips import CHIPS
-from rar_jax.performance.costs import train_flops
+from rar_jax.performance.costs import train_flops, vqgan_train_flops
 from rar_jax.performance.topologies import Topology
+from rar_jax.tokenizer_config import ImageDataConfig, QuantizerConfig, TokenizerConfig, TokenizerTrainConfig
 
 IMPORT = """
 import os
@@ -57,3 +59,24 @@ def test_an_analysis_has_the_sections_and_their_sums(monkeypatch):
     decoded = aot.analyse(config, "v5e:2x4", "sample", batch_size=8)
     assert decoded["collectives per device, by the compiler"] == {"sent, GB": 0}
     assert decoded["work per device, by formula"]["bytes read"] > 1e9 * used["arguments, GB"]
+
+
+def test_an_analysis_of_a_tokenizer(monkeypatch):
+    monkeypatch.setattr(aot, "open_topology", lambda name: Topology(jax.devices()[:2], CHIPS["H200"], {}))
+    config = TokenizerConfig(
+        name="tiny",
+        model=VQGANConfig(width=16, multipliers=(1,), num_blocks=1, latent_width=2, codebook_size=16),
+        quantizer=QuantizerConfig(levels=(4, 4)),
+        train=TokenizerTrainConfig(batch_size=4),
+        data=ImageDataConfig(image_size=8),
+    )
+    results = aot.analyse(config, "h200:2", "tokenizer")
+    assert results["tiny, tokenizer, on h200:2"]["these figures"] == "by count, not run"
+    flops = results["work per device, by formula"]["model FLOP"]
+    assert flops == 2 * vqgan_train_flops(config.model, 8)
+    counted = 1e12 * results["kernels per device, by count, not run"]["products, TFLOP"]
+    assert 0.5 * flops < counted < 2 * flops
+    step = results["roofline, by the data sheet"]
+    assert step["utilisation, at most, %"] == pytest.approx(
+        100 * flops / 989e9 / step["kernels, launches, collectives, ms"]
+    )

@@ -14,9 +14,14 @@ from rar_jax.performance.chips import CHIPS
 from rar_jax.performance.collectives import collectives
 from rar_jax.performance.costs import train_flops
 from rar_jax.performance.hlo_text import parse
+from rar_jax.performance.kernels import kernels
 from rar_jax.performance.topologies import Topology, open_topology
 
 needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
+
+needs_plugin = pytest.mark.skipif(
+    importlib.util.find_spec("jax_cuda12_plugin") is None, reason="jax-cuda12-plugin is not installed"
+)
 
 # The eight devices here stand in for a slice.
 HERE = Topology(jax.devices(), CHIPS["v5e"], {})
@@ -83,6 +88,20 @@ def test_a_small_decode_loop():
     compiled = programs.compile_decode(config_of("digits", model={"depth": 1}), 8, topology)
     assert 0 < sum(programs.memory(compiled).values()) < 0.1
     assert not collectives(parse(compiled.as_text()), 4)
+
+
+@needs_plugin
+def test_a_small_step_for_gpus():
+    """Two GPUs share the training state. The compiler writes products as library calls."""
+    config = config_of("digits", model={"depth": 1}, mesh={"fsdp": 2})
+    program = parse(programs.compile_step(config, open_topology("h200:2")).as_text())
+    assert {each.devices for each in collectives(program, 2)} == {2}
+    found = kernels(program)
+    flops = sum(kernel.count * kernel.flops for kernel in found)
+    # The products of padded attention are whole, and those of the model count half of them.
+    expected = config.train.batch_size / 2 * train_flops(config.model)
+    assert expected < flops < 1.5 * expected
+    assert any(kernel.line.startswith("models/rar.py:") for kernel in found)
 
 
 @needs_libtpu
