@@ -25,6 +25,10 @@ _PARTS = {
     "shift, scale, gate and residual": r"/blocks|/Block",
     "embeddings": r"embed",
     "head": r"head",
+    # Of a tokenizer.
+    "discriminator": r"[Dd]iscriminator",
+    "encoder": r"encoder",
+    "decoder": r"decoder",
 }
 _OPTIMIZER = re.compile(r"optax|training/(optimizer|state)\.py")
 _SHOWN = 10

@@ -116,31 +116,38 @@ def _write(cache: jax.Array, new: jax.Array, first: jax.Array) -> jax.Array:
 
 
 # Jitted, so that a loop traces and lowers one block for all.
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _apply_block(
-    block: Block, params: dict[str, Any], x: jax.Array, modulation: jax.Array, cache: Cache, places: Places
+    block: Block,
+    length: int,
+    params: dict[str, Any],
+    x: jax.Array,
+    modulation: jax.Array,
+    cache: Cache,
+    places: Places,
 ) -> tuple[jax.Array, Cache]:
     """Applies a block to N rows of each sequence, and writes their keys and values into the cache.
 
     Args:
       block: the module.
+      length: number of places that the pass reads, from the first one of the cache.
       params: its parameters.
       x: [R, N, D].
       modulation: [B + 1, N, 6D] or [R, N, 6D].
-      cache: of the places that the pass reads and writes.
+      cache: of at least the places that the pass reads and writes.
       places: where the rows stand.
     """
-    seen, own = jnp.arange(cache.k.shape[2]), jnp.arange(x.shape[1]) + places.first[..., None]
+    seen, own = jnp.arange(length), jnp.arange(x.shape[1]) + places.first[..., None]
     mask = (seen < places.limits[..., None]) | (seen == own[..., None])
     if mask.ndim == 3:
         mask = mask[:, None]
 
     def attend(q, k, v):
-        k, v = _write(cache.k, k, places.first), _write(cache.v, v, places.first)
+        written = Cache(_write(cache.k, k, places.first), _write(cache.v, v, places.first))
+        k, v = (each[:, :, :length] for each in written)
         if has_transposed_kernels(params):
-            return attend_few_rows(q, k, v, mask), Cache(k, v)
-        attended = weighted_values(attention_weights(q, k.swapaxes(1, 2), mask), v.swapaxes(1, 2))
-        return attended, Cache(k, v)
+            return attend_few_rows(q, k, v, mask), written
+        return weighted_values(attention_weights(q, k.swapaxes(1, 2), mask), v.swapaxes(1, 2)), written
 
     with nn.intercept_methods(multiply_transposed):
         return block.apply({"params": params}, x, for_each_sequence(modulation, x.shape[0]), attend)
@@ -196,6 +203,11 @@ class CachedNetwork:
             condition, [block.apply({"params": p}, condition, method=Block.modulate) for p in self._params.blocks]
         )
 
+    @property
+    def reads_parts_of_caches(self) -> bool:
+        """Whether a product reads a part of a cache as fast as a cache of that length: not on a CPU."""
+        return not has_transposed_kernels(self._params.blocks[0])
+
     def empty_caches(self, length: int) -> list[Cache]:
         """Makes a cache of `length` places for each block."""
         config = self._model.config
@@ -209,7 +221,7 @@ class CachedNetwork:
         x = self._apply(RAR.embed_prefix, for_each_sequence(self._labels, self.sequences), targets)
         modulation = self.modulate(jnp.minimum(jnp.arange(1 + width), 1))
         places = Places(jnp.int32(0), jnp.minimum(jnp.arange(1 + width), 1))
-        x, caches = self._run_blocks(x, self.empty_caches(1 + width), modulation, places)
+        x, caches = self._run_blocks(x, self.empty_caches(1 + width), 1 + width, modulation, places)
         return self._logits(x[:, 1:], modulation.condition[:, 1:]), caches
 
     def read_group(
@@ -218,6 +230,7 @@ class CachedNetwork:
         count: jax.Array,
         size: jax.Array | int,
         caches: list[Cache],
+        length: int,
         modulation: Modulation,
     ) -> tuple[jax.Array, list[Cache]]:
         """Reads a group, and predicts the next W tokens from its last one.
@@ -227,6 +240,7 @@ class CachedNetwork:
           count: int32 [], the tokens visited before the group.
           size: from 1 to W, the tokens of the group. An int if it is W.
           caches: with the places up to count + 2W.
+          length: number of places of the caches that are read, at least count + 2W + 1.
           modulation: at the W places from count + PREFIX.
 
         Returns:
@@ -235,7 +249,7 @@ class CachedNetwork:
         width = tokens.shape[1]
         x = self.embed_group(tokens, count, size)
         rows = jax.tree.map(lambda m: _with_branches(m, size), modulation)
-        x, caches = self._run_blocks(x, caches, rows, group_places(count, size, width))
+        x, caches = self._run_blocks(x, caches, length, rows, group_places(count, size, width))
         return self._logits(_predicting(x, size), _predicting(rows.condition, size)), caches
 
     def embed_group(self, tokens: jax.Array, count: jax.Array, size: jax.Array | int) -> jax.Array:
@@ -274,7 +288,7 @@ class CachedNetwork:
         )
         places = jnp.arange(x.shape[1])
         modulation = self.modulate(places)
-        x, caches = self._run_blocks(x, self.empty_caches(length), modulation, Places(jnp.int32(0), places))
+        x, caches = self._run_blocks(x, self.empty_caches(length), length, modulation, Places(jnp.int32(0), places))
         return self._logits(x[:, 1:-1], modulation.condition[:, 1:-1]), caches
 
     def read_groups(
@@ -299,18 +313,19 @@ class CachedNetwork:
         x, caches = self._run_blocks(
             self.embed_group(tokens, count, size),
             caches,
+            caches[0].k.shape[2],
             modulation,
             group_places(jnp.tile(count, self._copies), sizes, width),
         )
         return self._logits(x, modulation.condition), caches
 
     def _run_blocks(
-        self, x: jax.Array, caches: list[Cache], modulation: Modulation, places: Places
+        self, x: jax.Array, caches: list[Cache], length: int, modulation: Modulation, places: Places
     ) -> tuple[jax.Array, list[Cache]]:
-        """Applies all blocks to rows x [R, N, D]."""
+        """Applies all blocks to rows x [R, N, D], which read the first `length` places of the caches."""
         block, written = self._model.block(), []
         for params, block_modulation, cache in zip(self._params.blocks, modulation.blocks, caches, strict=True):
-            x, cache = _apply_block(block, params, x, block_modulation, cache, places)
+            x, cache = _apply_block(block, length, params, x, block_modulation, cache, places)
             written.append(cache)
         return x, written
 
