@@ -6,7 +6,7 @@ occupancy and the choice of algorithms, which only a run can show, are left out.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 from rar_jax.performance.chips import Chip
@@ -58,7 +58,7 @@ def _sums(kernels: list[Kernel], chip: Chip, total: float) -> dict[str, Any]:
     }
 
 
-def _groups(kernels: list[Kernel], chip: Chip, total: float, name: Callable[[Kernel], str]) -> dict[str, Any]:
+def _groups(kernels: list[Kernel], chip: Chip, total: float, name: Callable[[Kernel], Hashable]) -> dict[Hashable, Any]:
     """Returns the sums over each group of kernels, the most costly first."""
     groups = {}
     for kernel in kernels:
@@ -67,12 +67,18 @@ def _groups(kernels: list[Kernel], chip: Chip, total: float, name: Callable[[Ker
     return dict(sorted(sums.items(), key=lambda each: -each[1]["ms"]))
 
 
+def _likeness(kernel: Kernel) -> tuple:
+    """Returns what is the same for the kernels of one line in unrolled layers, which have names of their own."""
+    return kernel.op_name, kernel.line, kernel.bytes, kernel.flops
+
+
 def summary(kernels: list[Kernel], chip: Chip) -> dict[str, dict[str, Any]]:
     """Returns the sections of a report: the sums over all kernels, by kind, by part, and the most costly kernels."""
     time = sum(seconds(kernel, chip) for kernel in kernels)
     runs = sum(kernel.count for kernel in kernels)
     launches = 0.0 if "tpu" in chip.source else runs * LAUNCH
-    costly = sorted(kernels, key=lambda kernel: -seconds(kernel, chip))[:_SHOWN]
+    alike = _groups(kernels, chip, time, _likeness)
+    names = {_likeness(kernel): kernel.name for kernel in kernels}
     return {
         "kernels per device": {
             "kernels": runs,
@@ -86,6 +92,6 @@ def summary(kernels: list[Kernel], chip: Chip) -> dict[str, dict[str, Any]]:
         "kernels by kind": _groups(kernels, chip, time, lambda kernel: kernel.kind),
         "kernels by part of the model": _groups(kernels, chip, time, part),
         "most costly kernels": {
-            kernel.name: _sums([kernel], chip, time) | {"line": kernel.line or "unknown"} for kernel in costly
+            names[key]: sums | {"line": key[1] or "unknown"} for key, sums in list(alike.items())[:_SHOWN]
         },
     }

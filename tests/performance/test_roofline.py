@@ -23,6 +23,12 @@ def test_a_kernel_takes_the_longer_of_its_bytes_and_its_products():
     assert sections["most costly kernels"]["copy.1"]["line"] == "models/rar.py:1"
 
 
+def test_kernels_of_unrolled_layers_are_listed_together():
+    layers = [KERNELS[0]._replace(name=f"copy.{number}") for number in range(3)]
+    costly = summary([*layers, KERNELS[1]], CHIPS["H200"])["most costly kernels"]
+    assert [(each["runs"], each["line"]) for each in costly.values()] == [(12, "models/rar.py:1"), (2, "unknown")]
+
+
 def test_a_tpu_has_no_launches():
     assert summary(KERNELS, CHIPS["v5e"])["kernels per device"]["launches, ms"] == 0
 
