@@ -138,7 +138,7 @@ class EvalConfig:
         4, "Images of each of up to ten classes in the sample grid. 0: no grid.", at_least=0
     )
     report_samples: int = setting(
-        0, "Samples that are scored against the real digits after the last step. 0: none.", at_least=0
+        0, "Samples that are scored against the real digits or glyphs after the last step. 0: none.", at_least=0
     )
     score_every: int = setting(
         0, "Steps between scores of samples, with and without guidance (Figure 4 b and c). 0: never.", at_least=0
@@ -257,7 +257,7 @@ def sample_options(config: Config) -> Options:
 
 def _rules(config: Config) -> Iterator[tuple[bool, str]]:
     """See `Config.rules`."""
-    model, train, data, window, evaluation = config.model, config.train, config.data, config.permutation, config.eval
+    model, train, data, window = config.model, config.train, config.data, config.permutation
     yield (
         model.width % model.num_heads == 0,
         f"config.model.width={model.width} must be divisible by config.model.num_heads={model.num_heads}",
@@ -302,22 +302,25 @@ def _rules(config: Config) -> Iterator[tuple[bool, str]]:
         "config.data.tokenizer=none: config.data.name=glyphs needs the tokenizer that makes its tokens; name its "
         "weights with --config.data.tokenizer=WEIGHTS",
     )
-    yield (
-        not evaluation.report_samples or data.name == "digits",
-        f"config.eval.report_samples={evaluation.report_samples} scores samples of the digits: "
-        f"with config.data.name={data.name} it must be 0",
-    )
-    yield (
-        not evaluation.report_samples or (evaluation.report_samples > 1 and data.tokenizer == "digits"),
-        f"config.eval.report_samples={evaluation.report_samples} must be 0 or at least 2, and needs "
-        f"config.data.tokenizer=digits, not {data.tokenizer}",
-    )
     yield from _score_rules(config)
 
 
 def _score_rules(config: Config) -> Iterator[tuple[bool, str]]:
     """Yields the rules about scores of samples."""
     evaluation, data = config.eval, config.data
+    # Whether token records hold glyphs is known when they are opened (`training.run`).
+    glyphs = data.name in ("glyphs", "records") and data.image_size == 32
+    yield (
+        not evaluation.report_samples or data.name == "digits" or glyphs,
+        f"config.eval.report_samples={evaluation.report_samples} scores samples of the digits or the glyphs: with "
+        f"config.data.name={data.name} and config.data.image_size={data.image_size} it must be 0",
+    )
+    yield (
+        not evaluation.report_samples
+        or (evaluation.report_samples > 1 and (data.tokenizer == "digits" or (glyphs and data.tokenizer != "none"))),
+        f"config.eval.report_samples={evaluation.report_samples} must be 0 or at least 2, and needs "
+        f"config.data.tokenizer={'WEIGHTS' if glyphs else 'digits'}, not {data.tokenizer}",
+    )
     yield (
         bool(evaluation.score_every) or not (evaluation.inception or evaluation.reference),
         f"config.eval.inception={evaluation.inception!r} and config.eval.reference={evaluation.reference!r} score "
@@ -325,7 +328,7 @@ def _score_rules(config: Config) -> Iterator[tuple[bool, str]]:
     )
     if not evaluation.score_every:
         return
-    own = (data.name, data.tokenizer) == ("digits", "digits") or (data.name, data.image_size) == ("glyphs", 32)
+    own = glyphs or (data.name, data.tokenizer) == ("digits", "digits")
     given = [bool(evaluation.inception), bool(evaluation.reference)]
     scored = f"config.eval.score_every={evaluation.score_every} scores samples: "
     yield evaluation.score_images > 1, f"config.eval.score_images={evaluation.score_images} must be at least 2"
@@ -333,7 +336,8 @@ def _score_rules(config: Config) -> Iterator[tuple[bool, str]]:
     yield (
         all(given) or (own and not any(given)),
         scored + "name Inception weights with config.eval.inception and a reference with "
-        "config.eval.reference" + (f", or neither for the scores of the {data.name}" if own else ""),
+        "config.eval.reference"
+        + (f", or neither for the scores of the {'glyphs' if glyphs else 'digits'}" if own else ""),
     )
 
 

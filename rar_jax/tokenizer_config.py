@@ -102,6 +102,7 @@ class ImageDataConfig:
     holdout: float = setting(0.02, "Fraction of the images that is held out without `eval_images`.", above=0, below=1)
     split: str = setting("train", "Split of the TFDS data set.")
     data_dir: str = setting("", "Folder in which the TFDS data set was prepared. Empty: TFDS's own.")
+    num_classes: int = setting(36, "Classes of the glyphs: 10 (digits) or 36 (and capital letters).", at_least=1)
     image_size: int = setting(256, "Side of an image in pixels.", at_least=1)
     min_crop: float = setting(
         0.8, "Least side of a random crop, as a fraction of the image's short side. 1: whole short side.",

@@ -1,11 +1,13 @@
 """Draws images above their reconstructions by a tokenizer.
 
 python -m rar_jax reconstruct --images=FOLDER --tokenizer=WEIGHTS --output=grid.png
+python -m rar_jax reconstruct --glyphs=3600 --split=unseen_faces --image_size=32 --tokenizer=RUN --output=grid.png
 """
 
 from absl import flags
 
 from rar_jax.commands import cli, shared_flags
+from rar_jax.data.glyphs import Glyphs
 from rar_jax.data.sources import ImageFolder, TfdsImages
 from rar_jax.data.tokenizers import open_tokenizer
 from rar_jax.errors import UserError
@@ -13,6 +15,7 @@ from rar_jax.evaluation.token_pictures import draw_reconstructions
 from rar_jax.images.files import write_png
 
 _IMAGES, _TFDS, _SPLIT, _DATA_DIR = shared_flags.define_source()
+_GLYPHS, _NUM_CLASSES = shared_flags.define_glyphs(), shared_flags.define_glyph_classes()
 _TOKENIZER, _IMAGE_SIZE = shared_flags.define_tokenizer()
 _NUM = flags.DEFINE_integer("num", 32, "Number of images, evenly spaced over all.", lower_bound=1)
 _WORKERS = shared_flags.define_workers()
@@ -21,13 +24,17 @@ _OUTPUT = shared_flags.define_picture()
 
 def main(argv):
     del argv
-    source = shared_flags.name_one((_IMAGES, _TFDS))
-    if source == "images":
-        shared_flags.refuse((_SPLIT, _DATA_DIR), source)
+    source = shared_flags.name_one((_IMAGES, _TFDS, _GLYPHS))
+    unused = {"images": (_SPLIT, _DATA_DIR, _NUM_CLASSES), "tfds": (_NUM_CLASSES,), "glyphs": (_DATA_DIR,)}
+    shared_flags.refuse(unused[source], source)
     shared_flags.check_picture(_OUTPUT.value)
     if not _TOKENIZER.value:
         raise UserError("name the tokenizer with --tokenizer=WEIGHTS")
-    images = TfdsImages(_TFDS.value, _SPLIT.value, _DATA_DIR.value) if _TFDS.value else ImageFolder(_IMAGES.value)
+    if _GLYPHS.value:
+        shared_flags.check_glyph_size(_IMAGE_SIZE.value)
+        images = Glyphs(_SPLIT.value, _GLYPHS.value, int(_NUM_CLASSES.value))
+    else:
+        images = TfdsImages(_TFDS.value, _SPLIT.value, _DATA_DIR.value) if _TFDS.value else ImageFolder(_IMAGES.value)
     tokenizer = open_tokenizer(_TOKENIZER.value, _IMAGE_SIZE.value)
     drawn = draw_reconstructions(images, tokenizer, _IMAGE_SIZE.value, _NUM.value, _WORKERS.value)
     write_png(_OUTPUT.value, drawn.picture)

@@ -7,7 +7,9 @@ from typing import Any
 from absl import flags
 from etils import epath
 
+from rar_jax.data.glyphs import NUM_CLASSES, SIDE
 from rar_jax.errors import UserError
+from rar_jax.evaluation.features import NAMES as FEATURES
 from rar_jax.evaluation.scoring import REFERENCE_KINDS
 from rar_jax.run_folder import check_folder
 from rar_jax.sampling.options import MAX_SEED, Options
@@ -96,6 +98,27 @@ def define_source() -> tuple[flags.FlagHolder[str], ...]:
     )
 
 
+def define_glyphs() -> flags.FlagHolder[int]:
+    """Defines --glyphs, the number of embedded glyphs."""
+    return flags.DEFINE_integer(
+        "glyphs", None, "Number of images of the embedded glyphs. --split is train, heldout or unseen_faces.", 1
+    )
+
+
+def define_glyph_classes() -> flags.FlagHolder[str]:
+    """Defines --num_classes, the number of classes of the glyphs."""
+    return flags.DEFINE_enum(
+        "num_classes", "10", [str(number) for number in NUM_CLASSES],
+        "Number of classes of the glyphs: the ten digits, or 36 with the capital letters.",
+    )  # fmt: skip
+
+
+def check_glyph_size(image_size: int) -> None:
+    """Raises a `UserError` if the glyphs are smaller than the images that are wanted."""
+    if image_size > SIDE:
+        raise UserError(f"--image_size={image_size} would enlarge the glyphs: set --image_size={SIDE}")
+
+
 def define_workers() -> flags.FlagHolder[int]:
     """Defines --workers, the number of processes that decode images."""
     return flags.DEFINE_integer(
@@ -121,7 +144,10 @@ def define_features() -> tuple[flags.FlagHolder[str], flags.FlagHolder[str]]:
     """Defines --features and --inception, the features for comparing images."""
     return (
         flags.DEFINE_enum(
-            "features", "inception", ("inception", "pixels"), "Features to compare. pixels is for small images only."
+            "features",
+            "inception",
+            FEATURES,
+            "Features to compare: inception, pixels (for small images only), or glyphs (of the classifier of glyphs).",
         ),
         flags.DEFINE_string("inception", None, "Weights of the FID Inception network."),
     )

@@ -12,7 +12,7 @@ from absl import flags
 from etils import epath
 
 from rar_jax.commands import cli, shared_flags
-from rar_jax.data.glyphs import SIDE, Glyphs
+from rar_jax.data.glyphs import Glyphs
 from rar_jax.data.jsonl import import_jsonl
 from rar_jax.data.pictures import CROPS
 from rar_jax.data.records import UNKNOWN_TOKENIZER, Description
@@ -24,9 +24,7 @@ from rar_jax.errors import UserError
 from rar_jax.run_folder import check_folder
 
 _IMAGES, _TFDS, _SPLIT, _DATA_DIR = shared_flags.define_source()
-_GLYPHS = flags.DEFINE_integer(
-    "glyphs", None, "Number of images of the embedded glyphs. --split is train, heldout or unseen_faces.", 1
-)
+_GLYPHS = shared_flags.define_glyphs()
 _JSONL = flags.DEFINE_string("jsonl", None, 'File with a line {"class_id": int, "tokens": [ints]} for each crop.')
 _OUTPUT = flags.DEFINE_string("output", None, "Folder of the token records.")
 _TOKENIZER, _IMAGE_SIZE = shared_flags.define_tokenizer()
@@ -78,8 +76,8 @@ def _check() -> None:
         raise UserError("name the weights that make the tokens with --tokenizer=WEIGHTS")
     if _FLIP.value and _CROPS.value == "ten":
         raise UserError("--flip has no effect with --crops=ten, which includes mirror images: remove it")
-    if source == "glyphs" and _IMAGE_SIZE.value > SIDE:
-        raise UserError(f"--image_size={_IMAGE_SIZE.value} would enlarge the glyphs: set --image_size={SIDE}")
+    if source == "glyphs":
+        shared_flags.check_glyph_size(_IMAGE_SIZE.value)
     check_folder("output", _OUTPUT.value)
 
 

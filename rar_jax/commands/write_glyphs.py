@@ -11,8 +11,8 @@ import json
 from absl import flags
 from etils import epath
 
-from rar_jax.commands import cli
-from rar_jax.data.glyphs import IDENTITY, NUM_CLASSES, SPLITS, Glyphs
+from rar_jax.commands import cli, shared_flags
+from rar_jax.data.glyphs import IDENTITY, SPLITS, Glyphs
 from rar_jax.errors import UserError
 from rar_jax.files import hold_to_plan, replacing, write_atomically
 from rar_jax.progress import Progress
@@ -26,10 +26,7 @@ _NUM = flags.DEFINE_integer("num", 20_000, "Number of images.", lower_bound=1)
 _SPLIT = flags.DEFINE_enum(
     "split", "train", SPLITS, "Split: train, heldout (new draws of the same faces), or unseen_faces (other faces)."
 )
-_NUM_CLASSES = flags.DEFINE_enum(
-    "num_classes", "10", [str(number) for number in NUM_CLASSES],
-    "Number of classes: the ten digits, or 36 with the capital letters.",
-)  # fmt: skip
+_NUM_CLASSES = shared_flags.define_glyph_classes()
 
 
 def _begin(folder: epath.Path) -> None:

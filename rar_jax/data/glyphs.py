@@ -168,6 +168,11 @@ class GlyphExample:
         return file.getvalue(), int(label)
 
 
+def source_name(split: str, num_classes: int) -> str:
+    """Returns the name of a source of glyphs (`sources.Source`), which its token records keep."""
+    return f"glyphs, {split}, {num_classes} classes"
+
+
 class Glyphs:
     """The first images of a split, as a source of images; see `sources.Source`."""
 
@@ -179,7 +184,7 @@ class Glyphs:
         """
         self.class_names = class_names(num_classes)
         glyph_images(split, [0], num_classes)
-        self.name = f"glyphs, {split}, {num_classes} classes"
+        self.name = source_name(split, num_classes)
         self._split, self._num_images, self._num_classes = split, num_images, num_classes
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""Computes features to score images: those of the FID Inception network, or pixels, which need no weights."""
+"""Computes features to score images: those of the FID Inception network, pixels, or those of the glyphs' classifier."""
 
 import collections
 import functools
@@ -11,7 +11,10 @@ from etils import epath
 from jax.sharding import Mesh
 
 from rar_jax.checkpoints.weights import fingerprint, load_weights
+from rar_jax.data.glyphs import SIDE
 from rar_jax.errors import UserError
+from rar_jax.evaluation import glyph_classifier
+from rar_jax.evaluation.statistics import inception_score
 from rar_jax.models.inception import InceptionFeatures, InceptionV3
 from rar_jax.parallel.mesh import batch_sharding, make_mesh, replicated
 
@@ -29,8 +32,8 @@ class Features(NamedTuple):
 
     Attributes:
       pool: [B, F], for the Frechet distance, precision and recall.
-      spatial: [B, ...], for sFID; None for pixels.
-      logits: [B, classes], for the Inception Score; None for pixels.
+      spatial: [B, ...], for sFID; None for pixels and glyphs.
+      logits: [B, classes], for scores of classes; None for pixels.
     """
 
     pool: np.ndarray
@@ -42,11 +45,12 @@ class Extractor(Protocol):
     """Computes features of images.
 
     Attributes:
-      name: `inception` or `pixels`.
+      name: one of `NAMES`.
       fingerprint: identifies the weights.
       resize: a text that says how images are resized.
       batch_size: number of images that are processed at once.
       num_spatial: how many numbers the spatial features of an image have, 0 if there are none.
+      class_score: the name of the score that is computed from logits, or None.
     """
 
     name: str
@@ -54,12 +58,16 @@ class Extractor(Protocol):
     resize: str
     batch_size: int
     num_spatial: int
+    class_score: str | None
 
     def num_features(self, size: tuple[int, int]) -> int:
         """Returns F for images of a size (height, width). Raises UserError if the size is not supported."""
 
     def extract(self, images: np.ndarray) -> Features:
         """Starts to compute the features of images uint8 [B, H, W, 3], B at most `batch_size`, and returns them."""
+
+    def score_classes(self, logits: np.ndarray, labels: np.ndarray | None) -> float | None:
+        """Returns the `class_score` of logits [N, classes], or None if it needs labels int [N] that are not known."""
 
 
 class InceptionExtractor:
@@ -69,6 +77,7 @@ class InceptionExtractor:
     resize = "TensorFlow 1 bilinear to 299 x 299, no rounding"
     # Seven channels of Mixed_6d at 17 x 17 places.
     num_spatial = 7 * 17 * 17
+    class_score = "inception_score"
 
     def __init__(
         self, model: InceptionV3, params: Mapping[str, Any], mesh: Mesh | None = None, batch_size: int | None = None
@@ -102,6 +111,10 @@ class InceptionExtractor:
         features = self._apply(self._params, np.pad(images, padding))
         return Features(*(each[: len(images)] for each in features))
 
+    def score_classes(self, logits: np.ndarray, labels: np.ndarray | None) -> float:
+        """See `Extractor.score_classes`. The Inception Score needs no labels."""
+        return inception_score(logits)
+
 
 def _apply(model: InceptionV3, params: Mapping[str, Any], images: jax.Array) -> InceptionFeatures:
     return model.apply({"params": params}, images)
@@ -118,6 +131,7 @@ class PixelExtractor:
     resize = "none: each pixel's grey level, rounded to 0..16"
     batch_size = 1024
     num_spatial = 0
+    class_score = None
 
     def num_features(self, size: tuple[int, int]) -> int:
         """See `Extractor.num_features`."""
@@ -134,24 +148,56 @@ class PixelExtractor:
         return Features(grey.reshape(len(images), -1), None, None)
 
 
+class GlyphExtractor:
+    """The features of the glyphs' classifier. Their Frechet distance is not the FID that papers report."""
+
+    name = "glyphs"
+    resize = "none"
+    batch_size = glyph_classifier.BATCH_SIZE
+    num_spatial = 0
+    class_score = "glyph_accuracy"
+
+    def __init__(self):
+        """Does not yet train the classifier."""
+        self.fingerprint = f"glyphs-{glyph_classifier.fingerprint()}"
+
+    def num_features(self, size: tuple[int, int]) -> int:
+        """See `Extractor.num_features`."""
+        if size != (SIDE, SIDE):
+            raise UserError(f"--features=glyphs needs images of {SIDE} x {SIDE} pixels, not {size[1]} x {size[0]}")
+        return glyph_classifier.RECIPE.num_features
+
+    def extract(self, images: np.ndarray) -> Features:
+        """See `Extractor.extract`. The classifier is trained when it is first needed."""
+        features, logits = glyph_classifier.glyph_classifier().outputs(images)
+        return Features(features, None, logits)
+
+    def score_classes(self, logits: np.ndarray, labels: np.ndarray | None) -> float | None:
+        """See `Extractor.score_classes`. The score is the share of images that are recognised as their class."""
+        return None if labels is None else glyph_classifier.recognised(logits, labels)
+
+
+NAMES = (InceptionExtractor.name, PixelExtractor.name, GlyphExtractor.name)
+
+
 def open_extractor(name: str, inception: epath.PathLike | None) -> Extractor:
     """Opens an extractor.
 
     Args:
-      name: `inception` or `pixels`.
+      name: one of `NAMES`.
       inception: path of the weights of the FID Inception network, which only `inception` takes.
 
     Raises:
-      UserError: the weights are missing, are not those of this network, or are given for `pixels`.
+      UserError: the weights are missing, are not those of this network, or are given for other features.
     """
-    if name == PixelExtractor.name:
+    if name != InceptionExtractor.name:
         if inception:
-            raise UserError(f"--inception={inception} and --features=pixels exclude each other: remove one of them")
-        return PixelExtractor()
+            raise UserError(f"--inception={inception} and --features={name} exclude each other: remove one of them")
+        return {each.name: each for each in (PixelExtractor, GlyphExtractor)}[name]()
     if not inception:
         raise UserError(
             "--features=inception needs the weights of the FID Inception network: name them with --inception=WEIGHTS, "
-            "or score small images with --features=pixels"
+            "or score small images with --features=pixels or --features=glyphs"
         )
     weights = load_weights(inception, "inception")
     return InceptionExtractor(weights.model, weights.params)

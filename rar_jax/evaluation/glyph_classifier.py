@@ -29,7 +29,7 @@ from rar_jax.progress import Progress
 _log = logging.getLogger(__name__)
 
 # Images that are classified at once.
-_BATCH_SIZE = 200
+BATCH_SIZE = 200
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,9 +92,9 @@ class GlyphClassifier:
         if images.shape[1:] != (SIDE, SIDE, 3):
             raise UserError(f"the classifier of glyphs reads images of {SIDE} x {SIDE} pixels, not {images.shape[1:3]}")
         outputs = []
-        for start in range(0, len(images), _BATCH_SIZE):
-            batch = images[start : start + _BATCH_SIZE]
-            padded = np.pad(batch, [(0, _BATCH_SIZE - len(batch)), (0, 0), (0, 0), (0, 0)])
+        for start in range(0, len(images), BATCH_SIZE):
+            batch = images[start : start + BATCH_SIZE]
+            padded = np.pad(batch, [(0, BATCH_SIZE - len(batch)), (0, 0), (0, 0), (0, 0)])
             outputs.append([np.asarray(output)[: len(batch)] for output in self._apply(self._params, padded)])
         features, logits = map(np.concatenate, zip(*outputs, strict=True))
         return features, logits
@@ -104,13 +104,29 @@ class GlyphClassifier:
         return scipy.special.softmax(self.outputs(images)[1][:, :num_classes], axis=1)
 
 
+def fingerprint() -> str:
+    """Returns 12 hexadecimal digits that identify the classifier by its training images and its recipe."""
+    return hashlib.sha256(repr((IDENTITY, RECIPE)).encode()).hexdigest()[:12]
+
+
+def recognised(logits: np.ndarray, labels: np.ndarray, num_classes: int | None = None) -> float:
+    """Returns the share of images that are recognised as their class.
+
+    Args:
+      logits: [N, 36], see `GlyphClassifier.outputs`.
+      labels: int [N], the class of each image.
+      num_classes: the number of classes to choose among. By default, the ten digits if all labels are digits, else 36.
+    """
+    num_classes = num_classes or min(number for number in NUM_CLASSES if number > labels.max())
+    return float(np.mean(logits[:, :num_classes].argmax(axis=1) == labels))
+
+
 @functools.cache
 def glyph_classifier() -> GlyphClassifier:
     """Returns the classifier, from the user's cache folder if it was trained before on the same images by `RECIPE`."""
     network = _Network(RECIPE.width, RECIPE.num_features)
     params = network.init(jax.random.key(0), np.zeros((1, SIDE, SIDE, 3), np.uint8))["params"]
-    key = hashlib.sha256(repr((IDENTITY, RECIPE)).encode()).hexdigest()[:12]
-    file: epath.Path = cache_folder("glyph_classifier") / f"{key}.msgpack"
+    file: epath.Path = cache_folder("glyph_classifier") / f"{fingerprint()}.msgpack"
     if file.exists():
         params = flax.serialization.from_bytes(params, file.read_bytes())
     else:

@@ -5,7 +5,7 @@ import functools
 import numpy as np
 
 from rar_jax.data.glyphs import NUM_CLASSES, NUM_HELDOUT, glyph_images
-from rar_jax.evaluation.glyph_classifier import glyph_classifier
+from rar_jax.evaluation.glyph_classifier import glyph_classifier, recognised
 from rar_jax.evaluation.neighbours import nearest
 from rar_jax.evaluation.statistics import Gaussian, frechet, gaussian
 
@@ -30,8 +30,43 @@ def glyph_scores(images: np.ndarray, labels: np.ndarray, num_classes: int) -> di
     features, logits = glyph_classifier().outputs(images)
     return {
         "frechet_glyphs": frechet(gaussian(features), _heldout(num_classes)),
-        "glyph_accuracy": float(np.mean(logits[:, :num_classes].argmax(axis=1) == labels)),
-        f"glyph_accuracy_{max(NUM_CLASSES)}": float(np.mean(logits.argmax(axis=1) == labels)),
+        "glyph_accuracy": recognised(logits, labels, num_classes),
+        f"glyph_accuracy_{max(NUM_CLASSES)}": recognised(logits, labels, max(NUM_CLASSES)),
+    }
+
+
+def glyph_report(
+    images: np.ndarray, labels: np.ndarray, reconstructions: np.ndarray, num_training: int, num_classes: int
+) -> dict[str, float]:
+    """Scores samples of the glyphs, and held-out glyphs in the same way for comparison.
+
+    Args:
+      images, labels, num_classes: see `glyph_scores`.
+      reconstructions: the first held-out glyphs, encoded and decoded by the tokenizer: uint8 [M, 32, 32, 3].
+      num_training: number of training images.
+
+    Returns:
+      glyph_accuracy_samples, glyph_accuracy_heldout: the accuracy on the samples and on real held-out glyphs.
+      frechet_samples, frechet_reconstructions: the Frechet distance of the samples, and of the reconstructions, to the
+        held-out glyphs.
+      nearest_samples, nearest_reconstructions: the median distance of the samples, and of the reconstructions, to the
+        nearest training image (`distance_to_training`). Samples that are copies are nearer than reconstructions.
+    """
+    real, real_labels = glyph_images("heldout", np.arange(len(reconstructions)), num_classes)
+    samples, heldout, again = (
+        glyph_scores(*each, num_classes)
+        for each in ((images, labels), (real, real_labels), (reconstructions, real_labels))
+    )
+    nearest_samples, nearest_again = (
+        float(np.median(distance_to_training(each, num_training, num_classes))) for each in (images, reconstructions)
+    )
+    return {
+        "glyph_accuracy_samples": samples["glyph_accuracy"],
+        "glyph_accuracy_heldout": heldout["glyph_accuracy"],
+        "frechet_samples": samples["frechet_glyphs"],
+        "frechet_reconstructions": again["frechet_glyphs"],
+        "nearest_samples": nearest_samples,
+        "nearest_reconstructions": nearest_again,
     }
 
 

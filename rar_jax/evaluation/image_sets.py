@@ -3,6 +3,7 @@
 import collections
 import concurrent.futures
 import contextlib
+import itertools
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -11,8 +12,9 @@ from typing import BinaryIO, Protocol
 import numpy as np
 from etils import epath
 
+from rar_jax.data.glyphs import Glyphs
 from rar_jax.data.pictures import center_square, read_picture
-from rar_jax.data.sources import ImageFolder
+from rar_jax.data.sources import Example, ImageFile, ImageFolder
 from rar_jax.errors import UserError
 
 _THREADS = 8
@@ -47,61 +49,47 @@ class ImageSet(Protocol):
         """
 
 
-class FolderImages:
-    """The PNG, JPEG and WebP files of a folder and its subfolders, sorted by name.
+class ExampleImages:
+    """Encoded images. All are converted to upright RGB (`data.pictures.read_picture`)."""
 
-    If there are several subfolders and each image is in one of them, the subfolders are classes. The images are then
-    interleaved, so that every stretch of images has the classes in the proportions of the whole set (`spread_order`).
-    All images are converted to upright RGB (`data.pictures.read_picture`).
-    """
-
-    def __init__(self, folder: epath.PathLike, image_size: int | None = None):
-        """Lists the files.
+    def __init__(self, name: str, examples: Sequence[Example], labels: np.ndarray | None, image_size: int | None):
+        """Reads the first image, which decides the size of all.
 
         Args:
-          folder: folder of the images.
+          name, labels: see `ImageSet`.
+          examples: the images.
           image_size: side in pixels to which ADM's centre crop cuts the images. By default, images are not cut, and
             must have one size.
 
         Raises:
-          UserError: the folder does not exist, it has no images, or the first image cannot be read.
+          UserError: the first image cannot be read.
         """
-        source = ImageFolder(folder)
-        self.name = source.name
-        self._files = [source[i].name for i in range(len(source))]
-        self._image_size = None
-        self.treatment = "none"
-        places = [epath.Path(file).relative_to(folder).parts for file in self._files]
-        names, labels = np.unique([parts[0] for parts in places], return_inverse=True)
-        self.labels = None
-        if len(names) > 1 and all(len(parts) > 1 for parts in places):
-            order = spread_order(labels)
-            self._files, self.labels = [self._files[i] for i in order], labels[order]
-        # The first image decides the size of all.
+        self.name, self.labels, self.treatment = name, labels, "none"
+        self._examples, self._image_size = examples, None
         self.size = None
-        self.size = self._read(self._files[0]).shape[:2]
+        self.size = self._read(examples[0]).shape[:2]
         if image_size:
             self.cut(image_size)
 
     def __len__(self) -> int:
-        return len(self._files)
+        return len(self._examples)
 
     def cut(self, image_size: int) -> None:
         """Sets the side to which ADM's centre crop cuts the images that are read from now on."""
         self._image_size, self.size = image_size, (image_size, image_size)
         self.treatment = f"ADM centre crop to {image_size}"
 
-    def _read(self, file: str) -> np.ndarray:
+    def _read(self, example: Example) -> np.ndarray:
         try:
-            decoded = read_picture(epath.Path(file).read_bytes())
+            decoded = read_picture(example.read()[0])
         except UserError as error:
-            raise UserError(f"{file}: {error}") from None
+            raise UserError(f"{example.name}: {error}") from None
         image = center_square(decoded, self._image_size) if self._image_size else np.asarray(decoded)
         if self.size not in (None, image.shape[:2]):
             sizes = [f"{width} x {height}" for height, width in (image.shape[:2], self.size)]
             raise UserError(
-                f"{file} is {sizes[0]} pixels, but {self._files[0]} is {sizes[1]}: cut all to one size with "
-                "--image_size"
+                f"{example.name} is {sizes[0]} pixels, but {self._examples[0].name} is {sizes[1]}: cut all to one size "
+                "with --image_size"
             )
         return image
 
@@ -110,8 +98,8 @@ class FolderImages:
         with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
             waiting, batch = collections.deque(), []
             try:
-                for file in [*self._files, *[None] * _AHEAD]:
-                    waiting.append(threads.submit(self._read, file) if file else None)
+                for example in itertools.chain(self._examples, [None] * _AHEAD):
+                    waiting.append(threads.submit(self._read, example) if example else None)
                     if len(waiting) <= _AHEAD or (oldest := waiting.popleft()) is None:
                         continue
                     batch.append(oldest.result())
@@ -122,6 +110,41 @@ class FolderImages:
                     yield np.stack(batch)
             finally:
                 threads.shutdown(cancel_futures=True)
+
+
+class FolderImages(ExampleImages):
+    """The PNG, JPEG and WebP files of a folder and its subfolders, sorted by name.
+
+    If there are several subfolders and each image is in one of them, the subfolders are classes. The images are then
+    interleaved, so that every stretch of images has the classes in the proportions of the whole set (`spread_order`).
+    """
+
+    def __init__(self, folder: epath.PathLike, image_size: int | None = None):
+        """Lists the files.
+
+        Args:
+          folder: folder of the images.
+          image_size: see `ExampleImages`.
+
+        Raises:
+          UserError: the folder does not exist, it has no images, or the first image cannot be read.
+        """
+        source = ImageFolder(folder)
+        files = [source[i].name for i in range(len(source))]
+        places = [epath.Path(file).relative_to(folder).parts for file in files]
+        names, classes = np.unique([parts[0] for parts in places], return_inverse=True)
+        labels = None
+        if len(names) > 1 and all(len(parts) > 1 for parts in places):
+            order = spread_order(classes)
+            files, labels = [files[i] for i in order], classes[order]
+        super().__init__(source.name, [ImageFile(file, 0) for file in files], labels, image_size)
+
+
+def glyph_set(split: str, num_images: int, num_classes: int, image_size: int) -> ExampleImages:
+    """Returns the first glyphs of a split, cut to a size; see `data.glyphs.Glyphs` and `ExampleImages`."""
+    source = Glyphs(split, num_images, num_classes)
+    examples = [source[i] for i in range(num_images)]
+    return ExampleImages(source.name, examples, np.arange(num_images) % num_classes, image_size)
 
 
 def spread_order(labels: np.ndarray) -> np.ndarray:

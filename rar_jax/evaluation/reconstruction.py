@@ -8,7 +8,7 @@ import numpy as np
 
 from rar_jax.data.tokenizers import Tokenizer
 from rar_jax.errors import UserError
-from rar_jax.evaluation.features import Extractor, extract_all
+from rar_jax.evaluation.features import Extractor, GlyphExtractor, extract_all
 from rar_jax.evaluation.image_sets import ImageSet
 from rar_jax.evaluation.scoring import Accumulator, Summary
 from rar_jax.progress import Progress
@@ -124,12 +124,13 @@ def reconstruct(
 
     Returns:
       The summary of the images, the summary of their reconstructions, and the scores psnr and ssim (means over images),
-      codebook_use and codebook_perplexity.
+      codebook_use, codebook_perplexity and, with the features of the glyphs and known classes, glyph_accuracy of the
+      reconstructions and glyph_accuracy_originals.
 
     Raises:
       UserError: an image cannot be used, or there are fewer than two.
     """
-    both = Accumulator(count, show=show), Accumulator(count, show=show)
+    both = [Accumulator(count, show=show, logits=extractor.name == GlyphExtractor.name) for _ in range(2)]
     scores = PairScores(tokenizer.codebook_size)
     progress, done = Progress("reconstruct", count, unit="image"), 0
     for batch in images.batches(max(tokenizer.batch_size, extractor.batch_size)):
@@ -145,4 +146,9 @@ def reconstruct(
         if done == count:
             break
     progress.close()
-    return both[0].summary(), both[1].summary(), scores.means()
+    originals, again = (each.summary() for each in both)
+    found = scores.means()
+    if originals.logits is not None and images.labels is not None:
+        for name, summary in (("glyph_accuracy", again), ("glyph_accuracy_originals", originals)):
+            found[name] = extractor.score_classes(summary.logits, images.labels[:count])
+    return originals, again, found

@@ -11,7 +11,7 @@ from rar_jax.evaluation.features import Extractor, extract_all, open_extractor
 from rar_jax.evaluation.glyph_classifier import glyph_classifier
 from rar_jax.evaluation.glyphs import glyph_scores
 from rar_jax.evaluation.scoring import FRECHET_NAMES, Reference
-from rar_jax.evaluation.statistics import Moments, frechet, inception_score
+from rar_jax.evaluation.statistics import Moments, frechet
 
 
 class SampleScorer(Protocol):
@@ -97,8 +97,7 @@ class ReferenceScorer:
         reference.check(extractor, (image_size, image_size))
         self._extractor, self._reference = extractor, reference
         self.fingerprint = extractor.fingerprint
-        # Inception features come with logits.
-        more = ("inception_score",) if extractor.name == "inception" else ()
+        more = (extractor.class_score,) if extractor.class_score else ()
         self.names = (FRECHET_NAMES[extractor.name]["pool"], *more)
 
     def prepare(self) -> None:
@@ -112,8 +111,8 @@ class ReferenceScorer:
             moments.add(features.pool)
             logits.append(features.logits)
         scores = [frechet(moments.gaussian(), self._reference.gaussians["pool"])]
-        if "inception_score" in self.names:
-            scores.append(inception_score(np.concatenate(logits)))
+        if self._extractor.class_score:
+            scores.append(self._extractor.score_classes(np.concatenate(logits), labels))
         return dict(zip(self.names, scores, strict=True))
 
 

@@ -11,7 +11,7 @@ from rar_jax.evaluation.features import Extractor, Features, extract_all
 from rar_jax.evaluation.image_sets import FolderImages, ImageSet, chosen, open_images, rows_at
 from rar_jax.evaluation.neighbours import num_distances, precision_recall
 from rar_jax.evaluation.references import read_statistics
-from rar_jax.evaluation.statistics import SPLIT_SIZE, Gaussian, Moments, frechet, inception_score
+from rar_jax.evaluation.statistics import SPLIT_SIZE, Gaussian, Moments, frechet
 from rar_jax.progress import Progress
 
 # As in the ADM evaluator: the neighbour that gives the radius for precision and recall, and the number of reference
@@ -25,7 +25,11 @@ PAPERS_IMAGES = 50_000
 _ADM_REFERENCE = "VIRTUAL_imagenet"
 REFERENCE_KINDS = ("training", "validation")
 # Names of the Frechet distances, by extractor and kind of features. Papers call only those of Inception features FID.
-FRECHET_NAMES = {"inception": {"pool": "fid", "spatial": "sfid"}, "pixels": {"pool": "frechet_pixels"}}
+FRECHET_NAMES = {
+    "inception": {"pool": "fid", "spatial": "sfid"},
+    "pixels": {"pool": "frechet_pixels"},
+    "glyphs": {"pool": "frechet_glyphs"},
+}
 # Distances between reconstructions and their originals have other names, because they are not the FID of samples.
 RECONSTRUCTION_NAMES = FRECHET_NAMES | {"inception": {"pool": "rfid", "spatial": "rsfid"}}
 
@@ -58,7 +62,7 @@ class Accumulator:
           total: number of images in the set.
           keep: number of pool features to keep, chosen by `spread_places`.
           show: number of images to keep, evenly spaced.
-          logits: whether to keep the logits, for the Inception Score.
+          logits: whether to keep the logits, for `Extractor.score_classes`.
         """
         self._kept, self._keeps_logits = spread_places(total, keep), logits
         self._places = set(np.linspace(0, total - 1, min(show, total)).round().astype(int).tolist())
@@ -77,8 +81,8 @@ class Accumulator:
         self._moments["pool"].add(features.pool)
         if features.spatial is not None:
             self._moments["spatial"].add(features.spatial)
-            if self._keeps_logits:
-                self._logits.append(np.array(features.logits))
+        if features.logits is not None and self._keeps_logits:
+            self._logits.append(np.array(features.logits))
 
     def summary(self) -> Summary:
         """Returns the summary of all images that were added. Raises a `UserError` if there are fewer than two."""
@@ -256,21 +260,25 @@ def frechet_scores(
     return scores, warnings
 
 
-def score(samples: Summary, reference: Reference, extractor: Extractor) -> tuple[dict[str, float], list[str]]:
+def score(
+    samples: Summary, labels: np.ndarray | None, reference: Reference, extractor: Extractor
+) -> tuple[dict[str, float], list[str]]:
     """Computes all scores that the features allow.
 
     Args:
       samples: the summary of the samples.
+      labels: int [N], the classes of the samples, or None if they are not known.
       reference: the reference, after `prepare`.
       extractor: the extractor of the features.
 
     Returns:
       The scores by name, and warnings about scores that are missing or doubtful. The names are fid, sfid,
-      inception_score, precision and recall for Inception; frechet_pixels, precision and recall for pixels.
+      inception_score, precision and recall for Inception; frechet_pixels, precision and recall for pixels;
+      frechet_glyphs, glyph_accuracy (with labels), precision and recall for glyphs.
     """
     scores, warnings = frechet_scores(samples.gaussians, reference.gaussians, FRECHET_NAMES[extractor.name])
-    if samples.logits is not None:
-        scores["inception_score"] = inception_score(samples.logits)
+    if samples.logits is not None and (value := extractor.score_classes(samples.logits, labels)) is not None:
+        scores[extractor.class_score] = value
     if reference.pool is None:
         warnings.append("no precision and recall: the reference has no images")
     elif min(len(reference.pool), len(samples.pool)) <= NEIGHBOURS:

@@ -12,7 +12,6 @@ from rar_jax.errors import UserError
 from rar_jax.tokenizer_config import ImageDataConfig, TokenizerConfig
 
 _GLYPHS = 20_000
-_GLYPH_CLASSES = 36
 
 
 class ImageSets(NamedTuple):
@@ -32,7 +31,12 @@ def open_images(config: TokenizerConfig) -> ImageSets:
     if data.name == "glyphs":
         if data.image_size != SIDE:
             raise UserError(f"config.data.image_size={data.image_size} must be {SIDE}, the side of the glyphs")
-        sets = ImageSets(_glyphs("train", _GLYPHS), _glyphs("unseen_faces", NUM_HELDOUT))
+        sets = ImageSets(
+            *(
+                ArrayPictures(glyph_images(split, np.arange(count), data.num_classes)[0])
+                for split, count in (("train", _GLYPHS), ("unseen_faces", NUM_HELDOUT))
+            )
+        )
     else:
         sets = _from_sources(data)
     if len(sets.train) < config.train.batch_size:
@@ -41,10 +45,6 @@ def open_images(config: TokenizerConfig) -> ImageSets:
             f"config.data.images={data.images}: set a smaller batch, or add images"
         )
     return sets
-
-
-def _glyphs(split: str, count: int) -> ArrayPictures:
-    return ArrayPictures(glyph_images(split, np.arange(count), _GLYPH_CLASSES)[0])
 
 
 def _from_sources(data: ImageDataConfig) -> ImageSets:

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from rar_jax.config import Config, mesh_shape
 from rar_jax.data.datasets import Datasets, open_datasets
+from rar_jax.data.glyphs import source_name
 from rar_jax.data.loader import train_iterator
 from rar_jax.data.tokenizers import Tokenizer, load_tokenizer
 from rar_jax.errors import UserError
@@ -23,7 +24,7 @@ from rar_jax.training.base_run import BaseRun, check_stored_config, is_new, open
 from rar_jax.training.curves import plot_run
 from rar_jax.training.evaluators.evaluator import Evaluator, best_measure
 from rar_jax.training.evaluators.heldout import HeldOutLosses
-from rar_jax.training.evaluators.report import DigitsReport
+from rar_jax.training.evaluators.report import DigitsReport, GlyphReport
 from rar_jax.training.evaluators.samples import SampleGrid
 from rar_jax.training.evaluators.sampling import StepSampler
 from rar_jax.training.evaluators.scores import SampleScores
@@ -98,6 +99,7 @@ def prepare(config: Config, folder: epath.PathLike, allow_config_change: Sequenc
     program = make_program(config)
     with together():
         check_stored_config(config, folder, allow_config_change)
+        _check_glyphs(config, datasets)
         scorer = _open_scorer(config)
         evaluators = _make_evaluators(config, folder, mesh, program, datasets, tokenizer, scorer)
         best = best_measure(config.checkpoint.best_metric, evaluators)
@@ -133,9 +135,31 @@ def _make_evaluators(
         evaluators.append(SampleGrid(config, sampler, tokenizer))
     if scorer is not None:
         evaluators.append(SampleScores(config, sampler, tokenizer, scorer))
-    if config.eval.report_samples:
+    if config.eval.report_samples and config.data.name == "digits":
         evaluators.append(DigitsReport(config, sampler, tokenizer, folder))
+    elif config.eval.report_samples:
+        evaluators.append(GlyphReport(config, sampler, tokenizer, folder, datasets.heldout))
     return evaluators
+
+
+def _check_glyphs(config: Config, datasets: Datasets) -> None:
+    """Checks that token records are of glyphs, if samples are to be scored as glyphs.
+
+    Raises:
+      UserError: they are of other images.
+    """
+    options, data = config.eval, config.data
+    scored = options.report_samples or (options.score_every and not options.inception)
+    if data.name != "records" or not scored:
+        return
+    for name, split, records in (("path", "train", datasets.train), ("eval_path", "heldout", datasets.heldout)):
+        found = "nothing" if records is None else records.description.source
+        if found != (wanted := source_name(split, config.model.num_classes)):
+            raise UserError(
+                f"config.eval.score_every={options.score_every} and config.eval.report_samples="
+                f"{options.report_samples} score samples of the glyphs, but config.data.{name}={getattr(data, name)!r} "
+                f"holds {found}, not {wanted}: set both to 0, or name Inception weights with config.eval.inception"
+            )
 
 
 def _open_scorer(config: Config) -> SampleScorer | None:
@@ -143,7 +167,7 @@ def _open_scorer(config: Config) -> SampleScorer | None:
     if not options.score_every:
         return None
     if not options.inception:
-        return GlyphScorer(config.model.num_classes) if config.data.name == "glyphs" else DigitsScorer()
+        return DigitsScorer() if config.data.name == "digits" else GlyphScorer(config.model.num_classes)
     try:
         return open_scorer("inception", options.inception, options.reference, config.data.image_size)
     except UserError as error:

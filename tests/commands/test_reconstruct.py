@@ -23,9 +23,11 @@ def test_reconstructions_are_drawn_below_their_images(scenes, vqgan_file, tmp_pa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "name one of --images, --tfds; given: none"),
+        ([], "name one of --images, --tfds, --glyphs; given: none"),
         (["--jsonl=a", "--tokenizer=digits"], "'jsonl'"),
         (["--images=tests", "--split=train"], "--split has no effect with --images: remove it"),
+        (["--images=tests", "--num_classes=36"], "--num_classes has no effect with --images: remove it"),
+        (["--glyphs=9", "--tokenizer=digits", "--output=a.png"], "--image_size=256 would enlarge the glyphs"),
         (["--images=tests"], "name the tokenizer with --tokenizer=WEIGHTS"),
         (["--images=tests", "--output=out", "--tokenizer=digits"], "--output=out must be a .png file"),
         (["--images=tests", "--output=setup.py/a.png", "--tokenizer=digits"], "setup.py is a file, not a folder"),
