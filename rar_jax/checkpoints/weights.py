@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,6 +34,8 @@ from rar_jax.models.rar import RAR
 from rar_jax.models.sizes import PUBLISHED_GROUPS, VQGANConfig
 from rar_jax.models.vqgan import VQGAN
 from rar_jax.run_folder import CONFIG_FILE, read_config, read_kind, write_config
+
+_log = logging.getLogger(__name__)
 
 # Side, in pixels, of the patch that one token of the published tokenizer encodes.
 _PUBLISHED_DOWNSAMPLING = 16
@@ -139,7 +142,14 @@ def _network_from_pytorch(
     groups = metadata.get(_GROUPS, str(PUBLISHED_GROUPS))
     if not groups.isdecimal():
         raise UserError(f"its metadata {_GROUPS}={groups!r} must be a number")
-    return vqgan_from_pytorch(tensors, int(groups))
+    model, params = vqgan_from_pytorch(tensors, int(groups))
+    if _GROUPS not in metadata and model.config.width != VQGANConfig.width:
+        _log.warning(
+            "a VQGAN of width %d whose file does not say how many groups its norms have: %d are assumed, as in the "
+            "published tokenizer of width %d",
+            model.config.width, PUBLISHED_GROUPS, VQGANConfig.width,
+        )  # fmt: skip
+    return model, params
 
 
 def published_form(weights: Weights) -> tuple[dict[str, np.ndarray], dict[str, str]]:

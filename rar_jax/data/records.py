@@ -18,9 +18,9 @@ from etils import epath
 
 from rar_jax.errors import UserError
 from rar_jax.files import aside, write_atomically
+from rar_jax.models.sizes import MAX_CODEBOOK_SIZE
 
 DESCRIPTION = "dataset.json"
-MAX_CODEBOOK_SIZE = 2**16
 # Stands for the fingerprint if the tokenizer that made the codes is not known.
 UNKNOWN_TOKENIZER = "unknown"
 

@@ -61,7 +61,7 @@ def evaluate_samples(
     if statistics is not None:
         write_statistics(statistics, summary.gaussians)
     reference.prepare(extractor)
-    scores, warnings = score(summary, samples.labels, reference, extractor)
+    scores, warnings = score(summary, reference, extractor, samples.labels)
     facts = {
         "samples": _samples_facts(samples),
         "reference": _reference_facts(reference),

@@ -261,15 +261,15 @@ def frechet_scores(
 
 
 def score(
-    samples: Summary, labels: np.ndarray | None, reference: Reference, extractor: Extractor
+    samples: Summary, reference: Reference, extractor: Extractor, labels: np.ndarray | None = None
 ) -> tuple[dict[str, float], list[str]]:
     """Computes all scores that the features allow.
 
     Args:
       samples: the summary of the samples.
-      labels: int [N], the classes of the samples, or None if they are not known.
       reference: the reference, after `prepare`.
       extractor: the extractor of the features.
+      labels: int [N], the classes of the samples, or None if they are not known.
 
     Returns:
       The scores by name, and warnings about scores that are missing or doubtful. The names are fid, sfid,

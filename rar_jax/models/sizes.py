@@ -6,6 +6,8 @@ from rar_jax.fields import setting
 
 # Two tokens precede the image tokens: cls, and the class embedding.
 PREFIX = 2
+# Token records hold codes as uint16.
+MAX_CODEBOOK_SIZE = 2**16
 # Names of the rematerialisation policies, which are in `models.rar`.
 REMAT = ("none", "block", "dots")
 # The published tokenizer has so many groups in every normalisation.
@@ -17,7 +19,7 @@ class ModelConfig:
     """The network (Table 1 of the paper). The defaults are RAR-B."""
 
     grid_side: int = setting(16, "Side of the token grid; an image has T = grid_side**2 tokens.", at_least=1)
-    codebook_size: int = setting(1024, "V, the number of codes.", at_least=1)
+    codebook_size: int = setting(1024, "V, the number of codes.", at_least=1, at_most=MAX_CODEBOOK_SIZE)
     num_classes: int = setting(1000, "C, the number of classes. Class C is the null class.", at_least=1)
     width: int = setting(768, "D, the width of the transformer.", at_least=1)
     depth: int = setting(24, "L, the number of blocks.", at_least=1)
@@ -50,7 +52,9 @@ class VQGANConfig:
     latent_width: int = setting(
         256, "Length of a code's vector. For FSQ, the number of entries of `config.quantizer.levels`.", at_least=1
     )
-    codebook_size: int = setting(1024, "V, the number of codes. For FSQ, the product of the levels.", at_least=2)
+    codebook_size: int = setting(
+        1024, "V, the number of codes. For FSQ, the product of the levels.", at_least=2, at_most=MAX_CODEBOOK_SIZE
+    )
     groups: int = setting(
         0, "Groups of every GroupNorm. 0: 32 from 128 channels on, and one for every 16 channels below.", at_least=0
     )

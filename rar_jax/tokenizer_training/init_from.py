@@ -23,6 +23,8 @@ _log = logging.getLogger(__name__)
 CODEBOOK = "quantize/embedding"
 # Number of latents per code from which k-means finds the codes.
 _LATENTS_A_CODE = 16
+# Images that are encoded at once.
+_IMAGES_AT_ONCE = 16
 
 
 def load_init_from(config: TokenizerConfig) -> Weights:
@@ -83,10 +85,14 @@ def start_codebook(model: VQGAN, params: dict[str, Any], batches: TrainImages, s
                 {"params": params}, images / 255, method=lambda vqgan, x: vqgan.encoder(x)
             )
         )
-        found, wanted = [], _LATENTS_A_CODE * model.config.codebook_size
+        found, number, wanted = [], 0, _LATENTS_A_CODE * model.config.codebook_size
         while sum(map(len, found)) < wanted:
-            images = batches[len(found)]["image"].astype(jnp.float32)
-            found.append(np.asarray(encode(params, images)).reshape(-1, model.config.latent_width))
+            batch = batches[number]["image"].astype(jnp.float32)
+            number += 1
+            # The images of all devices would not fit in the memory of one.
+            for start in range(0, len(batch), _IMAGES_AT_ONCE):
+                latents = encode(params, batch[start : start + _IMAGES_AT_ONCE])
+                found.append(np.asarray(latents).reshape(-1, model.config.latent_width))
         codebook = kmeans_codebook(np.concatenate(found), model.config.codebook_size, seed)
         _log.info("the codebook starts from clusters of %d latents", sum(map(len, found)))
     return np.asarray(multihost_utils.broadcast_one_to_all(codebook))

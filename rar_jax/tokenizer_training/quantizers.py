@@ -83,9 +83,9 @@ def dead_codes(config: QuantizerConfig, use: jax.Array) -> jax.Array:
 
 
 def use_scores(config: QuantizerConfig, use: jax.Array) -> dict[str, jax.Array]:
-    """Returns codebook_use, the share of codes that are not dead, and codebook_perplexity, exp(entropy)."""
+    """Returns live_codes, the share of codes that are not dead, and codebook_perplexity, exp(entropy)."""
     entropy = -jnp.sum(jax.scipy.special.xlogy(use, use))
-    return {"codebook_use": 1 - dead_codes(config, use).mean(), "codebook_perplexity": jnp.exp(entropy)}
+    return {"live_codes": 1 - dead_codes(config, use).mean(), "codebook_perplexity": jnp.exp(entropy)}
 
 
 def restarted(

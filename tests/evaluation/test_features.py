@@ -5,6 +5,7 @@ from conftest import DATA
 
 from rar_jax.checkpoints.pytorch import inception_from_pytorch
 from rar_jax.data.digits import DigitsTokenizer, digits_split
+from rar_jax.evaluation import glyph_classifier
 from rar_jax.evaluation.features import InceptionExtractor, PixelExtractor, extract_all, open_extractor
 from rar_jax.parallel.mesh import make_mesh
 
@@ -46,6 +47,26 @@ def test_pixels_are_grey_levels():
     assert extractor.num_features((8, 8)) == 64
     with pytest.raises(ValueError, match="images of at most 4096 pixels, not 128 x 64"):
         extractor.num_features((64, 128))
+
+
+def test_features_of_glyphs_are_those_of_their_classifier(monkeypatch):
+    class Classifier:
+        def outputs(self, images):
+            return images.mean(axis=(1, 2)), np.eye(36)[images[:, 0, 0, 0]]
+
+    monkeypatch.setattr(glyph_classifier, "glyph_classifier", Classifier)
+    extractor = open_extractor("glyphs", None)
+    images = np.zeros((4, 32, 32, 3), np.uint8)
+    images[:, 0, 0, 0] = [7, 8, 30, 5]
+    features = extractor.extract(images)
+    np.testing.assert_array_equal(features.pool, images.mean(axis=(1, 2)))
+    assert features.spatial is None and extractor.num_features((32, 32)) == glyph_classifier.RECIPE.num_features
+    # Among the ten digits, the third image counts as a 0.
+    assert extractor.score_classes(features.logits, np.array([7, 8, 0, 6])) == 3 / 4
+    assert extractor.score_classes(features.logits, np.array([7, 8, 0, 30])) == 2 / 4
+    assert extractor.score_classes(features.logits, None) is None
+    with pytest.raises(ValueError, match="--features=glyphs needs images of 32 x 32 pixels, not 64 x 32"):
+        extractor.num_features((32, 64))
 
 
 def test_extractors_that_cannot_be_opened(tmp_path):

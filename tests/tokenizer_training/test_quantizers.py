@@ -71,7 +71,7 @@ def test_use_is_a_running_share():
     np.testing.assert_allclose(use, [0.5, 0.25, 0.25, 0], atol=1e-5)
     np.testing.assert_array_equal(dead_codes(VQ, use), [False, False, False, True])
     scores = use_scores(VQ, use)
-    assert scores["codebook_use"] == 0.75
+    assert scores["live_codes"] == 0.75
     assert scores["codebook_perplexity"] == pytest.approx(2**1.5, rel=1e-4)
 
 

@@ -1,6 +1,9 @@
 import numpy as np
 import pytest
 
+from rar_jax.data.glyphs import Glyphs
+from rar_jax.data.tokenization import tokenize_images
+from rar_jax.data.tokenizers import open_tokenizer
 from rar_jax.errors import UserError
 from rar_jax.images.files import write_png
 from rar_jax.training.run import prepare
@@ -40,6 +43,24 @@ def test_the_best_checkpoint_needs_a_measure(small_config, tmp_path, metric, mes
     with pytest.raises(UserError, match=rf"config\.checkpoint\.best_metric='{metric}' {message}"):
         prepare(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_samples_are_scored_as_glyphs_only_if_the_records_are_of_glyphs(small_config, vqgan_file, tmp_path):
+    tokenizer = open_tokenizer(str(vqgan_file), 32)
+    folders = {split: tmp_path / split for split in ("train", "heldout")}
+    for split, folder in folders.items():
+        tokenize_images(Glyphs(split, 30), tokenizer, folder, image_size=32, num_workers=1)
+    data = {"name": "records", "num_images": 30, "image_size": 32, "downsampling": tokenizer.downsampling}
+    data |= {"tokenizer": str(vqgan_file), "path": str(folders["train"]), "eval_path": str(folders["heldout"])}
+    model = {"grid_side": tokenizer.grid_side, "codebook_size": tokenizer.codebook_size}
+    config = small_config(data=data, model=model, eval={"report_samples": 20})
+    run = prepare(config, tmp_path / "run")
+    run.close()
+    assert type(run.evaluators[-1]).__name__ == "GlyphReport"
+    swapped = data | {"eval_path": str(folders["train"])}
+    config = small_config(data=swapped, model=model, eval={"report_samples": 20})
+    with pytest.raises(UserError, match=r"eval_path=.* holds glyphs, train, 10 classes, not glyphs, heldout"):
+        prepare(config, tmp_path / "other")
 
 
 @pytest.mark.parametrize(
