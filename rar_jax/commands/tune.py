@@ -23,6 +23,11 @@ _FEATURES, _INCEPTION = shared_flags.define_features()
 _SCALES = flags.DEFINE_list("guidance_scales", [], "Scales to try. Default: from half to 1.5 times the run's.")
 _POWERS = flags.DEFINE_list("guidance_powers", [], "Powers to try. Default: from half to 1.5 times the run's.")
 _TEMPERATURES = flags.DEFINE_list("temperatures", [], "Temperatures to try. Default: the run's temperature.")
+_SCORE = flags.DEFINE_enum(
+    "score", None, ("inception_score", "glyph_accuracy"),
+    "Score to choose the setting by: the Inception Score with --features=inception, or the share of samples that are "
+    "recognised as their class with --features=glyphs. Default: the Frechet distance.",
+)  # fmt: skip
 _NUM = flags.DEFINE_integer("num", 5000, "Number of samples for each setting.", lower_bound=2)
 _SEED = shared_flags.define_seed()
 _BATCH = shared_flags.define_batch_size()
@@ -41,8 +46,9 @@ def main(argv):
     extractor = open_extractor(_FEATURES.value, _INCEPTION.value)
     generator = load(_CHECKPOINT.value, tokenizer=_TOKENIZER.value)
     found = tune(
-        generator, reference, extractor, candidates, out, num=_NUM.value, seed=_SEED.value, batch_size=_BATCH.value
-    )
+        generator, reference, extractor, candidates, out,
+        score=_SCORE.value, num=_NUM.value, seed=_SEED.value, batch_size=_BATCH.value,
+    )  # fmt: skip
     print(f"{out / PICTURE}: {score_label(found.score)} of {len(found.values)} settings, {_NUM.value:,} images each")
     print(f"best ({found.values[found.best]:.4g}): {found.best.flags()}")
     if _NUM.value < PAPERS_IMAGES:

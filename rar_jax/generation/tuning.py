@@ -89,17 +89,19 @@ class Tuning(NamedTuple):
     """The results of a search.
 
     Attributes:
-      score: name of the score that the settings are compared by; smaller is better.
+      score: name of the score that the settings are compared by.
+      larger_is_better: whether larger scores are better.
       values: the score of each setting.
     """
 
     score: str
+    larger_is_better: bool
     values: dict[Setting, float]
 
     @property
     def best(self) -> Setting:
-        """The setting with the smallest score."""
-        return min(self.values, key=self.values.get)
+        """The setting with the best score."""
+        return (max if self.larger_is_better else min)(self.values, key=self.values.get)
 
 
 def tune(
@@ -109,6 +111,7 @@ def tune(
     candidates: Candidates,
     folder: epath.PathLike,
     *,
+    score: str | None = None,
     num: int = 5000,
     seed: int = 0,
     batch_size: int = 256,
@@ -121,16 +124,21 @@ def tune(
       extractor: extracts the features that are compared.
       candidates: the values to try.
       folder: folder of tuning.jsonl and tuning.png. A search that was stopped there is resumed.
+      score: one of the names of `sample_scores.ReferenceScorer`; by default its first, the Frechet distance.
       num: number of samples for each setting, with interleaved classes.
       seed: seed of the samples of every setting.
       batch_size: number of images decoded at once.
 
     Raises:
-      UserError: a candidate changes nothing, the reference cannot be compared with, or `folder` has another search.
+      UserError: a candidate changes nothing, the reference cannot be compared with, there is no such score, or
+        `folder` has another search.
     """
     options = generator.options()
     settings = candidates.settings(options)
     scorer = ReferenceScorer(extractor, reference, generator.config.data.image_size)
+    score = score or scorer.names[0]
+    if score not in scorer.names:
+        raise UserError(f"--score={score} must be one of {', '.join(scorer.names)} with --features={extractor.name}")
     labels = np.arange(num) % generator.sampler.model.config.num_classes
     fixed = {name: value for name, value in dataclasses.asdict(options).items() if name not in Setting._fields}
     plan = {
@@ -145,10 +153,10 @@ def tune(
     }
     score_setting = functools.partial(_score_setting, generator, scorer, labels, seed, batch_size)
     found = measure_cells(epath.Path(folder) / FILE, plan, settings, num, score_setting)
-    name = next(iter(next(iter(found.values()))))
-    tuning = Tuning(name, {setting: scores[name] for setting, scores in found.items()})
-    title = f"{score_label(name)}: {num:,} samples of {generator.config.name}, step {generator.step}, seed {seed}"
-    plot_heat_maps(epath.Path(folder) / PICTURE, Setting._fields, tuning.values, title)
+    values = {setting: scores[score] for setting, scores in found.items()}
+    tuning = Tuning(score, score == extractor.class_score, values)
+    title = f"{score_label(score)}: {num:,} samples of {generator.config.name}, step {generator.step}, seed {seed}"
+    plot_heat_maps(epath.Path(folder) / PICTURE, Setting._fields, tuning.values, tuning.best, title)
     return tuning
 
 

@@ -198,14 +198,16 @@ def plot_heat_maps(
     path: epath.PathLike,
     axes_names: tuple[str, str, str],
     values: Mapping[tuple[float, float, float], float],
+    best: tuple[float, float, float],
     title: str,
 ) -> None:
-    """Draws a heat map of the first two coordinates for each value of the third, and frames the smallest value.
+    """Draws a heat map of the first two coordinates for each value of the third, and frames the best value.
 
     Args:
       path: the PNG to write.
       axes_names: the names of the coordinates.
       values: coordinates -> value. Cells without a value stay empty.
+      best: the coordinates of the best value.
       title: the title of the page.
     """
     rows, columns, pages = (sorted({place[axis] for place in values}) for axis in range(3))
@@ -214,7 +216,6 @@ def plot_heat_maps(
         layout="constrained",
     )  # fmt: skip
     least, most = min(values.values()), max(values.values())
-    best = min(values, key=values.get)
     for axis, page in zip(axes.flat, pages, strict=True):
         grid = np.array([[values.get((row, column, page), np.nan) for column in columns] for row in rows])
         marks = axis.imshow(grid, cmap="viridis_r", vmin=least, vmax=most, aspect="auto")

@@ -1,11 +1,17 @@
 import pytest
 
-from rar_jax.generation.tuning import Candidates, Setting
+from rar_jax.generation.tuning import Candidates, Setting, Tuning
 from rar_jax.sampling.options import Options
 
 
 def test_a_setting_is_written_as_flags_of_sample():
     assert Setting(2.5, 1.0, 1.02).flags() == "--guidance_scale=2.5 --guidance_power=1 --temperature=1.02"
+
+
+def test_the_best_setting_depends_on_the_score():
+    values = {Setting(1, 1, 1): 0.5, Setting(2, 1, 1): 0.9, Setting(3, 1, 1): 0.7}
+    assert Tuning("frechet_glyphs", False, values).best == (1, 1, 1)
+    assert Tuning("glyph_accuracy", True, values).best == (2, 1, 1)
 
 
 @pytest.mark.parametrize(
