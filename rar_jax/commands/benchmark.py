@@ -1,6 +1,6 @@
 """Measures this machine: data loading, evaluation, sampling or training.
 
-    python -m rar_jax benchmark data|evaluate|sample|train [flags]
+    python -m rar_jax benchmark data|evaluate|sample|train|train_tokenizer [flags]
 
 --help after the name lists the flags.
 """
@@ -10,7 +10,7 @@ import sys
 
 from rar_jax.commands import cli
 
-NAMES = ("data", "evaluate", "sample", "train")
+NAMES = ("data", "evaluate", "sample", "train", "train_tokenizer")
 
 
 def main() -> None:

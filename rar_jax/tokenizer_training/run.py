@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
+from jax.sharding import Mesh
 
 from rar_jax.checkpoints.weights import load_weights
 from rar_jax.data.image_loader import Crops, ImageBatches, TrainImages
@@ -86,6 +87,18 @@ class TokenizerRun(BaseRun):
         plot_run(self.folder / "figures" / "curves.png", read_metrics(self.folder), measures)
 
 
+def mesh_of(config: TokenizerConfig) -> Mesh:
+    """Returns the mesh of a run: every device has all parameters and its share of the batch.
+
+    Raises:
+      UserError: the batch cannot be divided over the devices.
+    """
+    devices = jax.device_count()
+    if config.train.batch_size % devices:
+        raise UserError(f"config.train.batch_size={config.train.batch_size} must be divisible by the {devices} devices")
+    return make_mesh((devices,))
+
+
 def prepare(config: TokenizerConfig, folder: epath.PathLike, allow_config_change: Sequence[str] = ()) -> TokenizerRun:
     """Sets up a run and checks everything that can be checked before a program is compiled.
 
@@ -99,11 +112,7 @@ def prepare(config: TokenizerConfig, folder: epath.PathLike, allow_config_change
         folder.
     """
     folder = epath.Path(folder)
-    devices = jax.device_count()
-    if config.train.batch_size % devices:
-        raise UserError(f"config.train.batch_size={config.train.batch_size} must be divisible by the {devices} devices")
-    # Every device has all parameters and its share of the batch.
-    mesh = make_mesh((devices,))
+    mesh = mesh_of(config)
     with together():
         check_folder("workdir", folder)
         check_stored_config(config, folder, allow_config_change)

@@ -32,6 +32,7 @@ def test_a_missing_or_wrong_name_lists_the_benchmarks(arguments):
             ["train", "--config=configs/digits.py", "--config.mesh.fsdp=3"],
             "the product must be the number of devices, 1",
         ),
+        (["train_tokenizer"], "name a tokenizer with --config"),
         (["data", "--folder=setup.py"], "--folder=setup.py: setup.py is a file, not a folder"),
         (["evaluate", "--inception=nothing.pth"], "nothing.pth"),
     ],

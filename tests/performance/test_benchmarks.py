@@ -4,7 +4,8 @@ import pytest
 
 from rar_jax.errors import UserError
 from rar_jax.performance import ceilings
-from rar_jax.performance.benchmarks import sample, train
+from rar_jax.performance.benchmarks import sample, train, train_tokenizer
+from rar_jax.performance.costs import vqgan_train_flops
 
 
 @pytest.fixture(autouse=True)
@@ -20,6 +21,14 @@ def test_train(small_config, tmp_path):
     assert results["images/s"] == pytest.approx(8 / results["step, s, median"])
     assert results["product rate per device, FLOP/s"] == 1e15 and 0 < results["model FLOP utilisation"] < 1
     assert list(tmp_path.rglob("*.xplane.pb"))
+
+
+def test_train_tokenizer(tiny_tokenizer):
+    config = tiny_tokenizer(train={"batch_size": 8})
+    results = train_tokenizer.measure(config, steps=1)["training step, tokenizer_f16"]
+    assert results["images/s"] == pytest.approx(8 / results["step, s, median"])
+    # Eight devices share the batch, so that each has one image.
+    assert results["model FLOP per step and device"] == vqgan_train_flops(config.model, 8)
 
 
 def test_sample(small_config):

@@ -1,0 +1,66 @@
+"""Splits a folder of images into a training and a held-out part, two folders of links to the files."""
+
+import hashlib
+import json
+import os
+
+import numpy as np
+from etils import epath
+
+from rar_jax.data.image_check import class_folders
+from rar_jax.data.shuffle import shuffled
+from rar_jax.errors import UserError
+from rar_jax.files import hold_to_plan, write_atomically
+
+# Says how a split was made.
+PLAN = "split.json"
+PARTS = ("train", "heldout")
+
+
+def split_images(folder: epath.PathLike, output: epath.PathLike, holdout: float) -> dict[str, int]:
+    """Makes the folders train and heldout below `output`, with a folder of links for each class.
+
+    The share of each class that is held out is drawn with a fixed seed, and is at least one image of a class of two or
+    more. A flat folder of images is one class.
+
+    Args:
+      folder: class folders or a folder of images.
+      output: folder to write. An interrupted split is completed.
+      holdout: fraction of each class that is held out.
+
+    Returns:
+      part -> its number of images.
+
+    Raises:
+      UserError: there are no images, or `output` holds the split of other images or something else.
+    """
+    output, classes = epath.Path(output), class_folders(folder)
+    listing = hashlib.sha256("\n".join(file for files in classes.values() for file in files).encode())
+    plan = {"images": str(epath.Path(folder).resolve()), "listing": listing.hexdigest()[:12], "holdout": holdout}
+    if (output / PLAN).exists():
+        hold_to_plan("output", output, json.loads((output / PLAN).read_text()), plan)
+    elif output.exists() and any(output.iterdir()):
+        raise UserError(f"--output={output} holds other files: choose another folder")
+    else:
+        output.mkdir(parents=True, exist_ok=True)
+        write_atomically(output / PLAN, json.dumps(plan) + "\n")
+    counts = dict.fromkeys(PARTS, 0)
+    for name, files in classes.items():
+        for part, chosen in zip(PARTS, _divide(files, holdout), strict=True):
+            (output / part / name).mkdir(parents=True, exist_ok=True)
+            for number in chosen:
+                _link(files[number], output / part / name / f"{number:06d}{epath.Path(files[number]).suffix.lower()}")
+            counts[part] += len(chosen)
+    return counts
+
+
+def _divide(files: list[str], holdout: float) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the numbers of the files of a class that are trained on and of those that are held out, ascending."""
+    order = shuffled(np.arange(len(files)), len(files), seed=0, epoch=0)
+    count = max(1, round(holdout * len(files))) if len(files) > 1 else 0
+    return np.sort(order[count:]), np.sort(order[:count])
+
+
+def _link(file: str, link: epath.Path) -> None:
+    if not os.path.lexists(link):
+        os.symlink(os.path.abspath(file), link)

@@ -1,0 +1,1 @@
+"""From a folder of images to a generator: the plan of the training, and the page of the results."""

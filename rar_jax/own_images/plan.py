@@ -1,0 +1,126 @@
+"""Plans the training of a tokenizer and of a RAR on a folder of images, for the time that there is on this machine.
+
+Sizes are chosen by the formulas of `performance.costs` and a measured rate of matrix products. Then some steps of the
+chosen programs are timed, and the numbers of steps and epochs follow from these times.
+"""
+
+import os
+import textwrap
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from etils import epath
+
+from rar_jax.config import mesh_shape
+from rar_jax.data.sources import ClassFolders
+from rar_jax.data.split import PARTS
+from rar_jax.files import write_atomically
+from rar_jax.models.sizes import VQGANConfig
+from rar_jax.own_images.planned import Fields, Images, Machine, duration
+from rar_jax.own_images.rar_plan import plan_rar
+from rar_jax.own_images.tokenizer_plan import plan_tokenizer, tokenizer_config
+from rar_jax.parallel.mesh import make_mesh
+from rar_jax.performance.benchmarks import train, train_tokenizer
+from rar_jax.performance.benchmarks.steps import time_steps
+from rar_jax.performance.ceilings import product_rate
+from rar_jax.tokenizer_training.run import mesh_of
+
+# Names of the files that a plan is written to.
+TOKENIZER, RAR, TEXT = "tokenizer.py", "rar.py", "plan.txt"
+# Share of the time for the tokenizer. The RAR has the rest.
+_TOKENIZER_SHARE = 1 / 3
+_TIMED_STEPS = 5
+
+
+def open_split(folder: epath.PathLike, image_size: int) -> Images:
+    """Returns the images of a folder that `data.split.split_images` made.
+
+    Raises:
+      UserError: there are no images.
+    """
+    train, heldout = (ClassFolders(epath.Path(folder) / part) for part in PARTS)
+    return Images(train.name, heldout.name, len(train), len(heldout), len(train.class_names), image_size)
+
+
+def this_machine() -> Machine:
+    """Measures this machine."""
+    device, count = jax.devices()[0], jax.device_count()
+    dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    name = f"{count} x {device.device_kind}"
+    if jax.default_backend() == "cpu":
+        name = f"{os.cpu_count()} CPU cores"
+    return Machine(name, count, count * product_rate(jnp.dtype(dtype), brief=True), dtype, _step_seconds)
+
+
+def _step_seconds(config: Any) -> float:
+    """Times some training steps of a config, on random data."""
+    if config.kind == "vqgan":
+        program = train_tokenizer.make_program(config)
+        return time_steps(program, mesh_of(config), train_tokenizer.synthetic_batch(config), _TIMED_STEPS).median
+    mesh = make_mesh(mesh_shape(config, jax.device_count()))
+    return time_steps(train.make_program(config), mesh, train.synthetic_batch(config), _TIMED_STEPS).median
+
+
+def write_plan(
+    folder: epath.PathLike,
+    images: Images,
+    machine: Machine,
+    hours: float,
+    published: tuple[str, VQGANConfig] | None = None,
+    inception: str = "",
+) -> str:
+    """Plans both trainings, and writes their config files and the text of the plan.
+
+    Args:
+      folder: folder of the files, which will also hold the runs.
+      images, machine: what there is.
+      hours: time for both trainings.
+      published: see `tokenizer_plan.plan_tokenizer`.
+      inception: weights of the FID Inception network for the tokenizer's perceptual loss, or an empty text.
+
+    Returns:
+      The text: what was chosen, why, and how long it takes.
+
+    Raises:
+      UserError: the time is too short, or the tokenizer does not fit the images.
+    """
+    folder, seconds = epath.Path(folder), 3600 * hours
+    first = plan_tokenizer(images, machine, _TOKENIZER_SHARE * seconds, published)
+    first.fields[""]["inception"] = inception
+    codes = tokenizer_config(first.fields).model
+    second = plan_rar(images, machine, (1 - _TOKENIZER_SHARE) * seconds, codes, str(folder))
+    # Encoding takes about half of a forward pass, and a training step three.
+    encoding = first.image_seconds / 6 * (images.num_train + images.num_heldout)
+    text = "\n".join(
+        [
+            f"{images.num_train:,} training images and {images.num_heldout:,} held-out images of "
+            f"{images.num_classes:,} classes, cut to {images.image_size} x {images.image_size} pixels.",
+            f"{duration(seconds)} of training on {machine.name}, which multiply matrices at "
+            f"{machine.flop_rate / 1e9:,.0f} GFLOP/s.",
+            *first.lines,
+            f"Tokenization: about {duration(encoding)}.",
+            *second.lines,
+        ]
+    )
+    write_atomically(folder / TOKENIZER, config_file("rar_jax.tokenizer_config", "tokenizer", first.fields))
+    write_atomically(folder / TEXT, text + "\n")
+    # Written last: its presence means that the plan is complete.
+    write_atomically(folder / RAR, config_file("rar_jax.config", "imagenet", second.fields))
+    return text
+
+
+def config_file(module: str, recipe: str, fields: Fields) -> str:
+    """Returns the text of a config file that changes fields of a recipe.
+
+    Args:
+      module, recipe: where the recipe is: the function `recipe` of `module`.
+      fields: the fields that differ from it.
+    """
+    lines = [f"config = {recipe}()", *(f"config.{name} = {value!r}" for name, value in fields[""].items())]
+    for section, values in fields.items():
+        if section:
+            given = ", ".join(f"{name}={value!r}" for name, value in values.items())
+            lines.append(f"config.{section}.update({given})")
+    body = textwrap.indent("\n".join([*lines, "return config"]), "    ")
+    return f'"""Planned by python -m rar_jax plan."""\n\nfrom {module} import {recipe}\n\n\ndef get_config():\n{body}\n'

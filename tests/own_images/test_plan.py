@@ -1,0 +1,118 @@
+"""Plans with a given machine instead of a measured one."""
+
+import runpy
+
+import pytest
+
+from rar_jax.config import from_config_dict, mesh_shape
+from rar_jax.errors import UserError
+from rar_jax.models.sizes import VQGANConfig
+from rar_jax.own_images.plan import config_file, write_plan
+from rar_jax.own_images.planned import Images, Machine, duration
+from rar_jax.performance.costs import train_flops, vqgan_train_flops
+from rar_jax.schema import from_config_dict as from_fields
+from rar_jax.tokenizer_config import TokenizerConfig
+
+
+def machine(flop_rate, devices=1):
+    """A machine that trains at 40% of its rate of matrix products."""
+
+    def step_seconds(config):
+        if config.kind == "vqgan":
+            flops = vqgan_train_flops(config.model, config.data.image_size)
+        else:
+            flops = train_flops(config.model)
+        return config.train.batch_size * flops / (0.4 * flop_rate)
+
+    return Machine(f"{devices} devices", devices, flop_rate, "float32", step_seconds)
+
+
+def images(count, size=32, classes=10):
+    return Images("split/train", "split/heldout", count, count // 10, classes, size)
+
+
+def planned(folder, *arguments, **options):
+    """Writes a plan, and returns both configs and the text."""
+    text = write_plan(folder, *arguments, **options)
+    assert (folder / "plan.txt").read_text() == text + "\n"
+    fields = [runpy.run_path(str(folder / f"{name}.py"))["get_config"]() for name in ("tokenizer", "rar")]
+    return from_fields(fields[0], TokenizerConfig), from_config_dict(fields[1]), text
+
+
+def test_two_cores_get_small_networks_that_fit_the_time(tmp_path):
+    tokenizer, rar, text = planned(tmp_path, images(20_000), machine(150e9), 0.25)
+    assert (tokenizer.model.width, tokenizer.model.multipliers, tokenizer.model.downsampling) == (16, (1, 2, 4), 4)
+    assert tokenizer.data.images == "split/train" and tokenizer.data.eval_images == "split/heldout"
+    assert (rar.model.width, rar.model.grid_side, rar.model.codebook_size, rar.train.batch_size) == (64, 8, 1024, 64)
+    assert (rar.data.path, rar.data.eval_path) == (f"{tmp_path}/tokens/train", f"{tmp_path}/tokens/heldout")
+    # By the times of the steps, both trainings take their share of a quarter of an hour.
+    fake = machine(150e9)
+    assert 0.98 < fake.step_seconds(tokenizer) * tokenizer.last_step / 300 <= 1
+    assert 0.9 < fake.step_seconds(rar) * rar.last_step / 600 <= 1
+    assert "Tokenizer: trained from scratch with width 16" in text and "RAR: 3 blocks of width 64" in text
+    assert f"{rar.train.epochs} epochs of 312 steps of 64 images" in text
+
+
+def test_a_fast_machine_gets_large_networks_and_the_papers_window(tmp_path):
+    tokenizer, rar, _ = planned(tmp_path, images(1_300_000, 256, 1000), machine(4e15, devices=8), 200)
+    assert tokenizer.model == VQGANConfig(latent_width=4)
+    assert (rar.model.width, rar.model.depth, rar.model.grid_side) == (768, 24, 16)
+    epochs, window = rar.train.epochs, rar.permutation
+    assert epochs >= 100 and window.anneal_start_epoch == epochs // 2 and window.anneal_end_epoch == 3 * epochs // 4
+    assert rar.train.batch_size == 256 and mesh_shape(rar, 8) == (8, 1, 1)
+
+
+def test_few_images_get_a_small_rar_whatever_the_time(tmp_path):
+    _, rar, text = planned(tmp_path, images(1000, 64), machine(1e15), 100)
+    # 64,000 training tokens are fewer than the parameters of any size.
+    assert (rar.model.width, rar.model.grid_side, rar.train.epochs, rar.train.batch_size) == (64, 8, 400, 8)
+    assert "0.22 million parameters for 0.064 million training tokens" in text
+
+
+def test_the_batch_divides_over_the_devices(tmp_path):
+    tokenizer, rar, _ = planned(tmp_path, images(5000), machine(1e13, devices=6), 1)
+    assert tokenizer.train.batch_size == 12 and rar.train.batch_size % 6 == 0
+
+
+def test_published_weights_are_fitted(tmp_path):
+    published = ("vqgan.bin", VQGANConfig())
+    tokenizer, rar, text = planned(
+        tmp_path, images(5000, 64), machine(1e15), 1, published=published, inception="inception.pth"
+    )
+    assert tokenizer.init_from == "vqgan.bin" and tokenizer.inception == "inception.pth"
+    assert tokenizer.quantizer.kind == "vq" and tokenizer.model == VQGANConfig()
+    assert rar.model.grid_side == 4 and "vqgan.bin is fitted to the images" in text
+
+
+@pytest.mark.parametrize(
+    ("size", "hours", "count", "message"),
+    [
+        (256, 0.1, 5000, "a tokenizer must see 2,000 images at least, which takes "),
+        (32, 0.001, 5000, "a tokenizer must see 2,000 images at least"),
+        (32, 0.2, 10_000_000, "3 epochs of 10,000,000 images take "),
+        (30, 1, 5000, "--image_size=30 is not a multiple of 4, the downsampling of the tokenizer"),
+    ],
+)
+def test_what_cannot_be_planned_is_refused(tmp_path, size, hours, count, message):
+    with pytest.raises(UserError, match=message):
+        write_plan(tmp_path, images(count, size), machine(150e9), hours)
+    assert not (tmp_path / "rar.py").exists()
+
+
+def test_config_file():
+    text = config_file("rar_jax.config", "imagenet", {"": {"name": "a"}, "train": {"epochs": 3, "dtype": "float32"}})
+    assert text.splitlines()[2:] == [
+        "from rar_jax.config import imagenet",
+        "",
+        "",
+        "def get_config():",
+        "    config = imagenet()",
+        "    config.name = 'a'",
+        "    config.train.update(epochs=3, dtype='float32')",
+        "    return config",
+    ]
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(42, "42 s"), (240, "4 min"), (9000, "2:30 h")])
+def test_duration(seconds, text):
+    assert duration(seconds) == text
