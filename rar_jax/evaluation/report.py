@@ -32,6 +32,9 @@ _SCORES = {
     "ssim": ("SSIM", ".4f"),
     "codebook_use": ("codes used", ".1%"),
     "codebook_perplexity": ("perplexity of the codes", ".1f"),
+    "nearest_samples": ("nearest training image, samples", ".2f"),
+    "nearest_heldout": ("nearest training image, held-out", ".2f"),
+    "near_samples": ("samples nearer than 99% of held-out", ".1%"),
 }
 _FILE = "report.json"
 # Length of a line of the table, in characters.
@@ -43,6 +46,17 @@ COLUMNS = 8
 def score_label(name: str) -> str:
     """Returns the label of a score, such as FID for fid."""
     return _SCORES[name][0]
+
+
+def score_text(name: str, value: float) -> str:
+    """Returns the value of a score as text, with the digits that matter."""
+    return format(value, _SCORES[name][1])
+
+
+def read_report(folder: epath.PathLike) -> dict[str, Any] | None:
+    """Returns the contents of the report.json in a folder, or None if there is none."""
+    file = epath.Path(folder) / _FILE
+    return json.loads(file.read_text()) if file.exists() else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,8 +102,7 @@ class Report:
             lines += _hanging(f"{part:<12}", "; ".join(shown))
         lines.append("")
         for name, value in self.scores.items():
-            label, style = _SCORES[name]
-            lines.append(f"{label:<36} {value:>12{style}}")
+            lines.append(f"{score_label(name):<36} {score_text(name, value):>12}")
         if self.warnings:
             lines.append("")
         for warning in self.warnings:

@@ -92,6 +92,9 @@ def write_plan(
     second = plan_rar(images, machine, (1 - _TOKENIZER_SHARE) * seconds, codes, str(folder))
     # Encoding takes about half of a forward pass, and a training step three.
     encoding = first.image_seconds / 6 * (images.num_train + images.num_heldout)
+    # With guidance, an image takes two forward passes.
+    num_samples = max(8 * images.num_classes, 1000)
+    sampling = second.image_seconds * 2 / 3 * num_samples
     text = "\n".join(
         [
             f"{images.num_train:,} training images and {images.num_heldout:,} held-out images of "
@@ -101,6 +104,7 @@ def write_plan(
             *first.lines,
             f"Tokenization: about {duration(encoding)}.",
             *second.lines,
+            f"Sampling: about {duration(sampling)} for {num_samples:,} images.",
         ]
     )
     write_atomically(folder / TOKENIZER, config_file("rar_jax.tokenizer_config", "tokenizer", first.fields))

@@ -1,0 +1,68 @@
+#!/usr/bin/env bash
+# Makes a generator of your own images: checks them, trains a tokenizer and a RAR, samples, scores, and writes a page.
+#   launch/own_images.sh DIR [run folder]       DIR has a folder of images for each class, or is a folder of images
+#   launch/own_images.sh glyphs [run folder]    the embedded glyphs, as a second quick start
+# The same command resumes the work if it was stopped. Settings are environment variables:
+#   IMAGE_SIZE=64      side in pixels of the squares that are cut from the images
+#   HOURS=2            time for the training of the tokenizer and the RAR
+#   TOKENIZER=FILE     weights of a tokenizer to fit to the images; by default one is trained from scratch
+#   INCEPTION=FILE     weights of the FID Inception network, for a perceptual loss, rFID and FID
+#   PLATFORM=cpu       cpu, cuda or tpu, for the installation if there is none yet
+set -euo pipefail
+if [ $# -lt 1 ]; then sed -n '2,11s/^# \?//p' "$0" >&2; exit 2; fi
+images=$1
+[ "$images" = glyphs ] || images=$(realpath "$images")
+[ -z "${TOKENIZER:-}" ] || TOKENIZER=$(realpath "$TOKENIZER")
+[ -z "${INCEPTION:-}" ] || INCEPTION=$(realpath "$INCEPTION")
+run=$(realpath -m "${2:-$(dirname "$0")/../runs/$(basename "$images")}")
+cd "$(dirname "$0")/.."
+[ -x .venv/bin/python ] || launch/install.sh "${PLATFORM:-cpu}"
+
+# stage NAME FLAGS: runs python -m rar_jax FLAGS, unless the stage was completed before.
+stage() {
+  local name=$1
+  shift
+  if [ -e "$run/stages/$name" ]; then return; fi
+  printf '\n== %s ==\npython -m rar_jax' "$name"
+  printf ' %q' "$@"
+  printf '\n'
+  .venv/bin/python -m rar_jax "$@"
+  mkdir -p "$run/stages"
+  touch "$run/stages/$name"
+}
+
+features=()
+if [ "$images" = glyphs ]; then
+  size=32
+  features=(--features=glyphs)
+  tokenizer=(--config=configs/tokenizers/glyph_digits.py)
+  rar=(--config=configs/glyphs.py --config.data.name=records --config.data.tokenizer="$run/tokenizer"
+    --config.data.path="$run/tokens/train" --config.data.eval_path="$run/tokens/heldout" --config.eval.score_every=0)
+  stage images write_glyphs --output="$run/images/train" --num=20000
+  stage held_out_images write_glyphs --output="$run/images/heldout" --num=3600 --split=heldout
+else
+  size=${IMAGE_SIZE:-64}
+  if [ -n "${INCEPTION:-}" ]; then features=(--inception="$INCEPTION"); fi
+  tokenizer=(--config="$run/tokenizer.py")
+  rar=(--config="$run/rar.py")
+  stage check check_images --images="$images" --image_size="$size" --tokenizer="${TOKENIZER:-}"
+  stage split split_images --images="$images" --output="$run/images"
+  stage plan plan --images="$run/images" --image_size="$size" --hours="${HOURS:-2}" --tokenizer="${TOKENIZER:-}" \
+    --inception="${INCEPTION:-}" --out="$run"
+fi
+stage tokenizer train_tokenizer "${tokenizer[@]}" --workdir="$run/tokenizer"
+for part in train heldout; do
+  stage "tokenize_$part" tokenize --images="$run/images/$part" --image_size="$size" --tokenizer="$run/tokenizer" \
+    --output="$run/tokens/$part"
+done
+stage train train "${rar[@]}" --workdir="$run/rar"
+classes=$(find "$run/images/train" -mindepth 1 -maxdepth 1 -type d | wc -l)
+stage sample sample --checkpoint="$run/rar" --out="$run/samples" --num=$((classes > 125 ? 8 * classes : 1000)) --npz
+if [ ${#features[@]} -gt 0 ]; then
+  stage evaluate evaluate --samples="$run/samples" --reference="$run/images/heldout" --image_size="$size" \
+    "${features[@]}" --out="$run/evaluation/samples"
+fi
+stage nearest nearest --samples="$run/samples" --training="$run/images/train" --heldout="$run/images/heldout" \
+  --tokenizer="$run/tokenizer" --image_size="$size" --out="$run/evaluation/nearest"
+stage page page --run="$run"
+echo "Open $run/index.html"
