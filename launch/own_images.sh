@@ -37,7 +37,7 @@ if [ "$images" = glyphs ]; then
   features=(--features=glyphs)
   tokenizer=(--config=configs/tokenizers/glyph_digits.py)
   rar=(--config=configs/glyphs.py --config.data.name=records --config.data.tokenizer="$run/tokenizer"
-    --config.data.path="$run/tokens/train" --config.data.eval_path="$run/tokens/heldout" --config.eval.score_every=0)
+    --config.data.path="$run/tokens/train" --config.data.eval_path="$run/tokens/heldout" --config.eval.report_samples=0)
   stage images write_glyphs --output="$run/images/train" --num=20000
   stage held_out_images write_glyphs --output="$run/images/heldout" --num=3600 --split=heldout
 else

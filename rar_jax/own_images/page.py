@@ -127,7 +127,7 @@ def _nearest(run: epath.Path) -> Iterator[Section]:
     if read_report(run / "evaluation" / "nearest"):
         alt = "The samples that are nearest to training images, and below each sample that training image"
         caption = f"{alt}. Where both are equal, the model copies."
-        yield Section("Copies?", pictures=[Picture("evaluation/nearest/report.png", alt, caption)])
+        yield Section("Nearest training images", pictures=[Picture("evaluation/nearest/report.png", alt, caption)])
 
 
 def _training(run: epath.Path) -> Iterator[Section]:

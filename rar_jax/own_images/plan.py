@@ -31,6 +31,7 @@ TOKENIZER, RAR, TEXT = "tokenizer.py", "rar.py", "plan.txt"
 # Share of the time for the tokenizer. The RAR has the rest.
 _TOKENIZER_SHARE = 1 / 3
 _TIMED_STEPS = 5
+_MOST_WORKERS = 16
 
 
 def open_split(folder: epath.PathLike, image_size: int) -> Images:
@@ -45,12 +46,13 @@ def open_split(folder: epath.PathLike, image_size: int) -> Images:
 
 def this_machine() -> Machine:
     """Measures this machine."""
-    device, count = jax.devices()[0], jax.device_count()
-    dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    name = f"{count} x {device.device_kind}"
-    if jax.default_backend() == "cpu":
-        name = f"{os.cpu_count()} CPU cores"
-    return Machine(name, count, count * product_rate(jnp.dtype(dtype), brief=True), dtype, _step_seconds)
+    cores, count = os.cpu_count(), jax.device_count()
+    # The cores of a machine without an accelerator are busy with the training itself.
+    name, dtype, workers = f"{cores} CPU cores", "float32", 0
+    if jax.default_backend() != "cpu":
+        name, dtype, workers = f"{count} x {jax.devices()[0].device_kind}", "bfloat16", min(_MOST_WORKERS, cores - 1)
+    rate = count * product_rate(jnp.dtype(dtype), brief=True)
+    return Machine(name, count, rate, dtype, workers, _step_seconds)
 
 
 def _step_seconds(config: Any) -> float:

@@ -44,6 +44,7 @@ class Machine:
       num_devices: number of devices.
       flop_rate: rate of matrix products of all devices together, FLOP/s.
       dtype: compute dtype.
+      workers: number of processes to decode images in; 0: the training process decodes them.
       step_seconds: returns the time of a training step of a config, in s.
     """
 
@@ -51,6 +52,7 @@ class Machine:
     num_devices: int
     flop_rate: float
     dtype: str
+    workers: int
     step_seconds: Callable[[Any], float]
 
     def seconds(self, flops: float) -> float:

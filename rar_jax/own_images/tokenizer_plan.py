@@ -47,17 +47,10 @@ def plan_tokenizer(
             "tokenizer: choose another size"
         )
     batch = machine.batch_size(_BATCH)
-    fields = {
-        "": {"name": "tokenizer", "init_from": path},
-        "model": dataclasses.asdict(model),
-        "quantizer": {"kind": "vq"} if published else {"kind": "fsq", "levels": _LEVELS},
-        # The losses of configs/tokenizers/glyphs.py, and a rate that falls with the width from the one there.
-        "loss": {"l1": 0.0, "l2": 5.0},
-        "optimizer": {"learning_rate": 0.016 / model.width, "warmup_steps": 100},
-        "train": {"batch_size": batch, "dtype": machine.dtype},
-        "data": {"images": images.train, "eval_images": images.heldout, "image_size": images.image_size},
-        "eval": {"num_images": 500},
-    }
+    fields = _fields(images, machine, model, batch)
+    fields[""]["init_from"] = path
+    if published:
+        fields["quantizer"] = {"kind": "vq"}
     step = machine.step_seconds(tokenizer_config(fields))
     steps = min(int(seconds / step), _MOST_STEPS)
     if steps * batch < _LEAST_IMAGES:
@@ -76,6 +69,22 @@ def plan_tokenizer(
         f"images take {1e3 * step:.3g} ms each, about {duration(steps * step)}."
     )
     return Part(fields, step / batch, [line])
+
+
+def _fields(images: Images, machine: Machine, model: VQGANConfig, batch: int) -> Fields:
+    """Returns the fields that do not depend on the time of a step."""
+    data = {"images": images.train, "eval_images": images.heldout, "image_size": images.image_size}
+    return {
+        "": {"name": "tokenizer"},
+        "model": dataclasses.asdict(model),
+        "quantizer": {"kind": "fsq", "levels": _LEVELS},
+        # The losses of configs/tokenizers/glyphs.py, and a rate that falls with the width from the one there.
+        "loss": {"l1": 0.0, "l2": 5.0},
+        "optimizer": {"learning_rate": 0.016 / model.width, "warmup_steps": 100},
+        "train": {"batch_size": batch, "dtype": machine.dtype},
+        "data": data | {"workers": machine.workers},
+        "eval": {"num_images": 500},
+    }
 
 
 def _choose(images: Images, machine: Machine, seconds: float) -> VQGANConfig:
