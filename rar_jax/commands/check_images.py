@@ -20,7 +20,7 @@ def main(argv):
     del argv
     if not _IMAGES.value:
         raise UserError("name the images with --images=FOLDER")
-    downsampling = load_weights(_TOKENIZER.value, "vqgan").model.downsampling if _TOKENIZER.value else None
+    downsampling = load_weights(_TOKENIZER.value, "vqgan").model.config.downsampling if _TOKENIZER.value else None
     report = check_images(_IMAGES.value, _IMAGE_SIZE.value, downsampling)
     print(report.summary)
     for note in report.notes:

@@ -11,7 +11,6 @@ from absl import flags
 from rar_jax.checkpoints.weights import load_weights
 from rar_jax.commands import cli, shared_flags
 from rar_jax.errors import UserError
-from rar_jax.models.sizes import VQGANConfig
 from rar_jax.own_images.plan import open_split, this_machine, write_plan
 from rar_jax.run_folder import check_folder
 
@@ -32,9 +31,7 @@ def main(argv):
     check_folder("out", _OUT.value)
     images, published = open_split(_IMAGES.value, _IMAGE_SIZE.value), None
     if _TOKENIZER.value:
-        model = load_weights(_TOKENIZER.value, "vqgan").model
-        sizes = {name: getattr(model, name) for name in VQGANConfig.__dataclass_fields__}
-        published = _TOKENIZER.value, VQGANConfig(**sizes)
+        published = _TOKENIZER.value, load_weights(_TOKENIZER.value, "vqgan").model.config
     print(write_plan(_OUT.value, images, this_machine(), _HOURS.value, published, _INCEPTION.value))
 
 
