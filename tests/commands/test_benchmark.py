@@ -32,7 +32,6 @@ def test_a_missing_or_wrong_name_lists_the_benchmarks(arguments):
             ["train", "--config=configs/digits.py", "--config.mesh.fsdp=3"],
             "the product must be the number of devices, 1",
         ),
-        (["train_tokenizer"], "name a tokenizer with --config"),
         (["data", "--folder=setup.py"], "--folder=setup.py: setup.py is a file, not a folder"),
         (["evaluate", "--inception=nothing.pth"], "nothing.pth"),
     ],
@@ -40,6 +39,12 @@ def test_a_missing_or_wrong_name_lists_the_benchmarks(arguments):
 def test_mistakes_with_benchmark(arguments, message):
     result = run("rar_jax", "benchmark", *arguments)
     assert is_mistake(result, message), result.stderr
+
+
+def test_mistakes_with_a_tokenizer():
+    """The config of a RAR has other fields."""
+    assert "name a tokenizer with --config" in refusal("benchmarks.train_tokenizer")
+    assert "config has no field" in refusal("benchmarks.train_tokenizer", "--config=configs/digits.py")
 
 
 @pytest.mark.parametrize(
