@@ -7,7 +7,7 @@ from collections.abc import Sequence
 _STYLE = """
 :root { color-scheme: light dark; }
 body { font: 1rem/1.55 system-ui, sans-serif; max-width: 58rem; margin: 0 auto; padding: 1rem; }
-p, td, th, figcaption { overflow-wrap: anywhere; }
+p, td, figcaption { overflow-wrap: anywhere; }
 h1 { font-size: 1.7rem; line-height: 1.2; } h2 { margin-top: 2.2rem; }
 .lead { font-size: 1.15rem; }
 img { max-width: 100%; height: auto; background: white; }
