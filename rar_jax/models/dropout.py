@@ -37,11 +37,20 @@ def _bits(seeds: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return x ^ (x >> 16)
 
 
+def zeros(seeds: jax.Array, axes: int) -> jax.Array:
+    """Returns zeros uint32 [B, 1, ...] with a given number of axes, computed from seeds uint32 [B, 2].
+
+    JAX computes what depends on constants alone once, outside the loop over blocks. A constant that is broadcast to the
+    size of an activation would then be an array in memory, which every block reads. XLA removes these zeros.
+    """
+    return (seeds & 0)[:, 0].reshape(-1, *(1,) * (axes - 1))
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _drop(x: jax.Array, seeds: jax.Array, rate: float) -> jax.Array:
     """Drops elements of x as `drop` does, given seeds."""
     keep = _bits(seeds, x.shape) >= np.uint32(round(rate * 2**32))
-    return jnp.where(keep, x * np.asarray(1 / (1 - rate), x.dtype), jnp.zeros((), x.dtype))
+    return jnp.where(keep, x * np.asarray(1 / (1 - rate), x.dtype), zeros(seeds, x.ndim).astype(x.dtype))
 
 
 def _drop_forward(x, seeds, rate):

@@ -13,15 +13,17 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
+from rar_jax.models.attention import ATTENDED, causal_attention
 from rar_jax.models.dropout import NO_DROPOUT, Seeds, draw_seeds, drop
+from rar_jax.models.gelu import gelu
+from rar_jax.models.layer_norm import LayerNorm
 from rar_jax.models.sizes import PREFIX, ModelConfig
 
 # The published tables have more rows than a sequence uses. We keep the spare rows so that weights interchange.
 SPARE_POSITION_ROWS = 1024
 SPARE_STEP_ROWS = 100
-
-LAYER_NORM_EPSILON = 1e-6
 
 # Takes q, k, v [B, S, H, K]. Returns the attended values [B, S, H, K] and a value to keep (a KV cache, or None).
 Attend = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, Any]]
@@ -32,11 +34,14 @@ _normal = nn.initializers.normal(0.02)
 # is divided over heads or hidden units, "inputs" to kernels whose product is not divided.
 GATHERED = ("width", "inputs")
 
+# The name of what the policy "dots" keeps of the linear layers of a block.
+PRODUCT = "product"
+
 # Policies for the intermediate values that the backward pass keeps of a block. The names are `models.sizes.REMAT`.
 REMAT_POLICIES = {
     "none": None,
     "block": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "dots": jax.checkpoint_policies.save_only_these_names(PRODUCT, ATTENDED),
 }
 
 
@@ -77,46 +82,6 @@ def _gather_backward(names, _, gradient):
 gather.defvjp(_gather_forward, _gather_backward)
 
 
-def softmax_weights(scores: jax.Array, mask: jax.Array, head_width: int) -> jax.Array:
-    """Computes softmax(scores / sqrt(K)) over the last axis: float32 [..., Sk].
-
-    Args:
-      scores: float32 [..., Sk], products of queries and keys.
-      mask: bool, broadcastable to the scores; False where a query must not attend.
-      head_width: K.
-    """
-    return jax.nn.softmax(jnp.where(mask, scores * head_width**-0.5, jnp.finfo(jnp.float32).min))
-
-
-def attention_weights(q: jax.Array, k: jax.Array, mask: jax.Array) -> jax.Array:
-    """Computes softmax(q k / sqrt(K)) in float32.
-
-    Args:
-      q: [B, Sq, H, K].
-      k: [B, Sk, H, K].
-      mask: bool, broadcastable to [B, H, Sq, Sk]; False where a query must not attend.
-
-    Returns:
-      [B, H, Sq, Sk] in q's dtype.
-    """
-    scores = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.float32)
-    return softmax_weights(scores, mask, q.shape[-1]).astype(q.dtype)
-
-
-def weighted_values(weights: jax.Array, v: jax.Array) -> jax.Array:
-    """Sums values [B, Sk, H, K] with weights [B, H, Sq, Sk]: [B, Sq, H, K]."""
-    return jnp.einsum("bhqk,bkhd->bqhd", weights, v)
-
-
-def causal_attention(q: jax.Array, k: jax.Array, v: jax.Array, seeds: jax.Array | None, rate: float) -> jax.Array:
-    """Computes causal attention: q, k, v [B, S, H, K] -> [B, S, H, K].
-
-    Attention weights are dropped with probability `rate` if there are seeds (`models.dropout`).
-    """
-    mask = jnp.tril(jnp.ones((q.shape[1], q.shape[1]), bool))
-    return weighted_values(drop(attention_weights(q, k, mask), seeds, rate), v)
-
-
 class Linear(nn.Module):
     """A linear layer, x W + b.
 
@@ -140,7 +105,7 @@ class Linear(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, shape[1:]).astype(self.dtype)
         # The kernel is reshaped, because heads cannot be sharded as columns of O.
         kernel = gather(kernel.reshape(shape[0], *self.features), self.names)
-        return jnp.tensordot(x, kernel, 1) + bias.reshape(self.features)
+        return checkpoint_name(jnp.tensordot(x, kernel, 1) + bias.reshape(self.features), PRODUCT)
 
 
 class Attention(nn.Module):
@@ -156,8 +121,8 @@ class Attention(nn.Module):
         x = constrain(x, "shared_batch", None, None)
         qkv = Linear((3, heads, width // heads), self.dtype, ("width", None, "heads", None), name="qkv")(x)
         q, k, v = jnp.moveaxis(constrain(qkv, "shared_batch", None, None, "heads", None), 2, 0)
-        q = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=self.dtype, name="q_norm")(q)
-        k = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=self.dtype, name="k_norm")(k)
+        q = LayerNorm(name="q_norm")(q)
+        k = LayerNorm(name="k_norm")(k)
         out, kept = attend(*(constrain(each, "shared_batch", None, "heads", None) for each in (q, k, v)))
         out = constrain(out, "shared_batch", None, "heads", None).reshape(x.shape)
         out = Linear((width,), self.dtype, ("heads", "width"), name="proj")(out)
@@ -176,7 +141,7 @@ class MLP(nn.Module):
         """x [B, S, D] -> [B, S, D]."""
         x = constrain(x, "shared_batch", None, None)
         x = Linear((self.config.mlp_width,), self.dtype, ("width", "hidden"), name="fc1")(x)
-        x = nn.gelu(constrain(x, "shared_batch", None, "hidden"), approximate=False)
+        x = gelu(constrain(x, "shared_batch", None, "hidden"))
         x = drop(x, seeds.hidden, self.config.dropout)
         x = constrain(x, "shared_batch", None, "hidden")
         x = Linear((self.config.width,), self.dtype, ("hidden", "width"), name="fc2")(x)
@@ -196,9 +161,9 @@ class Block(nn.Module):
     def setup(self):
         width, zeros = self.config.width, nn.initializers.zeros
         self.modulation = Linear((6 * width,), self.dtype, ("inputs", None), kernel_init=zeros)
-        self.norm1 = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=self.dtype)
+        self.norm1 = LayerNorm()
         self.attention = Attention(self.config, self.dtype)
-        self.norm2 = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=self.dtype)
+        self.norm2 = LayerNorm()
         self.mlp = MLP(self.config, self.dtype)
 
     def modulate(self, condition: jax.Array) -> jax.Array:
@@ -215,17 +180,13 @@ class Block(nn.Module):
         x = x + gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2, seeds)
         return x, kept
 
-    def causal(self, x: jax.Array, condition: jax.Array, seeds: Seeds, keep_weights: bool) -> jax.Array:
-        """Applies the block to a whole sequence with a causal mask: x, SiLU(c) [B, S, D] -> [B, S, D].
+    def causal(self, x: jax.Array, condition: jax.Array, seeds: Seeds) -> jax.Array:
+        """Applies the block to a whole sequence with a causal mask: x, SiLU(c) [B, S, D] -> [B, S, D]."""
 
-        Unless `keep_weights` is set, the backward pass recomputes the attention weights, which are most of a block's
-        memory and 1% of its FLOPs.
-        """
-        attention = functools.partial(causal_attention, rate=self.config.attention_dropout)
-        if not keep_weights:
-            attention = jax.checkpoint(attention, prevent_cse=False)
-        modulation = self.modulate(condition)
-        return self(x, modulation, lambda q, k, v: (attention(q, k, v, seeds.weights), None), seeds)[0]
+        def attend(q, k, v):
+            return causal_attention(q, k, v, seeds.weights, self.config.attention_dropout), None
+
+        return self(x, self.modulate(condition), attend, seeds)[0]
 
 
 class RAR(nn.Module):
@@ -258,7 +219,7 @@ class RAR(nn.Module):
         steps = (config.num_tokens + SPARE_STEP_ROWS, config.width)
         self.step_embedding = self.param("step_embedding", _normal, steps)
         self.blocks = self.block().clone(name="blocks")
-        self.head_norm = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, use_scale=False, use_bias=False, dtype=self.dtype)
+        self.head_norm = LayerNorm(learned=False)
         self.head_modulation = nn.Dense(2 * config.width, dtype=self.dtype, kernel_init=nn.initializers.zeros)
         self.lm_head = nn.Dense(config.codebook_size, dtype=self.dtype, kernel_init=_normal)
 
@@ -353,9 +314,7 @@ class RAR(nn.Module):
         policy = REMAT_POLICIES[self.remat]
 
         def layer(block, x, condition, seeds):
-            # If blocks are rematerialised, only one block's attention weights are in memory at a time.
-            x = block.causal(x, condition, seeds, keep_weights=policy is not None)
-            return constrain(x, "batch", None, None), None
+            return constrain(block.causal(x, condition, seeds), "batch", None, None), None
 
         if policy is not None:
             layer = nn.remat(layer, policy=policy, prevent_cse=False)

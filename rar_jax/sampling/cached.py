@@ -19,7 +19,8 @@ import flax.traverse_util
 import jax
 import jax.numpy as jnp
 
-from rar_jax.models.rar import RAR, Block, attention_weights, weighted_values
+from rar_jax.models.attention import attention_weights, weighted_values
+from rar_jax.models.rar import RAR, Block
 from rar_jax.models.sizes import PREFIX
 from rar_jax.sampling.few_rows import attend_few_rows, has_transposed_kernels, multiply_transposed, transpose_kernels
 

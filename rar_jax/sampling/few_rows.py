@@ -9,7 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rar_jax.models.rar import Linear, softmax_weights
+from rar_jax.models.attention import softmax_weights
+from rar_jax.models.rar import Linear
 
 # The kernels that each pass reads, and their name if they are transposed.
 _PASS_KERNELS = ("attention/qkv/kernel", "attention/proj/kernel", "mlp/fc1/kernel", "mlp/fc2/kernel")

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+from rar_jax.models.attention import causal_attention
 from rar_jax.models.dropout import draw_seeds, drop
-from rar_jax.models.rar import causal_attention
 from rar_jax.parallel.mesh import make_mesh
 
 DROP = jax.jit(drop, static_argnums=2)

@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -229,3 +230,36 @@ def test_each_dropout_is_applied_in_training_only(random_case):
         noisy = model.clone(config=dataclasses.replace(model.config, **rates))
         assert np.abs(APPLY(noisy, {"params": params}, *inputs, jax.random.key(0)) - plain).max() > 1e-3
         np.testing.assert_array_equal(APPLY(noisy, {"params": params}, *inputs), plain)
+
+
+def loop_over_blocks(model, params, examples):
+    """Returns the forward pass's loop over blocks as shapes: the arrays that all blocks read, and those that it keeps.
+
+    Kernels, which the first axes tell from activations, are left out.
+    """
+    batch, places = examples["visited"].shape[0], examples["visited"].shape[1] + 1
+    program = jax.make_jaxpr(jax.grad(lambda p: token_losses(model, p, examples, jax.random.key(5))[0].mean()))(params)
+    scan = next(each for each in program.eqns if each.primitive.name == "scan")
+    read = [each.aval for each in scan.invars[: scan.params["num_consts"]]]
+    kept = [each.aval for each in scan.outvars[scan.params["num_carry"] :]]
+    return read, [each for each in kept if each.shape[1] == batch and places in each.shape]
+
+
+@pytest.mark.parametrize(("remat", "most"), [("none", 27), ("dots", 17), ("block", 1)])
+def test_what_the_backward_pass_needs(random_case, remat, most):
+    """Blocks read no constant of an activation's size, and keep nothing but statistics of rows in float32.
+
+    `most` is the size of what a block keeps, in units of B x S x D. The MLP is four times as wide.
+    """
+    model = random_case[0]
+    config = dataclasses.replace(model.config, mlp_width=128, dropout=0.1, attention_dropout=0.1)
+    model = model.clone(config=config, dtype=jnp.bfloat16, remat=remat)
+    orders = np.tile(np.arange(16), (3, 1))
+    params = jax.eval_shape(functools.partial(init, model))
+    read, kept = loop_over_blocks(model, params, {"visited": orders, "label": orders[:, 0], "order": orders})
+    activation = 3 * 17 * 32
+    # The condition is read. Places, which dropout hashes, have no axis of rows.
+    assert [each.shape for each in read if each.size >= activation and each.shape[0] > 1] == [(3, 17, 32)]
+    sizes = {dtype: sum(each.size for each in kept if each.dtype == dtype) for dtype in (jnp.bfloat16, jnp.float32)}
+    assert sizes[jnp.bfloat16] == most * 2 * activation
+    assert all(each.dtype == jnp.bfloat16 or each.size < 2 * activation / 7 for each in kept)

@@ -4,7 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rar_jax.models.rar import Linear, attention_weights, weighted_values
+from rar_jax.models.attention import attention_weights, weighted_values
+from rar_jax.models.rar import Linear
 from rar_jax.sampling.few_rows import attend_few_rows, multiply_transposed
 
 
