@@ -16,13 +16,13 @@ import ml_collections
 from rar_jax import schema
 from rar_jax.errors import UserError
 from rar_jax.fields import setting
-from rar_jax.models.sizes import REMAT, ModelConfig
+from rar_jax.models.sizes import ATTENTION, REMAT, ModelConfig
 from rar_jax.orders import scan_order
 from rar_jax.sampling.options import MAX_SEED, Options, SampleConfig
 
 # Fields that may change when a run resumes, because they affect neither its losses nor its weights.
 _FREE_TO_CHANGE = re.compile(
-    r"name|init_from|(mesh|sample|eval|checkpoint)\..*|train\.(stop_step|log_every|max_skipped|profile_step|remat|deterministic)"
+    r"name|init_from|(mesh|sample|eval|checkpoint)\..*|train\.(stop_step|log_every|max_skipped|profile_step|remat|attention|deterministic)"
     r"|data\.(path|eval_path|tokenizer)"
 )
 DATA_NAMES = ("records", "digits", "glyphs", "synthetic")
@@ -86,6 +86,9 @@ class TrainConfig(LoopConfig):
     dtype: str = setting("bfloat16", "Compute dtype. Parameters are float32.", one_of=DTYPES)
     remat: str = setting(
         "none", "Intermediate values that the backward pass keeps of a block (`models.rar`).", one_of=REMAT
+    )
+    attention: str = setting(
+        "xla", "Attention of the training step. pallas: kernels for NVIDIA GPUs.", one_of=ATTENTION
     )
     ema_decay: float = setting(
         0.0, "Decay of the moving average of the parameters. 0: no average.", at_least=0, below=1

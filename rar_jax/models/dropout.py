@@ -20,21 +20,26 @@ def _mix(x: jax.Array, shift: int, multiplier: int) -> jax.Array:
     return (x ^ (x >> shift)) * np.uint32(multiplier)
 
 
-def _bits(seeds: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Returns random bits, uint32 of a given shape [B, ...], from the seeds uint32 [B, 2] of its rows.
+def kept(place: jax.Array, first: jax.Array, second: jax.Array, rate: float) -> jax.Array:
+    """Returns which elements dropout keeps, bool, from their places in the row and the row's seeds, all uint32.
 
     The mixing steps are those of C. Wellons' hash lowbias32 (https://nullprogram.com/blog/2018/07/31/). The first seed
     is added before the first step, and the second seed is combined by xor before the second step.
     """
+    x = _mix(place + first, 16, 0x7FEB352D)
+    x = _mix(x ^ second, 15, 0x846CA68B)
+    return x ^ (x >> 16) >= np.uint32(round(rate * 2**32))
+
+
+def _kept(seeds: jax.Array, shape: tuple[int, ...], rate: float) -> jax.Array:
+    """Returns which elements of an array of a shape [B, ...] are kept, from the seeds uint32 [B, 2] of its rows."""
     place = jnp.zeros((1,) * len(shape), jnp.uint32)
     for axis in range(1, len(shape)):
-        # A row of more than 2^32 elements would repeat its bits.
+        # A row of more than 2^32 elements would repeat its mask.
         stride = np.uint32(np.prod(shape[axis + 1 :], dtype=np.int64) % 2**32)
         place = place + jax.lax.broadcasted_iota(jnp.uint32, (1, *shape[1:]), axis) * stride
     first, second = (seeds[:, i].reshape(-1, *(1,) * (len(shape) - 1)) for i in range(2))
-    x = _mix(place + first, 16, 0x7FEB352D)
-    x = _mix(x ^ second, 15, 0x846CA68B)
-    return x ^ (x >> 16)
+    return kept(place, first, second, rate)
 
 
 def zeros(seeds: jax.Array, axes: int) -> jax.Array:
@@ -49,8 +54,9 @@ def zeros(seeds: jax.Array, axes: int) -> jax.Array:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _drop(x: jax.Array, seeds: jax.Array, rate: float) -> jax.Array:
     """Drops elements of x as `drop` does, given seeds."""
-    keep = _bits(seeds, x.shape) >= np.uint32(round(rate * 2**32))
-    return jnp.where(keep, x * np.asarray(1 / (1 - rate), x.dtype), zeros(seeds, x.ndim).astype(x.dtype))
+    return jnp.where(
+        _kept(seeds, x.shape, rate), x * np.asarray(1 / (1 - rate), x.dtype), zeros(seeds, x.ndim).astype(x.dtype)
+    )
 
 
 def _drop_forward(x, seeds, rate):

@@ -45,6 +45,16 @@ REMAT_POLICIES = {
 }
 
 
+def find_attention(name: str) -> Callable:
+    """Returns an implementation of causal attention with dropout by its name, one of `models.sizes.ATTENTION`."""
+    if name == "xla":
+        return causal_attention
+    # Imported where it is used, because Pallas is an experimental part of JAX.
+    from rar_jax.models.pallas_attention import pallas_attention
+
+    return pallas_attention
+
+
 def constrain(x: jax.Array, *names: str | None) -> jax.Array:
     """Names the logical axes of an activation, for sharding (`parallel.partition`).
 
@@ -180,11 +190,21 @@ class Block(nn.Module):
         x = x + gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2, seeds)
         return x, kept
 
-    def causal(self, x: jax.Array, condition: jax.Array, seeds: Seeds) -> jax.Array:
-        """Applies the block to a whole sequence with a causal mask: x, SiLU(c) [B, S, D] -> [B, S, D]."""
+    def causal(self, x: jax.Array, condition: jax.Array, seeds: Seeds, attention: Callable) -> jax.Array:
+        """Applies the block to a whole sequence with a causal mask.
+
+        Args:
+          x: [B, S, D].
+          condition: SiLU(c), [B, S, D].
+          seeds: of the block's dropouts.
+          attention: from `find_attention`.
+
+        Returns:
+          [B, S, D].
+        """
 
         def attend(q, k, v):
-            return causal_attention(q, k, v, seeds.weights, self.config.attention_dropout), None
+            return attention(q, k, v, seeds.weights, self.config.attention_dropout), None
 
         return self(x, self.modulate(condition), attend, seeds)[0]
 
@@ -196,11 +216,13 @@ class RAR(nn.Module):
       config: sizes and dropout rates.
       dtype: dtype of the computation; parameters are float32.
       remat: name in `REMAT_POLICIES`: the intermediate values that the backward pass keeps of a block.
+      attention: name of the attention of whole sequences (`find_attention`).
     """
 
     config: ModelConfig
     dtype: jnp.dtype = jnp.float32
     remat: str = "none"
+    attention: str = "xla"
 
     def block(self) -> Block:
         """Returns one block, to be applied on its own with one layer's parameters."""
@@ -311,10 +333,10 @@ class RAR(nn.Module):
 
     def _apply_blocks(self, x: jax.Array, condition: jax.Array, seeds: Seeds) -> jax.Array:
         """Scans over the blocks: x, SiLU(c) [B, S, D], seeds [L, B, 2] -> [B, S, D]."""
-        policy = REMAT_POLICIES[self.remat]
+        attention, policy = find_attention(self.attention), REMAT_POLICIES[self.remat]
 
         def layer(block, x, condition, seeds):
-            return constrain(block.causal(x, condition, seeds), "batch", None, None), None
+            return constrain(block.causal(x, condition, seeds, attention), "batch", None, None), None
 
         if policy is not None:
             layer = nn.remat(layer, policy=policy, prevent_cse=False)

@@ -10,6 +10,8 @@ PREFIX = 2
 MAX_CODEBOOK_SIZE = 2**16
 # Names of the rematerialisation policies, which are in `models.rar`.
 REMAT = ("none", "block", "dots")
+# Names of the implementations of attention in training, which are in `models.rar`.
+ATTENTION = ("xla", "pallas")
 # The published tokenizer has so many groups in every normalisation.
 PUBLISHED_GROUPS = 32
 

@@ -7,8 +7,10 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
 from rar_jax.config import Config
+from rar_jax.errors import UserError
 from rar_jax.models.rar import RAR
 from rar_jax.orders import scan_order
 from rar_jax.training.base_program import BaseProgram
@@ -33,6 +35,19 @@ class Program(BaseProgram):
     optimizer: optax.GradientTransformation
     init: Callable[[], TrainState]
 
+    def check_devices(self, mesh: Mesh) -> None:
+        """Raises a `UserError` if the devices of a mesh have no kernel for the model's attention."""
+        platform = mesh.devices.flat[0].platform
+        if self.model.attention == "pallas" and platform not in ("gpu", "cuda"):
+            raise UserError(
+                f"config.train.attention='pallas' has kernels for NVIDIA GPUs only, and this is a {platform}: use 'xla'"
+            )
+
+    def jit_step(self, mesh: Mesh) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+        """See `BaseProgram.jit_step` and `check_devices`."""
+        self.check_devices(mesh)
+        return super().jit_step(mesh)
+
     def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         """Makes one update; see `training.step.train_step`."""
         return train_step(state, batch, model=self.model, optimizer=self.optimizer, step_config=self.step_config)
@@ -44,7 +59,7 @@ class Program(BaseProgram):
 
 def make_program(config: Config) -> Program:
     """Returns the program of a config."""
-    model = RAR(config.model, jnp.dtype(config.train.dtype), config.train.remat)
+    model = RAR(config.model, jnp.dtype(config.train.dtype), config.train.remat, config.train.attention)
     warmup_steps = config.optimizer.warmup_epochs * config.steps_per_epoch
     learning_rate = learning_rate_schedule(config.optimizer, warmup_steps, config.total_steps)
     optimizer = adamw(config.optimizer, learning_rate)

@@ -92,11 +92,12 @@ def prepare(config: Config, folder: epath.PathLike, allow_config_change: Sequenc
     """
     folder = epath.Path(folder)
     mesh = make_mesh(mesh_shape(config, jax.device_count()))
+    program = make_program(config)
+    program.check_devices(mesh)
     with together():
         check_folder("workdir", folder)
         tokenizer = load_tokenizer(config)
         datasets = open_datasets(config, tokenizer)
-    program = make_program(config)
     with together():
         check_stored_config(config, folder, allow_config_change)
         _check_glyphs(config, datasets)

@@ -15,6 +15,12 @@ def test_a_tokenizer_must_fit_the_model(small_config, tmp_path):
         prepare(config, tmp_path)
 
 
+def test_attention_without_a_kernel_is_refused(small_config, tmp_path):
+    with pytest.raises(UserError, match=r"^config\.train\.attention='pallas' has kernels for NVIDIA GPUs only"):
+        prepare(small_config(train={"attention": "pallas"}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_folder_below_a_file(small_config, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="is a file, not a folder"):
