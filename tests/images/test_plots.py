@@ -78,7 +78,7 @@ def test_a_legend_for_all_panels(tmp_path):
     ]
 
 
-def test_heat_maps_frame_the_smallest(tmp_path):
+def test_heat_maps_frame_the_best(tmp_path):
     values = {(s, p, t): (s - 2) ** 2 + p + t for s in (1, 2, 3) for p in (1, 2) for t in (1, 1.1)}
     del values[(3, 2, 1.1)]
     plot_heat_maps(tmp_path / "a.png", ("scale", "power", "temperature"), values, min(values, key=values.get), "FID")
