@@ -41,8 +41,9 @@ def get_config():
     config.checkpoint.every = 5
     return config
 """
-# Files that hold times, locks, or the layout of checkpoints, whose weights the samples depend on.
-_NOT_COMPARED = re.compile(r"speed\.jsonl|events\.out.*|.*\.lock|.*\.pid|config\.json")
+# Files that hold times or process ids. job.json has the digest of a checkpoint's files, whose names Orbax draws; its
+# weights are compared by the samples.
+_NOT_COMPARED = re.compile(r"speed\.jsonl|events\.out.*|.*\.lock|.*\.pid|job\.json")
 
 STAGES = ["check", "split", "tokenizer", "tokenize_train", "tokenize_heldout", "train", "sample", "nearest", "page"]
 
