@@ -55,6 +55,22 @@ def test_an_edit_keeps_what_is_not_masked(generator, caplog):
         generator.edit(images, mask, [1, 1, 1], schedule="cosine", steps=4)
 
 
+def test_painting_ends_with_the_images_of_generate_and_edit(generator):
+    classes, options = [1, 1, 2], {"seed": 5, "guidance_scale": 2.0}
+    first, *_, last = generator.paint(classes, every=6, **options)
+    assert last.done and not first.done
+    np.testing.assert_array_equal(last.images(), generator.generate(classes, **options))
+    # One token is known, and each token is a patch of 2 x 2 pixels.
+    unknown = np.full((3, 8, 8, 3), 128)
+    np.testing.assert_array_equal(first.images()[:, 2:], unknown[:, 2:])
+    assert (first.images()[:, :2, :2] != unknown[:, :2, :2]).any()
+    images, mask = last.images(), np.arange(64).reshape(8, 8) < 32
+    first, *_, last = generator.paint([0, 1, 2], edited=(images, mask), every=3, seed=1)
+    np.testing.assert_array_equal(first.images()[:, :4], unknown[:, :4])
+    np.testing.assert_array_equal(first.images()[:, 4:], images[:, 4:])
+    np.testing.assert_array_equal(last.images(), generator.edit(images, mask, [0, 1, 2], seed=1))
+
+
 def test_likelihood_and_classes(generator, golden):
     tokens = golden["tokens"].astype(np.int32)
     classes = [0, 1, 2, 3]

@@ -7,13 +7,13 @@ from etils import epath
 
 from rar_jax.data.tokenizers import Tokenizer
 from rar_jax.generation.generator import Generator
+from rar_jax.generation.painting import decode_known
 from rar_jax.generation.pictures import SampleGrid
 from rar_jax.images.files import write_animation
 from rar_jax.sampling.options import Options
 
 # If an image has more groups of tokens, each frame adds several.
 _MAX_STEPS = 64
-_GREY = 128
 # Largest numbers of rows and columns of an animation.
 _GRID_SIZE = 4, 2
 
@@ -34,12 +34,8 @@ def appearing(tokenizer: Tokenizer, tokens: np.ndarray, orders: np.ndarray, size
     drawn = np.cumsum([0, *sizes])
     known = drawn[np.linspace(0, len(sizes), min(len(sizes), _MAX_STEPS) + 1).round().astype(int)]
     there = np.argsort(orders, axis=1) < known[:, None, None]
-    # The decoder also sees the codes around a patch. The missing ones are set to the code that was sampled last.
-    last = np.take_along_axis(tokens, orders[:, np.maximum(known - 1, 0)], axis=1).T[..., None]
-    images = tokenizer.decode(np.where(there, tokens, last).reshape(-1, num_tokens))
-    side = tokenizer.grid_side
-    patches = there.reshape(-1, side, side).repeat(tokenizer.downsampling, 1).repeat(tokenizer.downsampling, 2)
-    images = np.where(patches[..., None], images, np.uint8(_GREY))
+    repeated = [np.broadcast_to(each, there.shape).reshape(-1, num_tokens) for each in (tokens, there, orders)]
+    images = decode_known(tokenizer, *repeated)
     return images.reshape(len(known), count, *images.shape[1:])
 
 

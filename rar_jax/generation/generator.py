@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -16,9 +16,11 @@ from rar_jax.data.tokenizers import Tokenizer, decoded, load_tokenizer, tokenize
 from rar_jax.errors import UserError
 from rar_jax.generation.editing import edit_tokens, token_masks
 from rar_jax.generation.likelihood import Likelihood, LikelihoodScorer, posterior
+from rar_jax.generation.painting import Painting
 from rar_jax.orders import randomness
 from rar_jax.parallel.mesh import make_mesh, replicated
 from rar_jax.sampling.options import Options
+from rar_jax.sampling.paint import paint
 from rar_jax.sampling.sampler import Sampler, check_labels, sample_tokens
 from rar_jax.training.metrics import read_metrics
 
@@ -154,6 +156,46 @@ class Generator:
         edited = np.concatenate(list(decoded(self.tokenizer, tokens)))
         return np.where(np.broadcast_to(masks, edited.shape[:3])[..., None], edited, images) if paste else edited
 
+    def paint(
+        self,
+        classes: Sequence[int | str],
+        *,
+        edited: tuple[np.ndarray, np.ndarray] | None = None,
+        margin: int = 0,
+        every: int = 1,
+        seed: int = 0,
+        **options: Any,
+    ) -> Iterator[Painting]:
+        """Samples or edits images as `generate` and `edit` do, in one batch, and yields while they are drawn.
+
+        A caller that stops iterating stops the work.
+
+        Args:
+          classes: N classes, by index or by name.
+          edited: images uint8 [N, H, W, 3] and masks bool [H, W] or [N, H, W], to draw a part of images again.
+          margin: see `edit`.
+          every: number of passes of the network after which to yield.
+          seed: seed of all draws.
+          options: fields of `sampling.options.Options`; the config's values are the defaults.
+
+        Yields:
+          How far the images are. The last ones are complete.
+
+        Raises:
+          UserError: a class, a mask or an option cannot be used.
+        """
+        labels, options, pasted = self.labels(classes), self.options(**options), None
+        self.warn_if_not_trained(options, editing=edited is not None)
+        rows = np.arange(self.sampler.batch_size(len(labels), len(labels)), dtype=np.int32)
+        padded = np.minimum(rows, len(labels) - 1)
+        if edited is not None:
+            images, labels = edited[0], self._labels_for(edited[0], classes)
+            masked = token_masks(edited[1], self.tokenizer, len(images), margin)
+            pasted = images, np.broadcast_to(edited[1], images.shape[:3])
+            edited = self._tokens(images)[padded], masked[padded]
+        for painted in paint(self.sampler, labels[padded], padded, seed, options, every, edited):
+            yield Painting.of(painted, len(labels), self.tokenizer, pasted)
+
     def log_likelihood(
         self,
         images: np.ndarray,
@@ -225,16 +267,20 @@ class Generator:
             raise UserError(f"{len(images)} images need as many classes, not {len(labels)}")
         return labels
 
-    def warn_if_not_trained(self, options: Options, editing: bool = False) -> None:
-        """Warns if tokens are predicted in orders for which the model was not trained at the end of its run."""
+    def order_warning(self, options: Options, editing: bool = False) -> str | None:
+        """Returns why tokens may be bad that are predicted in orders for which the model was not trained at the end."""
         if not (editing or options.any_order) or self.final_randomness > 0:
-            return
+            return None
         loss = "" if self.random_loss is None else f": its held-out loss in random order is {self.random_loss:.2f} nats"
-        _log.warning(
+        return (
             "groups, drawn orders and editing need a model that keeps random orders, and this one was annealed to the "
-            "scan order%s; train it with --config.permutation.final_randomness=0.5",
-            loss,
+            f"scan order{loss}; train it with --config.permutation.final_randomness=0.5"
         )
+
+    def warn_if_not_trained(self, options: Options, editing: bool = False) -> None:
+        """Logs the warning about orders (`order_warning`)."""
+        if (warning := self.order_warning(options, editing)) is not None:
+            _log.warning("%s", warning)
 
 
 def load_generator(checkpoint: epath.PathLike, step: int | None = None, tokenizer: str | None = None) -> Generator:

@@ -1,5 +1,6 @@
 """Lays images out in grids, and writes images and animations to files."""
 
+import io
 from collections.abc import Sequence
 
 import numpy as np
@@ -84,7 +85,14 @@ def write_animation(path: epath.PathLike, frames: Sequence[np.ndarray]) -> None:
     """
     path = epath.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as file:
+        file.write(encode_animation(frames, path.suffix[1:]))
+
+
+def encode_animation(frames: Sequence[np.ndarray], suffix: str) -> bytes:
+    """Returns the contents of an animated file, gif or webp (`write_animation`)."""
     first, *rest = map(Image.fromarray, frames)
     durations = [_MILLISECONDS] * len(rest) + [_LAST_MILLISECONDS]
-    with replacing(path) as file:
-        first.save(file, path.suffix[1:], save_all=True, append_images=rest, duration=durations, loop=0, lossless=True)
+    file = io.BytesIO()
+    first.save(file, suffix, save_all=True, append_images=rest, duration=durations, loop=0, lossless=True)
+    return file.getvalue()

@@ -6,6 +6,7 @@ time. What attention reads of the cache grows from segment to segment: with four
 length on average. On a CPU the cache itself grows. Elsewhere it has its full length from the start, which saves copies.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,26 +19,33 @@ from rar_jax.models.sizes import PREFIX
 from rar_jax.orders import row_keys
 from rar_jax.orders.drawn import known_first, random_orders, spread_orders
 from rar_jax.performance.costs import block_kernels
-from rar_jax.sampling.cached import Cache, CachedNetwork, DecodeParams, grow
+from rar_jax.sampling.cached import Cache, CachedNetwork, DecodeParams, Modulation, grow, window
 from rar_jax.sampling.choose import Choice, choose_token
 from rar_jax.sampling.groups import Plan, Segment, segments
 from rar_jax.sampling.guidance import guide
 from rar_jax.sampling.own_pace import Pace, decode_at_own_pace
 
+# (t int32 [G], logits float32 [R, G, V] of the tokens of these numbers) -> the tokens int32 [B, G], and values
+# [..., G, ...] to keep, with G as their second axis. Numbers of T or more are padding.
+Choose = Callable[[jax.Array, jax.Array], tuple[jax.Array, Any]]
 # A stage with fewer tokens saves less time than it takes to compile.
 _STAGE_TOKENS = 32
 
 
 class State(NamedTuple):
-    """What the loop carries from pass to pass.
+    """What the loop carries from pass to pass. The first axis of every array belongs to the images or sequences.
 
     Attributes:
       tokens: int32 [B, W], the group drawn last, padded.
       caches: one for each block.
+      modulation: at the places that the passes of a segment read, in their order; None before the first segment.
+      kept: the values that `choose` kept, [..., T + padding, ...]. Entry t belongs to token number t, if it is drawn.
     """
 
     tokens: jax.Array
     caches: list[Cache]
+    modulation: Modulation | None
+    kept: Any
 
 
 def _num_stages(model: RAR, sequences: int) -> int:
@@ -62,7 +70,7 @@ def run_loop(
     params: DecodeParams,
     labels: jax.Array,
     orders: jax.Array,
-    choose: Callable[[jax.Array, jax.Array], tuple[jax.Array, Any]],
+    choose: Choose,
     guided: bool,
     sizes: tuple[int, ...] | None = None,
 ) -> Any:
@@ -70,8 +78,7 @@ def run_loop(
 
     Args:
       model, params, labels, orders, guided: see `CachedNetwork`.
-      choose: (t int32 [G], logits float32 [R, G, V] of the tokens of these numbers) -> (the tokens int32 [B, G], values
-        [..., G, ...] to keep, with G as their second axis). Numbers of T or more are padding.
+      choose: how tokens are drawn from logits, and what is kept of them (`Choose`).
       sizes: of the groups; one token each by default.
 
     Returns:
@@ -79,53 +86,57 @@ def run_loop(
     """
     sizes = sizes or (1,) * model.config.num_tokens
     network = CachedNetwork(model, params, labels, orders, guided)
+    state, all_segments = begin_loop(network, sizes, choose), decode_segments(model, network.sequences, sizes)
+    for number, segment in enumerate(all_segments):
+        state = begin_segment(network, all_segments, number, state)
+        state = run_passes(network, segment, state, choose, 0, len(segment.counts))
+    return jax.tree.map(lambda kept: kept[:, : model.config.num_tokens], state.kept)
+
+
+def begin_loop(network: CachedNetwork, sizes: tuple[int, ...], choose: Choose) -> State:
+    """Draws the first group from the class token."""
     logits, caches = network.prefill(sizes[0])
-    tokens, value = choose(jnp.arange(sizes[0]), logits)
-    state, kept = State(tokens, caches), [value]
-    all_segments = decode_segments(model, network.sequences, sizes)
-    longest = max((segment.length for segment in all_segments), default=0)
-    for segment in all_segments:
-        length = longest if network.reads_parts_of_caches else segment.length
-        state = state._replace(caches=[grow(cache, length) for cache in state.caches])
-        state, values = _run_segment(network, segment, state, choose)
-        kept.append(values)
-    real = _kept_tokens(sizes, model, network.sequences)
-    return jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1)[:, real], *kept)
+    tokens, values = choose(jnp.arange(sizes[0]), logits)
+    # A group is written with its padding, which the next one overwrites.
+    length = sum(sizes) + max(sizes)
+    kept = jax.tree.map(lambda v: jnp.pad(v, ((0, 0), (0, length - v.shape[1])) + ((0, 0),) * (v.ndim - 2)), values)
+    return State(tokens, caches, None, kept)
 
 
-def _run_segment(
-    network: CachedNetwork, segment: Segment, state: State, choose: Callable[[jax.Array, jax.Array], tuple]
-) -> tuple[State, Any]:
-    """Runs the passes of a segment: the state after them, and the values that `choose` kept, [..., passes * W, ...]."""
-    width, passes = segment.width, len(segment.counts)
-    tokens = jnp.pad(state.tokens, ((0, 0), (0, width - state.tokens.shape[1])))
-    state = state._replace(tokens=tokens)
-    full = bool((segment.sizes == width).all())
-    places = PREFIX + segment.counts[:, None] + np.arange(width)
+def begin_segment(network: CachedNetwork, all_segments: list[Segment], number: int, state: State) -> State:
+    """Prepares the state for the passes of a segment: wider groups, longer caches and the modulation."""
+    segment = all_segments[number]
+    tokens = jnp.pad(state.tokens, ((0, 0), (0, segment.width - state.tokens.shape[1])))
+    longest = max(each.length for each in all_segments)
+    length = longest if network.reads_parts_of_caches else segment.length
+    places = PREFIX + segment.counts[:, None] + np.arange(segment.width)
     modulation = network.modulate(jnp.asarray(places.ravel()))
-    by_pass = jax.tree.map(lambda m: m.reshape(m.shape[0], passes, width, m.shape[2]).swapaxes(0, 1), modulation)
+    return State(tokens, [grow(cache, length) for cache in state.caches], modulation, state.kept)
 
-    def step(state, inputs):
-        count, size, modulation = inputs
-        size = width if full else size
-        logits, caches = network.read_group(state.tokens, count, size, state.caches, segment.length, modulation)
-        tokens, value = choose(count + size + jnp.arange(width), logits)
-        return State(tokens, caches), value
 
+def run_passes(
+    network: CachedNetwork,
+    segment: Segment,
+    state: State,
+    choose: Choose,
+    first: jax.Array | int,
+    last: jax.Array | int,
+) -> State:
+    """Runs the passes of a segment from number `first` to before `last`, int32 [], which may be traced."""
+    width, full = segment.width, bool((segment.sizes == segment.width).all())
     counts, sizes = (jnp.asarray(each, jnp.int32) for each in (segment.counts, segment.sizes))
-    state, values = jax.lax.scan(step, state, (counts, sizes, by_pass))
-    # [passes, rows, W, ...] -> [rows, passes * W, ...].
-    return state, jax.tree.map(lambda v: v.swapaxes(0, 1).reshape(v.shape[1], passes * width, *v.shape[3:]), values)
 
+    def step(i, carried):
+        tokens, caches, kept = carried
+        count, size = counts[i], width if full else sizes[i]
+        modulation = jax.tree.map(lambda m: window(m, i * width, width), state.modulation)
+        logits, caches = network.read_group(tokens, count, size, caches, segment.length, modulation)
+        tokens, values = choose(count + size + jnp.arange(width), logits)
+        write = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=count + size, axis=1)
+        return tokens, caches, jax.tree.map(write, kept, values)
 
-def _kept_tokens(sizes: tuple[int, ...], model: RAR, sequences: int) -> np.ndarray:
-    """Returns which of the drawn tokens, padding included, are tokens: int [T]."""
-    real = [np.ones(sizes[0], bool)]
-    for segment in decode_segments(model, sequences, sizes):
-        drawn = segment.counts + segment.sizes
-        drawn_sizes = np.asarray(sizes)[np.searchsorted(np.cumsum(sizes), drawn, side="right")]
-        real += [np.arange(segment.width) < size for size in drawn_sizes]
-    return np.flatnonzero(np.concatenate(real))
+    tokens, caches, kept = jax.lax.fori_loop(first, last, step, (state.tokens, state.caches, state.kept))
+    return State(tokens, caches, state.modulation, kept)
 
 
 def token_keys(keys: jax.Array, t: jax.Array) -> jax.Array:
@@ -189,16 +200,11 @@ def decode(
         none_known = jnp.zeros(labels.shape, jnp.int32)
         network = CachedNetwork(model, params, labels, orders, weights is not None)
         visited, pace = decode_at_own_pace(
-            network, jnp.zeros_like(orders), none_known, plan, keys, _guided(weights), choice, all_unknown=True
+            network, jnp.zeros_like(orders), none_known, plan, keys, guided(weights), choice, all_unknown=True
         )
         return in_grid_order(visited, orders), pace
 
-    def choose(t, logits):
-        logits = _guided(weights)(t[None], logits)
-        codes = choose_token(token_keys(keys, t).reshape(-1), logits.reshape(-1, logits.shape[-1]), choice)
-        tokens = codes.reshape(labels.shape[0], -1)
-        return tokens, tokens
-
+    choose = token_drawing(keys, weights, choice)
     visited = run_loop(model, params, labels, orders, choose, weights is not None, plan.sizes)
     return in_grid_order(visited, orders), None
 
@@ -236,23 +242,35 @@ def edit(
         (~masked).sum(axis=1),
         plan,
         row_keys(key, numbers),
-        _guided(weights),
+        guided(weights),
         choice,
         all_unknown=False,
     )
     return in_grid_order(visited, orders), pace
 
 
-def _guided(weights: jax.Array | None) -> Callable[[jax.Array, jax.Array], jax.Array]:
+def token_drawing(keys: jax.Array, weights: jax.Array | None, choice: Choice) -> Choose:
+    """Returns the function by which the loop draws tokens and keeps them, from the keys [B] of the images."""
+
+    def choose(t, logits):
+        logits = guided(weights)(t[None], logits)
+        codes = choose_token(token_keys(keys, t).reshape(-1), logits.reshape(-1, logits.shape[-1]), choice)
+        tokens = codes.reshape(keys.shape[0], -1)
+        return tokens, tokens
+
+    return choose
+
+
+def guided(weights: jax.Array | None) -> Callable[[jax.Array, jax.Array], jax.Array]:
     """Returns (numbers of tokens [B or 1, N], logits [R, N, V]) -> guided logits [B, N, V]."""
 
-    def guided(t, logits):
+    def apply(t, logits):
         if weights is None:
             return logits
         conditional, null = jnp.split(logits, 2)
         return guide(conditional, null, weights[t][..., None])
 
-    return guided
+    return apply
 
 
 def in_grid_order(visited: jax.Array, orders: jax.Array) -> jax.Array:

@@ -23,6 +23,10 @@ _ACCEPTANCE_STREAM = 2**30
 _RESIDUAL_STREAM = 2**30 + 2**29
 
 
+# (numbers of tokens int32 [B, N], logits float32 [R, N, V]) -> guided logits [B, N, V].
+GuideRows = Callable[[jax.Array, jax.Array], jax.Array]
+
+
 class Pace(NamedTuple):
     """How images advanced.
 
@@ -37,7 +41,7 @@ class Pace(NamedTuple):
     accepted: jax.Array
 
 
-class _State(NamedTuple):
+class OwnPaceState(NamedTuple):
     """What the loop carries. The group of an image, tokens number count .. count + size - 1, is not read yet.
 
     Attributes:
@@ -112,8 +116,8 @@ class _Pass(NamedTuple):
 
 def _read_groups(
     network: CachedNetwork,
-    state: _State,
-    guide_rows: Callable[[jax.Array, jax.Array], jax.Array],
+    state: OwnPaceState,
+    guide_rows: GuideRows,
     choice: Choice,
 ) -> _Pass:
     """Reads the group of each image."""
@@ -141,7 +145,9 @@ def _count(pace: Pace, size: jax.Array, accepted: jax.Array, finished: jax.Array
     )
 
 
-def _advance(state: _State, result: _Pass, drawn: jax.Array, accepted: jax.Array, other: jax.Array) -> _State:
+def _advance(
+    state: OwnPaceState, result: _Pass, drawn: jax.Array, accepted: jax.Array, other: jax.Array
+) -> OwnPaceState:
     """Moves each image on by the tokens that were accepted.
 
     Args:
@@ -167,24 +173,35 @@ def decode_at_own_pace(
     known: jax.Array,
     plan: Plan,
     keys: jax.Array,
-    guide_rows: Callable[[jax.Array, jax.Array], jax.Array],
+    guide_rows: GuideRows,
     choice: Choice,
     all_unknown: bool,
 ) -> tuple[jax.Array, Pace]:
     """Draws the tokens of B images that are not known, in groups of G.
 
     Args:
+      network, visited, known, plan, all_unknown: see `begin_at_own_pace`.
+      keys, guide_rows, choice: see `run_at_own_pace`.
+
+    Returns:
+      int32 [B, T] in the order visited, and how the images advanced.
+    """
+    state = begin_at_own_pace(network, visited, known, plan, all_unknown)
+    state = run_at_own_pace(network, plan, state, keys, guide_rows, choice)
+    return state.visited[:, 1 : visited.shape[1] + 1], state.pace
+
+
+def begin_at_own_pace(
+    network: CachedNetwork, visited: jax.Array, known: jax.Array, plan: Plan, all_unknown: bool
+) -> OwnPaceState:
+    """Reads the known tokens.
+
+    Args:
       network: the network and the images, each in its order, known tokens first.
       visited: int32 [B, T], the tokens in the order visited; those that are not known are ignored.
       known: int32 [B], how many tokens are known.
       plan: the size of the groups, G = max(plan.sizes), and whether to verify them.
-      keys: typed PRNG keys [B].
-      guide_rows: (numbers of tokens int32 [B, N], logits float32 [R, N, V]) -> guided logits [B, N, V].
-      choice: how tokens are drawn.
       all_unknown: no token is known, which spares the pass that reads the known ones.
-
-    Returns:
-      int32 [B, T] in the order visited, and how the images advanced.
     """
     batch, num_tokens = visited.shape
     width = max(plan.sizes)
@@ -194,33 +211,8 @@ def decode_at_own_pace(
         caches = [grow(cache, length) for cache in caches]
     else:
         _, caches = network.read_all(visited, length)
-
-    def done(state: _State) -> jax.Array:
-        # The last group has to be read only if it is to be verified.
-        unread = (state.size > 1) if plan.verify else jnp.zeros(batch, bool)
-        return (state.count + state.size == num_tokens) & ~unread
-
-    def step(state: _State) -> _State:
-        result = _read_groups(network, state, guide_rows, choice)
-        place = jnp.arange(width)
-        accepted, other = state.size, result.tokens[:, 0]
-        if plan.verify:
-            numbers = state.count[:, None] + place
-            accepted, other = _accept(keys, numbers, result.tokens, result.p, state.drafted, state.size)
-        draft_keys = _fold_in(keys, (state.count + state.size)[:, None] + place)
-        drawn = choose_token(draft_keys.reshape(-1), result.logits.reshape(-1, network.codebook_size), choice)
-        finished = done(state)
-        new = _advance(state, result, drawn.reshape(batch, width), accepted, other)
-        # A finished image keeps its tokens while others advance.
-        return new._replace(
-            visited=jnp.where(finished[:, None], state.visited, new.visited),
-            count=jnp.where(finished, state.count, new.count),
-            size=jnp.where(finished, state.size, new.size),
-            pace=_count(state.pace, state.size, accepted, finished),
-        )
-
     counts = jnp.zeros((batch, width), jnp.int32)
-    state = _State(
+    return OwnPaceState(
         visited=jnp.pad(visited, ((0, 0), (1, 2 * width))),
         # The last known token is the first group, or the class token.
         count=known.astype(jnp.int32) - 1,
@@ -229,5 +221,60 @@ def decode_at_own_pace(
         caches=caches,
         pace=Pace(jnp.zeros(batch, jnp.int32), counts, counts),
     )
-    state = jax.lax.while_loop(lambda state: ~done(state).all(), step, state)
-    return state.visited[:, 1 : num_tokens + 1], state.pace
+
+
+def is_done(state: OwnPaceState, plan: Plan) -> jax.Array:
+    """Returns which images are finished: bool [B]."""
+    num_tokens = state.visited.shape[1] - 1 - 2 * max(plan.sizes)
+    # The last group has to be read only if it is to be verified.
+    unread = (state.size > 1) & plan.verify
+    return (state.count + state.size == num_tokens) & ~unread
+
+
+def run_at_own_pace(
+    network: CachedNetwork,
+    plan: Plan,
+    state: OwnPaceState,
+    keys: jax.Array,
+    guide_rows: GuideRows,
+    choice: Choice,
+    passes: jax.Array | None = None,
+) -> OwnPaceState:
+    """Runs passes until all images are finished.
+
+    Args:
+      network, plan: see `begin_at_own_pace`.
+      state: how far the images are.
+      keys: typed PRNG keys [B].
+      guide_rows: how logits are guided.
+      choice: how tokens are drawn.
+      passes: int32 [], the largest number of passes to run; None for no limit.
+    """
+    width = max(plan.sizes)
+
+    def step(state: OwnPaceState) -> OwnPaceState:
+        result = _read_groups(network, state, guide_rows, choice)
+        place = jnp.arange(width)
+        accepted, other = state.size, result.tokens[:, 0]
+        if plan.verify:
+            numbers = state.count[:, None] + place
+            accepted, other = _accept(keys, numbers, result.tokens, result.p, state.drafted, state.size)
+        draft_keys = _fold_in(keys, (state.count + state.size)[:, None] + place)
+        drawn = choose_token(draft_keys.reshape(-1), result.logits.reshape(-1, network.codebook_size), choice)
+        finished = is_done(state, plan)
+        new = _advance(state, result, drawn.reshape(-1, width), accepted, other)
+        # A finished image keeps its tokens while others advance.
+        return new._replace(
+            visited=jnp.where(finished[:, None], state.visited, new.visited),
+            count=jnp.where(finished, state.count, new.count),
+            size=jnp.where(finished, state.size, new.size),
+            pace=_count(state.pace, state.size, accepted, finished),
+        )
+
+    if passes is None:
+        return jax.lax.while_loop(lambda state: ~is_done(state, plan).all(), step, state)
+    return jax.lax.while_loop(
+        lambda carried: (carried[0] < passes) & ~is_done(carried[1], plan).all(),
+        lambda carried: (carried[0] + 1, step(carried[1])),
+        (jnp.int32(0), state),
+    )[1]

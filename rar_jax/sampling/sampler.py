@@ -122,9 +122,10 @@ class Sampler:
 
     def _run(self, function: Callable, plan: Plan, images: dict[str, np.ndarray], seed: int, options: Options) -> Any:
         rest = {"key": seed_key(seed)} | options.arguments(self.model.config)
-        return jit_on_own_images(function, self.model, plan, self.mesh)(self.params, self._put(images), rest)
+        return jit_on_own_images(function, self.model, plan, self.mesh)(self.params, self.put(images), rest)
 
-    def _put(self, images: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+    def put(self, images: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+        """Puts arrays [B, ...] of a batch on the devices, each of which has its own images."""
         held = host_rows(self.mesh, len(images["labels"]))
         return put_batch({name: each[held] for name, each in images.items()}, self.mesh)
 
@@ -137,7 +138,7 @@ class Sampler:
           orders: int32 [B, T], positions in the order visited.
         """
         images = {"labels": labels, "tokens": tokens, "orders": orders}
-        return _jit_likelihood(self.model, self.mesh)(self.params, self._put(images))
+        return _jit_likelihood(self.model, self.mesh)(self.params, self.put(images))
 
     def batch_size(self, wanted: int, images: int) -> int:
         """Returns the batch size for a number of images: at most `images`, rounded up to a multiple of the devices.
