@@ -6,14 +6,18 @@ from setuptools import find_packages, setup
 # etils 1.15.0, filelock 4.3.1, flax 0.12.8, fonttools 4.68.0, grain 0.2.18, importlib_resources 7.1.0, jax and jaxlib
 # 0.10.2, matplotlib 3.11.2, ml_collections 1.1.0, ml_dtypes 0.6.0, numpy 2.4.6, optax 0.2.8, orbax-checkpoint 0.12.8,
 # pillow 13.0.0, safetensors 0.8.0, scikit-learn 1.9.1, scipy 1.17.1, tensorboardX 2.6.5, tensorflow-datasets 4.9.10,
-# tqdm 4.70.1, on Python 3.11.7.
+# tqdm 4.70.1, on Python 3.11.7. Gradio 6.31.0 excludes pillow 13; with it the tests of the page ran with pillow 12.3.0.
 setup(
     name="rar_jax",
     version="0.1.0",
     description="Randomized Autoregressive visual generation (RAR) in JAX/Flax",
     license="Apache-2.0",
     packages=find_packages(include=["rar_jax", "rar_jax.*"]),
-    package_data={"rar_jax.data": ["imagenet_classes.txt"], "rar_jax.performance": ["gpu_targets/*.txtpb"]},
+    package_data={
+        "rar_jax.data": ["imagenet_classes.txt"],
+        "rar_jax.demo": ["*.css", "*.html", "*.js"],
+        "rar_jax.performance": ["gpu_targets/*.txtpb"],
+    },
     entry_points={"console_scripts": ["rar_jax=rar_jax.__main__:main"]},
     python_requires=">=3.11",
     install_requires=[
@@ -34,7 +38,7 @@ setup(
         "numpy>=2.4",
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12",
-        "pillow>=13.0",
+        "pillow>=12.3",
         "safetensors>=0.8",
         "scikit-learn>=1.9",
         "scipy>=1.17",
@@ -51,6 +55,7 @@ setup(
         "cuda": ["jax[cuda12]"],
         # gcsfs reads and writes run folders on gs://.
         "tpu": ["jax[tpu]", "gcsfs>=2025.1"],
+        "demo": ["gradio>=6.31"],
         "test": ["pytest>=9.2", "pytest-xdist>=3.8", "ruff>=0.17"],
     },
 )

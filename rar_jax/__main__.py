@@ -14,6 +14,7 @@ COMMANDS = (
     "animate",
     "edit",
     "likelihood",
+    "serve",
     "check_images",
     "split_images",
     "plan",

@@ -571,3 +571,20 @@ def test_local_for_real(tmp_path):
     output = (tmp_path / "log").read_text()
     assert output.count("Preempted and saved: restarting") == 1
     assert [entry["step"] for entry in read_metrics(run) if "train/loss" in entry] == list(range(5, 201, 5))
+
+
+def test_the_page_trains_a_run_that_does_not_exist(project):
+    put_program(project / ".venv/bin/python", 'echo "$*"')
+    put_program(project / "launch/install.sh", 'echo "install $*"')
+    (project / "mine").mkdir()
+    train = "-m rar_jax.main --config=configs/digits_any_order.py --workdir="
+    default = start(project, "serve.sh").stdout.splitlines()
+    assert default == [
+        "install cpu demo", f"{train}runs/digits_any_order",
+        "-m rar_jax serve --checkpoint=runs/digits_any_order",
+    ]  # fmt: skip
+    assert start(project, "serve.sh", "new", PLATFORM="cuda").stdout.splitlines() == [
+        "install cuda demo", f"{train}new", "-m rar_jax serve --checkpoint=new",
+    ]  # fmt: skip
+    mine = start(project, "serve.sh", "mine", "--port=8000").stdout.splitlines()
+    assert mine == ["install cpu demo", "-m rar_jax serve --checkpoint=mine --port=8000"]
