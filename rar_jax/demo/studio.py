@@ -165,9 +165,10 @@ class Studio:
         labels = [*labels] or [*range(self.num_classes)]
         if len(labels) > COMPARED_CLASSES:
             raise UserError(f"The model has {len(labels)} classes: choose up to {COMPARED_CLASSES} to compare")
-        tokens, found, began = self.generator.tokenizer.encode(image[None]), {}, time.perf_counter()
+        tokens, scorer = self.generator.tokenizer.encode(image[None]), self.generator.likelihood_scorer(1, orders)
+        found, began = {}, time.perf_counter()
         for label in labels:
-            found[label] = self.generator.log_likelihood(tokens, [label], orders=orders)
+            found[label] = scorer.score(tokens, np.array([label]))
             left = (time.perf_counter() - began) / len(found) * (len(labels) - len(found))
             sums = np.array([[each.mixture[0] for each in found.values()]], np.float64)
             ranked = sorted(zip(found, posterior(sums)[0].tolist(), strict=True), key=lambda pair: -pair[1])
