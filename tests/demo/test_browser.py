@@ -44,9 +44,8 @@ def run(small_config, tmp_path_factory):
     """The folder of a short run on the digits that keeps random orders."""
     folder = tmp_path_factory.mktemp("run")
     config = small_config(
-        train={"epochs": 1},
+        train={"epochs": 2},
         permutation={"anneal_start_epoch": 0, "anneal_end_epoch": 0, "final_randomness": 0.5},
-        optimizer={"warmup_epochs": 0.5},
     )
     assert loop.train(prepare(config, folder))
     return folder
