@@ -6,11 +6,8 @@ import numpy as np
 
 from rar_jax.data.glyphs import NUM_CLASSES, NUM_HELDOUT, glyph_images
 from rar_jax.evaluation.glyph_classifier import glyph_classifier, recognised
-from rar_jax.evaluation.neighbours import nearest
+from rar_jax.evaluation.neighbours import distance_to_nearest
 from rar_jax.evaluation.statistics import Gaussian, frechet, gaussian
-
-# Images whose nearest neighbours are searched at once.
-_QUERIES = 1000
 
 
 def glyph_scores(images: np.ndarray, labels: np.ndarray, num_classes: int) -> dict[str, float]:
@@ -89,7 +86,4 @@ def distance_to_training(images: np.ndarray, num_images: int, num_classes: int) 
       float64 [N], the root of the mean squared difference of pixels, in grey levels.
     """
     training, _ = glyph_images("train", np.arange(num_images), num_classes)
-    reference, queries = (x.reshape(len(x), -1) for x in (training, images))
-    found = [nearest(queries[i : i + _QUERIES], reference, 1)[:, 0] for i in range(0, len(queries), _QUERIES)]
-    difference = queries - reference[np.concatenate(found)].astype(np.float64)
-    return np.sqrt(np.mean(difference * difference, axis=1))
+    return distance_to_nearest(images, training)

@@ -21,6 +21,8 @@ _BLOCK = 4096
 _LANES = 128
 # A squared distance below this fraction of |a|^2 + |b|^2 is a rounding error: the features are equal.
 _ROUNDING = 1e-5
+# Images whose nearest neighbours are searched at once.
+_QUERIES = 1000
 
 
 def precision_recall(
@@ -90,6 +92,22 @@ def nearest(queries: np.ndarray, reference: np.ndarray, k: int) -> np.ndarray:
     blocks, few = _Blocks(reference, centre), _Blocks(queries, centre)
     squared = np.concatenate([few.join([_squared_distances(few.blocks[0], block)]) for block in blocks.blocks], axis=1)
     return np.argsort(squared, axis=1, kind="stable")[:, :k]
+
+
+def distance_to_nearest(queries: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Returns how far each image is from the nearest reference image.
+
+    Args:
+      queries: uint8 or int [Q, ...].
+      reference: the same [N, ...].
+
+    Returns:
+      float64 [Q], the root of the mean squared difference of the values.
+    """
+    queries, reference = (x.reshape(len(x), -1) for x in (queries, reference))
+    found = [nearest(queries[i : i + _QUERIES], reference, 1)[:, 0] for i in range(0, len(queries), _QUERIES)]
+    difference = queries - reference[np.concatenate(found)].astype(np.float64)
+    return np.sqrt(np.mean(difference * difference, axis=1))
 
 
 def _layout(count: int) -> tuple[int, int]:
