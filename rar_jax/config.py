@@ -17,7 +17,7 @@ from rar_jax import schema
 from rar_jax.errors import UserError
 from rar_jax.fields import setting
 from rar_jax.models.sizes import ATTENTION, REMAT, ModelConfig
-from rar_jax.orders import scan_order
+from rar_jax.orders import SHAPES, scan_order
 from rar_jax.sampling.options import MAX_SEED, Options, SampleConfig
 
 # Fields that may change when a run resumes, because they affect neither its losses nor its weights.
@@ -42,6 +42,7 @@ class PermutationConfig:
         at_least=0,
         at_most=1,
     )
+    shape: str = setting("linear", "Shape of the fall of r. The paper has linear.", one_of=SHAPES)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -318,7 +318,7 @@ def _final_randomness(weights: Weights) -> float:
     """Returns r at the checkpoint's step. Published weights, which have step 0, were annealed to 0."""
     window = weights.config.permutation
     start, end = weights.config.anneal_steps
-    return float(randomness(weights.step, start, end, window.final_randomness)) if weights.step else 0.0
+    return float(randomness(weights.step, start, end, window.final_randomness, window.shape)) if weights.step else 0.0
 
 
 def _random_loss(folder: epath.Path, step: int) -> float | None:

@@ -3,26 +3,39 @@
 import jax
 import jax.numpy as jnp
 
+# Shapes of the fall of r.
+SHAPES = ("linear", "cosine")
 
-def randomness(step: jax.Array, start: int, end: int, final: float = 0.0) -> jax.Array:
+
+def randomness(
+    step: jax.Array,
+    start: int | jax.Array,
+    end: int | jax.Array,
+    final: float | jax.Array = 0.0,
+    shape: str = "linear",
+) -> jax.Array:
     """Returns the probability r that the tokens of a sample are permuted at a training step.
 
-    r is 1 before `start`, falls linearly to `final` at `end`, and keeps that value. If start == end, it switches at
+    r is 1 before `start`, falls to `final` at `end`, and keeps that value. If start == end, it switches at
     that step: with (0, 0) all training is in the scan order, and with both at the end of the run r is always 1. The
     paper gives start and end in epochs (Table 2), and its final value is 0.
 
     Args:
       step: int32 [] or [N], steps counted from 0.
-      start: the step at which r begins to fall.
+      start: the step at which r begins to fall; this and the next two may be traced.
       end: the step at which r reaches `final`; start <= end.
       final: from 0 to 1.
+      shape: linear, as in the paper, or cosine, half a period of it, which is flat at both ends.
 
     Returns:
       float32, in the shape of step.
     """
-    if start == end:
-        return jnp.where(step < start, 1.0, final).astype(jnp.float32)
-    return (final + (1 - final) * jnp.clip((end - step) / (end - start), 0.0, 1.0)).astype(jnp.float32)
+    # Steps are whole numbers, so that a length of 1 switches as a length of 0 would.
+    length = jnp.maximum(end - start, 1)
+    share = jnp.clip((end - step) / length, 0.0, 1.0)
+    if shape == "cosine":
+        share = (1 - jnp.cos(jnp.pi * share)) / 2
+    return (final + (1 - final) * share).astype(jnp.float32)
 
 
 def row_keys(key: jax.Array, rows: jax.Array) -> jax.Array:

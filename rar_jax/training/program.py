@@ -70,6 +70,7 @@ def make_program(config: Config) -> Program:
         anneal_start=anneal_start,
         anneal_end=anneal_end,
         final_randomness=config.permutation.final_randomness,
+        anneal_shape=config.permutation.shape,
         label_dropout=config.train.label_dropout,
         accumulation=config.train.accumulation,
         ema_decay=config.train.ema_decay,

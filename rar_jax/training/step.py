@@ -25,6 +25,7 @@ class StepConfig:
       scan_order: int32 [T], the target order.
       anneal_start, anneal_end: the steps between which r falls from 1 to its final value (`orders.randomness`).
       final_randomness: the final value of r.
+      anneal_shape: how r falls, one of `orders.SHAPES`.
       label_dropout: probability that a label is replaced by the null class.
       accumulation: microbatches whose gradients are averaged for one update.
       ema_decay: decay of the moving average of the parameters; 0 for none.
@@ -35,13 +36,14 @@ class StepConfig:
     anneal_start: int
     anneal_end: int
     final_randomness: float = 0.0
+    anneal_shape: str = "linear"
     label_dropout: float = 0.1
     accumulation: int = 1
     ema_decay: float = 0.0
 
     def randomness(self, step: jax.Array) -> jax.Array:
         """Returns r at a step, float32 []."""
-        return randomness(step, self.anneal_start, self.anneal_end, self.final_randomness)
+        return randomness(step, self.anneal_start, self.anneal_end, self.final_randomness, self.anneal_shape)
 
 
 def drop_labels(key: jax.Array, labels: jax.Array, rate: float, null_class: int) -> jax.Array:

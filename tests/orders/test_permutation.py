@@ -40,6 +40,19 @@ def test_annealing_windows_of_table_2(start, end):
         assert r(end - 1) == pytest.approx(1 / (end - start), rel=1e-3)
 
 
+def test_the_cosine_shape():
+    found = randomness(jnp.array([0, 10, 15, 20, 25, 30, 99]), 10, 30, 0.2, "cosine")
+    # A quarter of the way, the share is (1 + cos(pi / 4)) / 2 = 0.853553.
+    np.testing.assert_allclose(found, 0.2 + 0.8 * np.array([1, 1, 0.853553, 0.5, 0.146447, 0, 0]), atol=1e-6)
+
+
+@pytest.mark.parametrize("window", [(0, 0), (3, 3), (3, 7), (12, 12)])
+def test_the_window_may_be_traced(window):
+    steps = jnp.arange(12)
+    found = jax.jit(randomness)(steps, *window, 0.25)
+    np.testing.assert_array_equal(found, randomness(steps, *window, 0.25))
+
+
 @pytest.mark.parametrize("name", ["row_major", "spiral_out"])
 def test_r_zero_keeps_the_target_order(name):
     order = scan_order(name, 4)
