@@ -27,6 +27,7 @@ COMMANDS = (
     "evaluate_tokenizer",
     "evaluate_orders",
     "tune",
+    "study",
     "curves",
     "page",
     "convert",

@@ -12,6 +12,7 @@ from absl import flags
 from conftest import ROOT
 
 from rar_jax.commands import cli
+from rar_jax.studies.plan import Row, Study
 
 
 def python(*arguments):
@@ -70,3 +71,17 @@ def refusal(command, *arguments):
     (line,) = result.stderr.strip().splitlines()
     assert line.startswith("error: ")
     return line
+
+
+def tiny_study(**fields):
+    """Returns a study of two windows on the digits with a tiny network, which trains for two epochs of 11 steps."""
+    base = runpy.run_path(str(ROOT / "configs" / "digits_long.py"))["get_config"]()
+    base.model.update(width=16, depth=1, num_heads=2, mlp_width=32)
+    base.train.update(batch_size=128, epochs=2, log_every=11)
+    base.optimizer.warmup_epochs = 1
+    base.eval.every = 11
+    rows = [
+        Row(f"0-{end}", {"permutation.anneal_start_epoch": 0, "permutation.anneal_end_epoch": end}) for end in (0, 1)
+    ]
+    settings = {"title": "tiny", "seeds": 1, "samples": 20, "tuning_samples": 20, "guidance_scales": (1.5, 2.0)}
+    return Study(base, rows, **settings | fields)

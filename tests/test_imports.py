@@ -11,7 +11,7 @@ from conftest import ROOT
 # The layers from the top downwards. The longest prefix of a module's name decides its layer.
 LAYERS = (
     ("__main__", "main", "commands"),
-    ("demo",),
+    ("demo", "studies"),
     ("generate", "own_images"),
     ("performance.table", "performance.aot", "performance.programs", "performance.benchmarks"),
     ("generation", "training", "tokenizer_training"),

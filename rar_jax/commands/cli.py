@@ -50,6 +50,12 @@ def declare_schema(*schemas: type) -> None:
     flags.FLAGS["config"].schemas = schemas
 
 
+def declare_argument(holder: flags.FlagHolder) -> flags.FlagHolder:
+    """Lets the command take the value of this flag without its name, as its only argument. Returns the flag."""
+    flags.FLAGS[holder.name].is_argument = True
+    return holder
+
+
 def _check_overrides(argv: Sequence[str]) -> None:
     """Refuses `--config.` overrides of fields that the command's config does not have, with the nearest names."""
     schemas = getattr(flags.FLAGS["config"], "schemas", (Config,)) if "config" in flags.FLAGS else (Config,)
@@ -111,6 +117,9 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
         if path is not None and not isinstance(error, flags.Error):
             message = f"--config={path}: {message}"
         fail((path and _config_mistake(path, error)) or message)
+    for name in flags.FLAGS:
+        if len(rest) > 1 and flags.FLAGS[name].value is None and getattr(flags.FLAGS[name], "is_argument", False):
+            flags.FLAGS[name].value = rest.pop(1)
     if len(rest) > 1:
         fail(f"unexpected argument {rest[1]!r}: options are given as --name=value")
     return rest

@@ -64,6 +64,10 @@ class BaseProgram(abc.ABC):
             donate_argnums=0,
         )
 
+    def compile_step(self, mesh: Mesh, state: State, batch: dict[str, jax.Array]) -> Callable[..., Any]:
+        """Compiles `jit_step` for the shapes of a state and a batch. Returns a function of (state, batch)."""
+        return self.jit_step(mesh).lower(state, batch).compile()
+
     def jit_schedules(self) -> Callable[[int], dict[str, jax.Array]]:
         """Returns `schedules` as a jitted function."""
         # One program compiles faster than the many small ones that the schedules would be.

@@ -144,7 +144,7 @@ class _Loop:
         config = self._run.config
         batch = self._timer.next(self._batches)
         if self._step_fn is None:
-            self._step_fn = self._run.program.jit_step(self._run.mesh).lower(self._state, batch).compile()
+            self._step_fn = self._run.program.compile_step(self._run.mesh, self._state, batch)
             self._preemption.check()
             self._timer.restart(self.step)
         self.step += 1

@@ -1,0 +1,62 @@
+"""Compares settings of training with several seeds: trains, scores, and writes a table and a figure.
+
+    python -m rar_jax study configs/studies/annealing.py --out=FOLDER [--process_index=0 --process_count=2]
+
+The same command resumes a study that was stopped. Cells in docs/results/NAME/results.json, where NAME is the name of
+the study file, are not trained again. The exit code is 75 if the study was preempted, and 1 if a cell failed.
+"""
+
+import contextlib
+import logging
+import pathlib
+import sys
+
+from absl import flags
+
+from rar_jax.commands import cli, shared_flags
+from rar_jax.errors import UserError
+from rar_jax.run_folder import check_folder, lock
+from rar_jax.studies.plan import cells_of, load_study
+from rar_jax.studies.report import FIGURE, TABLE, write_report
+from rar_jax.studies.run import RESULTS, Results, read_results, run_cells
+from rar_jax.training.preemption import Preemption
+
+_STUDY = cli.declare_argument(
+    flags.DEFINE_string(
+        "study", None, "Study file, such as configs/studies/annealing.py; may be given without --study."
+    )
+)
+_OUT = flags.DEFINE_string("out", None, "Folder of the results. Default: runs/studies/NAME.")
+_PROCESS, _COUNT = shared_flags.define_process()
+
+
+def main(argv):
+    del argv
+    cli.keep_compiled_programs()
+    # It logs the shapes of all parameters, which would be repeated for each cell.
+    logging.getLogger("rar_jax.training.base_run").setLevel(logging.WARNING)
+    if not _STUDY.value:
+        raise UserError("name a study: python -m rar_jax study configs/studies/NAME.py --out=FOLDER")
+    file = pathlib.Path(_STUDY.value)
+    study = load_study(file)
+    cells = cells_of(study)
+    index, count = shared_flags.share_of_work(_PROCESS.value, _COUNT.value)
+    folder = pathlib.Path(_OUT.value or f"runs/studies/{file.stem}")
+    check_folder("out", folder)
+    results = Results(folder, cells, read_results(pathlib.Path("docs/results") / file.stem / RESULTS))
+    # Without a lock, a second start would find the runs of the first one locked, and count their cells as failed.
+    with lock(folder, f"process_{index}", "trains") or contextlib.nullcontext(), Preemption() as preemption:
+        complete = run_cells(study, cells[index::count], results, folder, preemption)
+    found = results.write()
+    failed = [cell for cell in found if "error" in cell]
+    if any("scores" in cell for cell in found):
+        print("\n".join(write_report(study, found, folder)))
+        print(f"{folder}: {RESULTS}, {TABLE}, {FIGURE}; {len(found) - len(failed)} of {len(cells)} cells")
+    if not complete:
+        sys.exit(cli.PREEMPTED)
+    if failed:
+        cli.fail("; ".join(f"{cell['row']}, seed {cell['seed']}: {cell['error']}" for cell in failed), cli.FAILURE)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,1 @@
+"""Studies: settings of training that are compared with several seeds."""

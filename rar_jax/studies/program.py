@@ -1,0 +1,62 @@
+"""The training program of a study's cells, compiled once for all cells of equal shapes."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from rar_jax.parallel.mesh import batch_sharding, replicated
+from rar_jax.parallel.partition import on_mesh
+from rar_jax.training.program import Program
+from rar_jax.training.state import TrainState
+from rar_jax.training.step import Batch, train_step
+
+
+class CellProgram(Program):
+    """The program of a cell. Its compiled step takes the seed, the target order and the annealing as arguments.
+
+    In an ordinary run they are constants of the compiled step. As arguments, they leave the same program for all cells
+    that differ in nothing else, and JAX's compilation cache then serves every cell but the first.
+    """
+
+    def compile_step(self, mesh: Mesh, state: TrainState, batch: Batch) -> Callable[..., Any]:
+        """See `BaseProgram.compile_step`."""
+        numbers = self.numbers()
+        compiled = self.lower_step(mesh, state, batch).compile()
+        return lambda state, batch: compiled(state, batch, numbers)
+
+    def lower_step(self, mesh: Mesh, state: TrainState, batch: Batch) -> jax.stages.Lowered:
+        """Lowers the step, a function of (state, batch, numbers) that donates the state."""
+        layout = self.shardings(mesh)
+        step = jax.jit(
+            on_mesh(self._step_with, mesh),
+            in_shardings=(layout, batch_sharding(mesh), replicated(mesh)),
+            out_shardings=(layout, replicated(mesh)),
+            donate_argnums=0,
+        )
+        return step.lower(state, batch, self.numbers())
+
+    def numbers(self) -> dict[str, np.ndarray]:
+        """Returns the settings of the step that are arguments."""
+        config = self.step_config
+        return {
+            "seed": np.uint32(config.seed),
+            "scan_order": np.asarray(config.scan_order, np.int32),
+            "anneal_start": np.int32(config.anneal_start),
+            "anneal_end": np.int32(config.anneal_end),
+            "final_randomness": np.float32(config.final_randomness),
+        }
+
+    def _step_with(
+        self, state: TrainState, batch: Batch, numbers: dict[str, jax.Array]
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        step_config = dataclasses.replace(self.step_config, **numbers)
+        return train_step(state, batch, model=self.model, optimizer=self.optimizer, step_config=step_config)
+
+
+def cell_program(program: Program) -> CellProgram:
+    """Returns the same program with a step that is compiled for all cells of equal shapes."""
+    return CellProgram(**{field.name: getattr(program, field.name) for field in dataclasses.fields(program)})
