@@ -62,10 +62,9 @@ def train_flops(model: ModelConfig) -> float:
 def recomputed_flops(model: ModelConfig, remat: str) -> float:
     """Returns the FLOPs that the backward pass of one image computes a second time under the model's `remat`."""
     places = model.num_tokens + 1
-    # No policy keeps the products of queries and keys. "dots" does not keep the products with the values either.
-    scores = model.depth * 2 * model.width * places * (places + 1) / 2
     if remat != "block":
-        return (2 if remat == "dots" else 1) * scores
+        # No policy keeps the products of queries and keys.
+        return model.depth * 2 * model.width * places * (places + 1) / 2
     head = 2 * model.num_tokens * model.width * (model.codebook_size + 2 * model.width)
     return forward_flops(model) - head
 

@@ -96,7 +96,7 @@ def test_the_floor_is_the_slower_of_bytes_and_flops():
 
 def test_recomputation_is_part_of_a_forward_pass():
     """Under "block" it is the forward pass without the head; otherwise the scores, half of the attention FLOPs."""
-    assert recomputed_flops(SMALL, "none") == 4 * 15 * 2 * 2
+    assert recomputed_flops(SMALL, "none") == recomputed_flops(SMALL, "dots") == 4 * 15 * 2 * 2
     places_products = 2 * 5 * (112 + 6 * 16) * 2
     assert recomputed_flops(SMALL, "block") == places_products + 2 * (4 + 4) * 15 * 2
     assert train_flops(SMALL) == 3 * forward_flops(SMALL)
