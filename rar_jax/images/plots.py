@@ -132,7 +132,7 @@ def plot_panels(
 def _draw_panel(axis: plt.Axes, panel: Panel, shaded: tuple[str, tuple[float, float]] | None) -> None:
     for line in panel.lines:
         x, y = zip(*line.points, strict=True) if line.points else ((), ())
-        axis.plot(x, y, line.style, color=line.color, marker=line.marker, label=line.label or None)
+        axis.plot(x, y, line.style, color=line.color, marker=line.marker, label=line.label if line.points else None)
     if shaded is not None:
         name, (start, end) = shaded
         axis.axvspan(start, end, color="tab:purple", alpha=0.06, label=name)

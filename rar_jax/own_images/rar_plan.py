@@ -68,7 +68,7 @@ def plan_rar(images: Images, machine: Machine, seconds: float, codes: VQGANConfi
             f"{duration(_LEAST_EPOCHS * step * steps_per_epoch)} on this machine, but there are {duration(seconds)} "
             "for them: set more --hours, a smaller --image_size, or fewer images"
         )
-    start, end = (epochs // 2, 3 * epochs // 4) if epochs >= _LONG else (epochs // 5, epochs // 2)
+    start, end = (epochs // 2, 3 * epochs // 4) if epochs >= _LONG else (0, epochs // 2)
     fields["train"]["epochs"] = epochs
     fields["optimizer"]["warmup_epochs"] = min(epochs // 4, max(1, epochs // 10))
     fields["permutation"] = {"anneal_start_epoch": start, "anneal_end_epoch": end}
