@@ -101,13 +101,13 @@ def test_the_digits_run_learns_the_digits(tmp_path):
     command = [sys.executable, "-m", "rar_jax.main", "--config=configs/digits.py", f"--workdir={tmp_path}"]
     subprocess.run(command, cwd=ROOT, env=environment, check=True, timeout=900)
     report = json.loads((tmp_path / "report.json").read_text())
-    assert report["target_loss"] < 1.30 < report["random_loss"]
+    assert report["target_loss"] < 1.26 < report["random_loss"]
     assert report["svm_accuracy_samples"] > 0.98
     assert report["frechet_samples"] < 4 * report["frechet_train"]
     evaluated = [entry for entry in read_metrics(tmp_path) if "heldout/target_loss" in entry]
     check_greedy_decodes_agree(tmp_path)
-    # While r is 1, both orders are equally hard. Once r is 0, the target order is easier.
-    assert abs(evaluated[0]["heldout/target_loss"] - evaluated[0]["heldout/random_loss"]) < 0.03
+    # While r is large, both orders are about equally hard. Once r is 0, the target order is easier.
+    assert abs(evaluated[0]["heldout/target_loss"] - evaluated[0]["heldout/random_loss"]) < 0.1
     assert evaluated[-1]["heldout/random_loss"] - evaluated[-1]["heldout/target_loss"] > 0.3
 
 
