@@ -204,7 +204,8 @@ def start(folder, devices, steps):
     command = [sys.executable, "-m", "rar_jax.main", "--config=configs/digits.py", f"--workdir={folder}"]
     command += ["--config.model.width=16", "--config.model.depth=1", "--config.eval.num_images=32"]
     command += ["--config.eval.every=40", "--config.eval.samples_per_class=0", "--config.eval.report_samples=0"]
-    command += ["--config.eval.score_every=0"]
+    # Once the orders are few, the small model learns fast, and rounding errors of other numbers of devices grow fast.
+    command += ["--config.eval.score_every=0", "--config.permutation.anneal_start_epoch=4"]
     command += ["--config.checkpoint.every=10", "--config.train.log_every=5", f"--config.train.stop_step={steps}"]
     environment = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PATH": "/usr/bin:/bin"}
     return subprocess.Popen(
