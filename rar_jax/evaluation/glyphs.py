@@ -54,16 +54,15 @@ def glyph_report(
         glyph_scores(*each, num_classes)
         for each in ((images, labels), (real, real_labels), (reconstructions, real_labels))
     )
-    nearest_samples, nearest_again = (
-        float(np.median(distance_to_training(each, num_training, num_classes))) for each in (images, reconstructions)
-    )
+    # Searched together, because the training images are drawn for each search.
+    distances = distance_to_training(np.concatenate([images, reconstructions]), num_training, num_classes)
     return {
         "glyph_accuracy_samples": samples["glyph_accuracy"],
         "glyph_accuracy_heldout": heldout["glyph_accuracy"],
         "frechet_samples": samples["frechet_glyphs"],
         "frechet_reconstructions": again["frechet_glyphs"],
-        "nearest_samples": nearest_samples,
-        "nearest_reconstructions": nearest_again,
+        "nearest_samples": float(np.median(distances[: len(images)])),
+        "nearest_reconstructions": float(np.median(distances[len(images) :])),
     }
 
 
