@@ -13,6 +13,7 @@ import ml_collections
 
 from rar_jax import schema
 from rar_jax.config import DTYPES, CheckpointConfig, LoopConfig
+from rar_jax.errors import UserError
 from rar_jax.fields import setting
 from rar_jax.models.sizes import VQGANConfig, num_groups
 from rar_jax.sampling.options import MAX_SEED
@@ -204,6 +205,22 @@ def _norm_rules(model: VQGANConfig) -> Iterator[tuple[bool, str]]:
             f"config.model.width={model.width} with config.model.multipliers={model.multipliers} has a level of "
             f"{channels} channels, which do not divide into {groups} groups (config.model.groups={model.groups})",
         )
+
+
+def without_images(fields: ml_collections.ConfigDict | None) -> TokenizerConfig:
+    """Returns the config of a benchmark of a tokenizer's training step, which reads no images and no other weights.
+
+    Raises:
+      UserError: there is no config, or see `schema.from_config_dict`.
+    """
+    if fields is None:
+        raise UserError("name a tokenizer with --config=configs/tokenizers/NAME.py")
+    fields = fields.copy_and_resolve_references()
+    # The rules of the config want a folder. The config of a RAR has no such field, and is refused below.
+    if "images" in fields.data:
+        fields.data.update(name="folder", images="not read")
+        fields.inception = ""
+    return schema.from_config_dict(fields, TokenizerConfig)
 
 
 def tokenizer() -> ml_collections.ConfigDict:

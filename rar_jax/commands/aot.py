@@ -23,8 +23,7 @@ from rar_jax.errors import UserError
 from rar_jax.performance import aot, table
 from rar_jax.performance.benchmarks.report import show
 from rar_jax.performance.programs import DoesNotFitError
-from rar_jax.schema import from_config_dict
-from rar_jax.tokenizer_config import TokenizerConfig
+from rar_jax.tokenizer_config import TokenizerConfig, without_images
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file of the experiment. Its data is not read.")
 cli.declare_schema(Config, TokenizerConfig)
@@ -54,14 +53,7 @@ _JSON = flags.DEFINE_string("json", None, "File to which the results are also wr
 
 def _read_config() -> Config | TokenizerConfig:
     """Returns the config of the program."""
-    if _WHAT.value != "tokenizer":
-        return without_data(_CONFIG.value)
-    if _CONFIG.value is None:
-        raise UserError("name a tokenizer with --config=configs/tokenizers/NAME.py")
-    fields = _CONFIG.value.copy_and_resolve_references()
-    fields.data.update(name="folder", images="not read")
-    fields.inception = ""
-    return from_config_dict(fields, TokenizerConfig)
+    return without_images(_CONFIG.value) if _WHAT.value == "tokenizer" else without_data(_CONFIG.value)
 
 
 def _advice(config: Config | TokenizerConfig) -> str:

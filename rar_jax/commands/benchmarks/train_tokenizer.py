@@ -4,11 +4,9 @@ from absl import flags
 from ml_collections import config_flags
 
 from rar_jax.commands import cli
-from rar_jax.errors import UserError
 from rar_jax.performance.benchmarks import train_tokenizer
 from rar_jax.performance.benchmarks.report import show
-from rar_jax.schema import from_config_dict
-from rar_jax.tokenizer_config import TokenizerConfig
+from rar_jax.tokenizer_config import TokenizerConfig, without_images
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file of the tokenizer. No image is read.")
 cli.declare_schema(TokenizerConfig)
@@ -19,10 +17,4 @@ _JSON = flags.DEFINE_string("json", None, "File to which the results are also wr
 
 def main(argv):
     del argv
-    if _CONFIG.value is None:
-        raise UserError("name a tokenizer with --config=configs/tokenizers/NAME.py")
-    fields = _CONFIG.value.copy_and_resolve_references()
-    if fields.data.name == "folder" and not fields.data.images:
-        # The rules of the config want a folder, which is not read.
-        fields.data.images = "none"
-    show(train_tokenizer.measure(from_config_dict(fields, TokenizerConfig), _STEPS.value, _PROFILE.value), _JSON.value)
+    show(train_tokenizer.measure(without_images(_CONFIG.value), _STEPS.value, _PROFILE.value), _JSON.value)
