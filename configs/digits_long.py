@@ -8,7 +8,7 @@ def get_config():
     config = runpy.run_path(str(Path(__file__).parent / "digits.py"))["get_config"]()
     config.name = "digits_long"
     config.model.update(dropout=0.1, attention_dropout=0.1)
-    config.train.update(epochs=100, log_every=89)
+    config.train.update(epochs=100, remat="none", log_every=89)
     config.permutation.update(anneal_start_epoch=50, anneal_end_epoch=75)
     config.optimizer.update(learning_rate=2e-3, warmup_epochs=5)
     # The other 180 of the 360 held-out digits are reported at the end of a study.
