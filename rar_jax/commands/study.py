@@ -2,8 +2,8 @@
 
     python -m rar_jax study configs/studies/annealing.py --out=FOLDER [--process_index=0 --process_count=2]
 
-The same command resumes a study that was stopped. Cells in docs/results/NAME/results.json, where NAME is the name of
-the study file, are not trained again. The exit code is 75 if the study was preempted, and 1 if a cell failed.
+The same command resumes a study that was stopped. Cells in docs/results/*/results.json, of any study, are not trained
+again. The exit code is 75 if the study was preempted, and 1 if a cell failed.
 """
 
 import contextlib
@@ -43,7 +43,7 @@ def main(argv):
     index, count = shared_flags.share_of_work(_PROCESS.value, _COUNT.value)
     folder = pathlib.Path(_OUT.value or f"runs/studies/{file.stem}")
     check_folder("out", folder)
-    results = Results(folder, cells, read_results(pathlib.Path("docs/results") / file.stem / RESULTS))
+    results = Results(folder, cells, read_results("docs/results"))
     # Without a lock, a second start would find the runs of the first one locked, and count their cells as failed.
     with lock(folder, f"process_{index}", "trains") or contextlib.nullcontext(), Preemption() as preemption:
         complete = run_cells(study, cells[index::count], results, folder, preemption)

@@ -28,10 +28,10 @@ _CELLS, _RUNS = "cells", "runs"
 Result = dict[str, Any]
 
 
-def read_results(file: epath.PathLike) -> dict[str, Result]:
-    """Returns the finished cells of a results.json by their digests, or none if there is no such file."""
-    file = epath.Path(file)
-    cells = json.loads(file.read_text())["cells"] if file.exists() else []
+def read_results(folder: epath.PathLike) -> dict[str, Result]:
+    """Returns the finished cells of the studies in a folder by their digests: those of all its NAME/results.json."""
+    files = sorted(epath.Path(folder).glob(f"*/{RESULTS}"))
+    cells = [cell for file in files for cell in json.loads(file.read_text())["cells"]]
     return {cell["digest"]: cell for cell in cells if "scores" in cell}
 
 

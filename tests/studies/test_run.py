@@ -19,7 +19,8 @@ from rar_jax.training.preemption import Preempted, Preemption
 
 
 def scores_of(folder):
-    return {digest: cell["scores"] for digest, cell in read_results(folder / RESULTS).items()}
+    cells = json.loads((folder / RESULTS).read_text())["cells"]
+    return {cell["digest"]: cell["scores"] for cell in cells}
 
 
 def test_a_failed_cell_does_not_end_the_study_and_finished_cells_are_kept(tmp_path, monkeypatch):
@@ -27,9 +28,10 @@ def test_a_failed_cell_does_not_end_the_study_and_finished_cells_are_kept(tmp_pa
     rows = [study.rows[0], Row("diverges", {"optimizer.learning_rate": 1e30, "train.max_skipped": 2}), study.rows[1]]
     study = dataclasses.replace(study, rows=rows, choosing=True)
     cells = cells_of(study)
-    results = Results(tmp_path, cells, {})
-    assert run_cells(study, cells, results, tmp_path, Preemption())
-    found = json.loads((tmp_path / RESULTS).read_text())["cells"]
+    folder = tmp_path / "results" / "earlier"
+    results = Results(folder, cells, {})
+    assert run_cells(study, cells, results, folder, Preemption())
+    found = json.loads((folder / RESULTS).read_text())["cells"]
     assert [cell["row"] for cell in found] == ["0-0", "diverges", "0-1"]
     assert "NonFiniteError: step" in found[1]["error"] and "scores" not in found[1]
     assert found[0]["scores"].keys() == {"validation_end", "validation_best", "best_step"}
@@ -38,9 +40,9 @@ def test_a_failed_cell_does_not_end_the_study_and_finished_cells_are_kept(tmp_pa
     tried = []
     monkeypatch.setattr(run_module, "_measure", lambda study, cell, *rest: tried.append(cell.row.label))
     monkeypatch.setattr(results, "add", lambda cell, values: None)
-    run_cells(study, cells, results, tmp_path, Preemption())
+    run_cells(study, cells, results, folder, Preemption())
     assert tried == ["diverges"]
-    known = Results(tmp_path / "other", cells, read_results(tmp_path / RESULTS))
+    known = Results(tmp_path / "other", cells, read_results(tmp_path / "results"))
     assert [known.finished(cell) for cell in cells] == [True, False, True]
     assert [cell["row"] for cell in known.write()] == ["0-0", "0-1"]
 
