@@ -5,13 +5,13 @@ Each line is {"class_id": int, "tokens": [T ints]}.
 
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
 import numpy as np
 from etils import epath
 
-from rar_jax.data.records import UNKNOWN_TOKENIZER, Description
+from rar_jax.data.records import UNKNOWN_TOKENIZER, Description, ShardWriter
 from rar_jax.data.shards import ShardedOutput
 from rar_jax.errors import UserError
 from rar_jax.progress import Progress
@@ -53,11 +53,19 @@ def import_jsonl(
     if not path.is_file():
         raise UserError(f"--jsonl={path}: there is no such file")
     size = path.stat().length
-    limits = {"T": grid_side**2, "V": codebook_size, "C": len(class_names)}
-    plan = {"source": str(path), "bytes": size, "tokenizer": tokenizer, "crops_per_image": crops_per_image}
-    plan |= {"shard_size": shard_size} | limits
     if not size:
         raise UserError(f"--jsonl={path} has no lines")
+    described = Description(
+        grid_side=grid_side,
+        codebook_size=codebook_size,
+        class_names=class_names,
+        tokenizer=tokenizer,
+        source=str(path),
+        crops_per_image=crops_per_image,
+        crops_together=crops_per_image == 1,
+    )
+    plan = {"source": str(path), "bytes": size, "tokenizer": tokenizer, "crops_per_image": crops_per_image}
+    plan |= {"shard_size": shard_size, "T": grid_side**2, "V": codebook_size, "C": len(class_names)}
     folder = ShardedOutput(output, plan)
     if folder.made is not None:
         return folder.made
@@ -68,33 +76,40 @@ def import_jsonl(
     with path.open("rb") as file:
         file.seek(place)
         while place < size:
-            writer = folder.open(shard, num_tokens=limits["T"], codebook_size=codebook_size, num_classes=limits["C"])
-            rejected = []
-            for line in itertools.islice(_lines(file), shard_size):
-                line_number += 1
-                try:
-                    writer.write(*_parse(line))
-                except UserError as error:
-                    where = f"{path}, line {line_number}"
-                    if not skip_bad:
-                        writer.discard()
-                        raise UserError(f"{where}: {error}; --skip_bad leaves such lines out") from None
-                    rejected.append((where, str(error)))
+            writer = folder.open(shard, described)
+            lines = itertools.islice(_lines(file), shard_size)
+            rejected = _write_lines(writer, lines, path, line_number + 1, skip_bad)
+            line_number += writer.num_records + len(rejected)
             progress.update(file.tell() - place, note=f"line {line_number}")
             place = file.tell()
             folder.finish(shard, writer, rejected, place=place, line=line_number)
             shard += 1
     progress.close()
-    return folder.complete(
-        shard,
-        grid_side=grid_side,
-        codebook_size=codebook_size,
-        class_names=class_names,
-        tokenizer=tokenizer,
-        source=str(path),
-        crops_per_image=crops_per_image,
-        crops_together=crops_per_image == 1,
-    )
+    return folder.complete(shard, described)
+
+
+def _write_lines(
+    writer: ShardWriter, lines: Iterable[bytes], path: epath.Path, first: int, skip_bad: bool
+) -> list[tuple[str, str]]:
+    """Writes the lines of one shard, the first of which has the number `first` in the file.
+
+    Returns:
+      The place of each malformed line, and the reason.
+
+    Raises:
+      UserError: a line is malformed, unless `skip_bad` is set.
+    """
+    rejected = []
+    for number, line in enumerate(lines, first):
+        try:
+            writer.write(*_parse(line))
+        except UserError as error:
+            where = f"{path}, line {number}"
+            if not skip_bad:
+                writer.discard()
+                raise UserError(f"{where}: {error}; --skip_bad leaves such lines out") from None
+            rejected.append((where, str(error)))
+    return rejected
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes]:

@@ -9,7 +9,7 @@ import itertools
 import json
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -60,9 +60,9 @@ class Records(Protocol):
         """
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Description:
-    """The contents of `dataset.json`.
+    """The contents of `dataset.json`. While the records are written, it has no images and no shards yet.
 
     Attributes:
       num_images: number of source images, which is the length of an epoch.
@@ -80,13 +80,13 @@ class Description:
         set; with others, it refuses the folder.
     """
 
-    num_images: int
+    num_images: int = 0
     grid_side: int
     codebook_size: int
     class_names: tuple[str, ...]
     tokenizer: str
     source: str
-    shards: dict[str, int]
+    shards: dict[str, int] = dataclasses.field(default_factory=dict)
     crops_per_image: int = 1
     crops_together: bool = True
     plan: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -94,6 +94,11 @@ class Description:
     @property
     def crops_per_record(self) -> int:
         return self.crops_per_image if self.crops_together else 1
+
+    def completed(self, shards: Mapping[str, int], plan: Mapping[str, Any]) -> "Description":
+        """Returns this description with the shards that were written and their number of images."""
+        num_images = sum(shards.values()) * self.crops_per_record // self.crops_per_image
+        return dataclasses.replace(self, num_images=num_images, shards=dict(shards), plan=dict(plan))
 
 
 def shard_name(number: int) -> str:
@@ -126,35 +131,33 @@ def read_description(folder: epath.Path) -> Description:
         raise UserError(f"{path} does not describe token records: {error}") from None
 
 
-def _record_type(num_tokens: int, crops: int) -> np.dtype:
-    return np.dtype([("label", "<i4"), ("tokens", "<u2", (crops, num_tokens))])
+def _record_type(description: Description) -> np.dtype:
+    shape = description.crops_per_record, description.grid_side**2
+    return np.dtype([("label", "<i4"), ("tokens", "<u2", shape)])
 
 
 class ShardWriter:
     """Writes one shard to a temporary file and renames it at the end. A shard with its final name is complete."""
 
-    def __init__(self, path: epath.Path, *, num_tokens: int, codebook_size: int, num_classes: int, crops: int = 1):
+    def __init__(self, path: epath.Path, description: Description):
         """Opens the temporary file.
 
         Args:
           path: final path of the shard, in a folder that exists.
-          num_tokens: T.
-          codebook_size: V, at most 65,536.
-          num_classes: C.
-          crops: number of crops per record.
+          description: describes the records.
 
         Raises:
           UserError: the codebook is too large for the codes to fit in uint16.
         """
-        if codebook_size > MAX_CODEBOOK_SIZE:
+        if description.codebook_size > MAX_CODEBOOK_SIZE:
             raise UserError(
-                f"a codebook of {codebook_size} codes does not fit token records, which allow at most "
+                f"a codebook of {description.codebook_size} codes does not fit token records, which allow at most "
                 f"{MAX_CODEBOOK_SIZE} codes"
             )
         self._path = path
         self._aside = aside(path)
-        self._record = np.zeros((), _record_type(num_tokens, crops))
-        self._limits = codebook_size, num_classes
+        self._record = np.zeros((), _record_type(description))
+        self._limits = description.codebook_size, len(description.class_names)
         self._writer = array_record_module.ArrayRecordWriter(str(self._aside), _WRITER_OPTIONS)
         self.num_records = 0
 
@@ -217,39 +220,40 @@ def write_records(
     """
     folder = epath.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    crops = crops_per_image if crops_together else 1
-    shards: dict[str, int] = {}
-    images = iter(images)
-    while (first := next(images, None)) is not None:
-        path = folder / shard_name(len(shards))
-        writer = ShardWriter(
-            path, num_tokens=grid_side**2, codebook_size=codebook_size, num_classes=len(class_names), crops=crops
-        )
-        try:
-            for tokens, label in itertools.chain([first], itertools.islice(images, shard_size - 1)):
-                tokens = np.asarray(tokens)
-                writer.write(label, tokens[None] if tokens.ndim == 1 else tokens)
-        except UserError as error:
-            writer.discard()
-            raise UserError(f"{source}: {error}") from None
-        writer.close()
-        shards[path.name] = writer.num_records
-    if not shards:
-        raise UserError(f"no images in {source}: there is nothing to write to {folder}")
-    num_records = sum(shards.values())
     description = Description(
-        num_images=num_records if crops_together else num_records // crops_per_image,
         grid_side=grid_side,
         codebook_size=codebook_size,
         class_names=tuple(class_names),
         tokenizer=tokenizer,
         source=source,
-        shards=shards,
         crops_per_image=crops_per_image,
         crops_together=crops_together,
     )
+    shards: dict[str, int] = {}
+    images = iter(images)
+    while (first := next(images, None)) is not None:
+        name = shard_name(len(shards))
+        shard = itertools.chain([first], itertools.islice(images, shard_size - 1))
+        shards[name] = _write_shard(folder / name, shard, description)
+    if not shards:
+        raise UserError(f"no images in {source}: there is nothing to write to {folder}")
+    description = description.completed(shards, plan={})
     write_description(folder, description)
     return description
+
+
+def _write_shard(path: epath.Path, images: Iterable[tuple[np.ndarray, int]], description: Description) -> int:
+    """Writes one shard of `write_records`, and returns its number of records."""
+    writer = ShardWriter(path, description)
+    try:
+        for tokens, label in images:
+            tokens = np.asarray(tokens)
+            writer.write(label, tokens[None] if tokens.ndim == 1 else tokens)
+    except UserError as error:
+        writer.discard()
+        raise UserError(f"{description.source}: {error}") from None
+    writer.close()
+    return writer.num_records
 
 
 class TokenRecords:
@@ -273,7 +277,7 @@ class TokenRecords:
         path = folder / DESCRIPTION
         self.description = read_description(folder)
         shards = self.description.shards
-        self._type = _record_type(self.description.grid_side**2, self.description.crops_per_record)
+        self._type = _record_type(self.description)
         self._paths = [folder / name for name in shards]
         self._readers = []
         for shard, count in zip(self._paths, shards.values(), strict=True):

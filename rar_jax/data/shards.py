@@ -66,9 +66,9 @@ class ShardedOutput:
         report = json.loads(file.read_text())
         return report if not report["num_records"] or (self._folder / shard_name(shard)).exists() else None
 
-    def open(self, shard: int, **options: Any) -> ShardWriter:
-        """Opens a writer for one shard. `options` are those of `ShardWriter`."""
-        return ShardWriter(self._folder / shard_name(shard), **options)
+    def open(self, shard: int, description: Description) -> ShardWriter:
+        """Opens a writer for one shard."""
+        return ShardWriter(self._folder / shard_name(shard), description)
 
     def finish(self, shard: int, writer: ShardWriter, rejected: Sequence[tuple[str, str]], **more: Any) -> None:
         """Puts a shard and its report in place.
@@ -86,15 +86,15 @@ class ShardedOutput:
         else:
             writer.discard()
 
-    def complete(self, num_shards: int, **description: Any) -> Description | None:
-        """Describes the set if all its shards are finished. The process that finishes last does this.
+    def complete(self, num_shards: int, description: Description) -> Description | None:
+        """Writes the description of the set if all its shards are finished. The process that finishes last does this.
 
         Args:
           num_shards: number of shards in the whole set.
-          description: the fields of `Description` except num_images, shards and plan.
+          description: describes the records, without their shards.
 
         Returns:
-          The description, or None if other processes are still at work.
+          The description that was written, or None if other processes are still at work.
 
         Raises:
           UserError: the shards hold too few records for one image.
@@ -109,14 +109,12 @@ class ShardedOutput:
         rejected = [f"{_on_a_line(name)}\t{reason}\n" for report in reports for name, reason in report["rejected"]]
         if rejected:
             write_atomically(self._folder / REJECTED, "".join(rejected))
-        num_records = sum(shards.values())
-        num_images = num_records // (1 if description["crops_together"] else description["crops_per_image"])
-        if not num_images:
+        made = description.completed(shards, self._plan)
+        if not made.num_images:
             raise UserError(
-                f"{description['source']} has {num_records} usable records, too few for an image of "
-                f"{description['crops_per_image']} crops" + (f": see {self._folder / REJECTED}" if rejected else "")
+                f"{made.source} has {sum(shards.values())} usable records, too few for an image of "
+                f"{made.crops_per_image} crops" + (f": see {self._folder / REJECTED}" if rejected else "")
             )
-        made = Description(num_images=num_images, shards=shards, plan=self._plan, **description)
         write_description(self._folder, made)
         with contextlib.suppress(FileNotFoundError):  # Processes that finish together may all do this.
             self._making.rmtree()

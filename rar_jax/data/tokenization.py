@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from etils import epath
@@ -112,15 +112,14 @@ def tokenize_images(
         images = np.concatenate([cut_crops(square, image_size, crops, flip) for square in squares])
         return tokenizer.encode(images).reshape(len(squares), num_crops, -1)
 
-    described = {
-        "grid_side": tokenizer.grid_side,
-        "codebook_size": tokenizer.codebook_size,
-        "class_names": source.class_names,
-        "tokenizer": tokenizer.fingerprint,
-        "source": source.name,
-        "crops_per_image": num_crops,
-        "crops_together": True,
-    }
+    described = Description(
+        grid_side=tokenizer.grid_side,
+        codebook_size=tokenizer.codebook_size,
+        class_names=source.class_names,
+        tokenizer=tokenizer.fingerprint,
+        source=source.name,
+        crops_per_image=num_crops,
+    )
     unfinished = {shard: examples for shard, examples in shards.items() if folder.report(shard) is None}
     total, left = (sum(map(len, part.values())) for part in (shards, unfinished))
     progress = Progress("tokenize", total, done=total - left, unit="image")
@@ -129,7 +128,7 @@ def tokenize_images(
         batches = _batches(decoded, unfinished, max(1, tokenizer.batch_size // num_crops), strict)
         _write_shards(folder, _encoded(batches, encode), described, progress)
     progress.close()
-    return folder.complete(num_shards, **described)
+    return folder.complete(num_shards, described)
 
 
 def _listing(source: Source) -> str:
@@ -143,19 +142,13 @@ def _listing(source: Source) -> str:
 def _write_shards(
     folder: ShardedOutput,
     encoded: Iterable[tuple[_Batch, np.ndarray]],
-    described: Mapping[str, Any],
+    described: Description,
     progress: Progress,
 ) -> None:
     """Writes batches of codes, shard by shard, and counts the images on the progress bar."""
     writer, rejected, num_rejected = None, [], 0
     for batch, codes in encoded:
-        writer = writer or folder.open(
-            batch.shard,
-            num_tokens=described["grid_side"] ** 2,
-            codebook_size=described["codebook_size"],
-            num_classes=len(described["class_names"]),
-            crops=described["crops_per_image"],
-        )
+        writer = writer or folder.open(batch.shard, described)
         for label, tokens in zip(batch.labels, codes, strict=True):
             writer.write(label, tokens)
         rejected += batch.rejected
