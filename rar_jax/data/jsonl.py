@@ -69,9 +69,7 @@ def import_jsonl(
     folder = ShardedOutput(output, plan)
     if folder.made is not None:
         return folder.made
-    shard, place, line_number = 0, 0, 0
-    while (report := folder.report(shard)) is not None:
-        shard, place, line_number = shard + 1, report["place"], report["line"]
+    shard, place, line_number = _finished(folder)
     progress = Progress("import", size, done=place, unit="B")
     with path.open("rb") as file:
         file.seek(place)
@@ -86,6 +84,14 @@ def import_jsonl(
             shard += 1
     progress.close()
     return folder.complete(shard, described)
+
+
+def _finished(folder: ShardedOutput) -> tuple[int, int, int]:
+    """Returns the number of finished shards, and the number of bytes and of lines of the file that they hold."""
+    shard, place, line_number = 0, 0, 0
+    while (report := folder.report(shard)) is not None:
+        shard, place, line_number = shard + 1, report["place"], report["line"]
+    return shard, place, line_number
 
 
 def _write_lines(

@@ -3,6 +3,7 @@
 import collections
 import concurrent.futures
 import contextlib
+import functools
 import hashlib
 import itertools
 import multiprocessing
@@ -10,7 +11,7 @@ import multiprocessing.connection
 import os
 import signal
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -85,33 +86,19 @@ def tokenize_images(
         cannot be used.
       OSError: a file cannot be read. Finished shards are kept.
     """
-    num_shards = -(-len(source) // shard_size)
-    folder = ShardedOutput(
-        output,
-        {
-            "source": source.name,
-            "images": len(source),
-            "listing": _listing(source),
-            "tokenizer": tokenizer.fingerprint,
-            "image_size": image_size,
-            "crops": crops,
-            "flip": flip,
-            "shard_size": shard_size,
-        },
-    )
+    plan = {"source": source.name, "images": len(source), "listing": _listing(source)}
+    plan |= {"tokenizer": tokenizer.fingerprint, "image_size": image_size, "crops": crops, "flip": flip}
+    folder = ShardedOutput(output, plan | {"shard_size": shard_size})
     if folder.made is not None:
         return folder.made
+    num_shards = -(-len(source) // shard_size)
     shards = {
         shard: [source[i] for i in range(shard * shard_size, min((shard + 1) * shard_size, len(source)))]
         for shard in range(process_index, num_shards, process_count)
     }
     side = square_side(crops, image_size)
-    num_crops = len(cut_crops(np.zeros((side, side, 3), np.uint8), image_size, crops, flip))
-
-    def encode(squares: Sequence[np.ndarray]) -> np.ndarray:
-        images = np.concatenate([cut_crops(square, image_size, crops, flip) for square in squares])
-        return tokenizer.encode(images).reshape(len(squares), num_crops, -1)
-
+    cut = functools.partial(cut_crops, image_size=image_size, crops=crops, flip=flip)
+    num_crops = len(cut(np.zeros((side, side, 3), np.uint8)))
     described = Description(
         grid_side=tokenizer.grid_side,
         codebook_size=tokenizer.codebook_size,
@@ -126,7 +113,7 @@ def tokenize_images(
     decoded = decoded_squares(itertools.chain(*unfinished.values()), side, num_workers)
     with contextlib.closing(decoded):
         batches = _batches(decoded, unfinished, max(1, tokenizer.batch_size // num_crops), strict)
-        _write_shards(folder, _encoded(batches, encode), described, progress)
+        _write_shards(folder, _encoded(batches, functools.partial(_encode, tokenizer, cut)), described, progress)
     progress.close()
     return folder.complete(num_shards, described)
 
@@ -183,7 +170,15 @@ def _batches(
         yield batch._replace(last=True)
 
 
-def _encoded(batches: Iterable[_Batch], encode) -> Iterator[tuple[_Batch, np.ndarray]]:
+def _encode(tokenizer: Tokenizer, cut: Callable[[np.ndarray], np.ndarray], squares: Sequence[np.ndarray]) -> np.ndarray:
+    """Returns the codes of the crops that `cut` makes of each square image, int32 [B, crops, T]."""
+    crops = np.stack([cut(square) for square in squares])
+    return tokenizer.encode(crops.reshape(-1, *crops.shape[2:])).reshape(*crops.shape[:2], -1)
+
+
+def _encoded(
+    batches: Iterable[_Batch], encode: Callable[[Sequence[np.ndarray]], np.ndarray]
+) -> Iterator[tuple[_Batch, np.ndarray]]:
     """Yields each batch and its codes, in order. The next batches are prepared while the devices work."""
     with concurrent.futures.ThreadPoolExecutor(_ENCODING) as threads:
         waiting = collections.deque()
