@@ -6,6 +6,7 @@ import pytest
 from conftest import ROOT
 
 from rar_jax.config import Config, from_config_dict, imagenet, mesh_shape
+from rar_jax.errors import UserError
 from rar_jax.schema import check, check_same_run, to_config_dict, unknown_field
 
 
@@ -59,7 +60,7 @@ def test_json_round_trip():
 
 
 def test_a_config_without_data_names_the_field_to_set():
-    with pytest.raises(ValueError, match=r"config\.data\.path is empty.*--config\.data\.name=synthetic"):
+    with pytest.raises(UserError, match=r"config\.data\.path is empty.*--config\.data\.name=synthetic"):
         from_config_dict(imagenet())
 
 
@@ -101,23 +102,23 @@ def test_bad_values(path, value, message):
     fields = changed(path, value)
     if path == "eval.score_every":
         fields.eval.reference = "a.npz"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         from_config_dict(fields)
 
 
 def test_report_needs_the_digits():
     fields = changed("data.name", "synthetic")
-    with pytest.raises(ValueError, match="report_samples=1000 scores samples of the digits"):
+    with pytest.raises(UserError, match="report_samples=1000 scores samples of the digits"):
         from_config_dict(fields)
 
 
 def test_scores_need_images_and_a_reference():
     fields = imagenet()
     fields.data.path, fields.eval.score_every, fields.eval.inception = "tokens", 100, "w.pth"
-    with pytest.raises(ValueError, match=r"score_every=100 scores samples: name the tokenizer that decodes"):
+    with pytest.raises(UserError, match=r"score_every=100 scores samples: name the tokenizer that decodes"):
         from_config_dict(fields)
     fields.data.tokenizer = "vqgan.bin"
-    with pytest.raises(ValueError, match=r"and a reference with config\.eval\.reference$"):
+    with pytest.raises(UserError, match=r"and a reference with config\.eval\.reference$"):
         from_config_dict(fields)
     fields.eval.reference = "a.npz"
     assert from_config_dict(fields).eval.score_images == 5000
@@ -127,24 +128,24 @@ def test_a_spiral_needs_an_even_side():
     fields = config_file("digits")
     fields.model.grid_side = fields.data.image_size = 7
     fields.permutation.scan_order = "spiral_in"
-    with pytest.raises(ValueError, match=r"permutation\.scan_order: .*an even side"):
+    with pytest.raises(UserError, match=r"permutation\.scan_order: .*an even side"):
         from_config_dict(fields)
 
 
 def test_unknown_missing_and_mistyped_fields():
     fields = config_file("digits").to_dict()
     fields["model"]["widht"] = 3
-    with pytest.raises(ValueError, match=r"no field 'model\.widht'; nearest: model\.width"):
+    with pytest.raises(UserError, match=r"no field 'model\.widht'; nearest: model\.width"):
         from_config_dict(fields)
     fields = config_file("digits").to_dict()
     del fields["seed"]
-    with pytest.raises(ValueError, match=r"config\.seed is missing"):
+    with pytest.raises(UserError, match=r"config\.seed is missing"):
         from_config_dict(fields)
     fields = config_file("digits").to_dict()
     fields["model"]["width"] = "64"
-    with pytest.raises(ValueError, match=r"config\.model\.width='64' must be of type int"):
+    with pytest.raises(UserError, match=r"config\.model\.width='64' must be of type int"):
         from_config_dict(fields)
-    with pytest.raises(ValueError, match=r"config\.model=3 must be a section"):
+    with pytest.raises(UserError, match=r"config\.model=3 must be a section"):
         from_config_dict(config_file("digits").to_dict() | {"model": 3})
 
 
@@ -197,7 +198,7 @@ def test_bad_meshes(mesh, train, message):
     fields.model.mlp_width = 36
     config = from_config_dict(fields)
     check(config)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         mesh_shape(config, 8)
 
 
@@ -208,7 +209,7 @@ def test_another_tokenizer_is_refused_if_it_makes_the_tokens(small_config, name,
     if free:
         assert check_same_run(config, saved) == ["config.data.tokenizer='a', not 'b'"]
     else:
-        with pytest.raises(ValueError, match=r"config\.data\.tokenizer='a', not 'b'"):
+        with pytest.raises(UserError, match=r"config\.data\.tokenizer='a', not 'b'"):
             check_same_run(config, saved)
         assert len(check_same_run(config, saved, ["data.tokenizer"])) == 1
 
@@ -216,5 +217,5 @@ def test_another_tokenizer_is_refused_if_it_makes_the_tokens(small_config, name,
 def test_scores_of_glyphs_need_no_other_network(small_config):
     data = {"name": "glyphs", "tokenizer": "a", "image_size": 32, "downsampling": 4}
     small_config(data=data, eval={"score_every": 5})
-    with pytest.raises(ValueError, match="name Inception weights"):
+    with pytest.raises(UserError, match="name Inception weights"):
         small_config(data=data | {"image_size": 16, "downsampling": 2}, eval={"score_every": 5})

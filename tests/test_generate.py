@@ -35,7 +35,7 @@ def test_images_of_classes_by_name_and_by_index(generator):
     ],
 )
 def test_mistakes(generator, classes, options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         generator.generate(classes, **options)
 
 

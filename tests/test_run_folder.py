@@ -7,6 +7,7 @@ import sys
 import pytest
 from conftest import ROOT
 
+from rar_jax.errors import UserError
 from rar_jax.run_folder import check_folder, is_locked_by, lock, read_config, run_names, write_config
 
 
@@ -28,17 +29,17 @@ def test_a_config_of_an_older_version(small_config, tmp_path):
 
 
 def test_no_config_and_a_garbled_one(tmp_path):
-    with pytest.raises(ValueError, match=r"no run in .*it has no config\.json"):
+    with pytest.raises(UserError, match=r"no run in .*it has no config\.json"):
         read_config(tmp_path)
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(ValueError, match=r"config\.json: "):
+    with pytest.raises(UserError, match=r"config\.json: "):
         read_config(tmp_path)
 
 
 @pytest.mark.parametrize("below", ["", "run", "a/b"])
 def test_a_file_where_a_folder_should_be(tmp_path, below):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match=r"--out=.*: .*file is a file, not a folder"):
+    with pytest.raises(UserError, match=r"--out=.*: .*file is a file, not a folder"):
         check_folder("out", tmp_path / "file" / below)
     check_folder("out", tmp_path / "not" / "there")
 
@@ -52,7 +53,7 @@ def test_runs_are_labelled_by_the_fields_that_differ(small_config, tmp_path):
         for folder, order in zip(folders, ("row_major", "spiral_in", "row_major"), strict=True)
     ]
     assert run_names([folders[0], folders[2]])[1] == f"{folders[2]}: the same config"
-    with pytest.raises(ValueError, match="one is named twice"):
+    with pytest.raises(UserError, match="one is named twice"):
         run_names([folders[0], folders[0]])
 
 
@@ -70,7 +71,7 @@ def test_a_lock_is_held_until_its_process_ends_however_it_ends(tmp_path):
     assert holder.stdout.readline() == "held\n"
     # Attempts that fail do not wait and change nothing.
     for _ in range(3):
-        with pytest.raises(ValueError, match=f": process {holder.pid} trains there; stop it, or choose another folder"):
+        with pytest.raises(UserError, match=f": process {holder.pid} trains there; stop it, or choose another folder"):
             lock(tmp_path)
         assert is_locked_by(tmp_path, holder.pid) and not is_locked_by(tmp_path, os.getpid())
     # Another name is another lock.
@@ -79,7 +80,7 @@ def test_a_lock_is_held_until_its_process_ends_however_it_ends(tmp_path):
     holder.wait()
     held = lock(tmp_path)
     assert is_locked_by(tmp_path, os.getpid())
-    with pytest.raises(ValueError, match=f"process {os.getpid()} trains there"):
+    with pytest.raises(UserError, match=f"process {os.getpid()} trains there"):
         lock(tmp_path)
     held.close()
     lock(tmp_path).close()

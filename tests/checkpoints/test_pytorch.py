@@ -15,6 +15,7 @@ from rar_jax.checkpoints.pytorch import (
     vqgan_name,
     vqgan_to_pytorch,
 )
+from rar_jax.errors import UserError
 from rar_jax.models.inception import InceptionV3
 from rar_jax.models.sizes import VQGANConfig
 from rar_jax.models.vqgan import VQGAN
@@ -64,9 +65,9 @@ def test_missing_and_unknown_tensors_are_all_named(golden):
         r"missing \['blocks.1.norm2.bias', 'lm_head.bias'\], unknown \['surprise'\], "
         r"misshapen \['lm_head.weight is \(24, 5\), not"
     )
-    with pytest.raises(ValueError, match=expected):
+    with pytest.raises(UserError, match=expected):
         rar_from_pytorch(tensors)
-    with pytest.raises(ValueError, match=r"tensors missing \['embeddings.weight', .*'blocks.0.attn.q_norm.weight'\]"):
+    with pytest.raises(UserError, match=r"tensors missing \['embeddings.weight', .*'blocks.0.attn.q_norm.weight'\]"):
         rar_from_pytorch({"w": np.zeros(3)})
 
 
@@ -82,7 +83,7 @@ def test_missing_and_unknown_tensors_are_all_named(golden):
     ],
 )
 def test_shapes_that_give_no_sizes_are_refused(golden, name, shape, message):
-    with pytest.raises(ValueError, match=f"^not a RAR checkpoint: {message}"):
+    with pytest.raises(UserError, match=f"^not a RAR checkpoint: {message}"):
         rar_from_pytorch(golden.tensors("params/") | {name: np.zeros(shape, np.float32)})
 
 
@@ -132,9 +133,9 @@ def test_all_tensors_that_do_not_fit_the_tokenizer_are_named(vqgan_layout):
         r"missing \['decoder.norm_out.bias', 'encoder.down.3.block.1.conv2.weight'\], "
         r"unknown \['loss.discriminator'\], misshapen \['decoder.conv_in.bias is \(7,\), not \(512,\)'\]"
     )
-    with pytest.raises(ValueError, match=expected):
+    with pytest.raises(UserError, match=expected):
         vqgan_from_pytorch(tensors)
-    with pytest.raises(ValueError, match=r"not a MaskGIT-VQGAN: tensors missing .*quantize\.embedding\.weight"):
+    with pytest.raises(UserError, match=r"not a MaskGIT-VQGAN: tensors missing .*quantize\.embedding\.weight"):
         vqgan_from_pytorch({"lm_head.weight": np.zeros((3, 3))})
 
 
@@ -163,7 +164,7 @@ def test_another_inception_v3_is_refused_by_its_tensors(inception_tensors):
         r"'Mixed_6a.branch3x3.conv.weight'\], unknown \['AuxLogits.fc.bias'\], "
         r"misshapen \['fc.weight is \(1000, 2048\), not \(1008, 2048\)'\]"
     )
-    with pytest.raises(ValueError, match=expected):
+    with pytest.raises(UserError, match=expected):
         inception_from_pytorch(tensors)
 
 
@@ -177,12 +178,12 @@ def test_tensors_with_numbers_that_are_not_finite_are_named(golden, vqgan_layout
     ):
         bad = np.array(tensors[name])
         bad.flat[[0, 3]] = wrong
-        with pytest.raises(ValueError, match=rf"^2 of the {bad.size} numbers of tensor {name} are not finite"):
+        with pytest.raises(UserError, match=rf"^2 of the {bad.size} numbers of tensor {name} are not finite"):
             from_pytorch(tensors | {name: bad})
     half = golden["params/lm_head.bias"].astype(ml_dtypes.bfloat16)
     rar_from_pytorch(golden.tensors("params/") | {"lm_head.bias": half})
     half[1] = wrong
-    with pytest.raises(ValueError, match=r"^1 of the 24 numbers of tensor lm_head.bias"):
+    with pytest.raises(UserError, match=r"^1 of the 24 numbers of tensor lm_head.bias"):
         rar_from_pytorch(golden.tensors("params/") | {"lm_head.bias": half})
 
 

@@ -158,11 +158,11 @@ def test_sampling_uses_the_newest_undamaged_checkpoint_and_changes_no_files(save
 def test_without_an_undamaged_checkpoint_there_is_one_error(saved, tmp_path, caplog):
     sharding = replicated(make_mesh((8, 1)))
     (tmp_path / "checkpoints").mkdir()
-    with pytest.raises(ValueError, match=f"no checkpoint in '{tmp_path}'"):
+    with pytest.raises(UserError, match=f"no checkpoint in '{tmp_path}'"):
         CheckpointStore(tmp_path).restore_newest_sampling_params(sharding, "float32")
     shutil.copytree(saved / "checkpoints" / str(STEP), tmp_path / "checkpoints" / str(STEP))
     half(tmp_path / "checkpoints" / str(STEP))
-    with pytest.raises(ValueError, match=r"no checkpoint can be read: .*/3 cannot be read: .* is missing"):
+    with pytest.raises(UserError, match=r"no checkpoint can be read: .*/3 cannot be read: .* is missing"):
         CheckpointStore(tmp_path).restore_newest_sampling_params(sharding, "float32")
     # Only the error reports it; nothing is logged.
     assert not [record for record in caplog.records if record.name.startswith("rar_jax")]
@@ -237,7 +237,7 @@ def test_a_state_of_another_shape_is_not_damage(saved, shapes, tmp_path):
         shapes,
     )
     store = CheckpointStore(folder, CheckpointConfig())
-    with pytest.raises(ValueError, match="shape") as raised:
+    with pytest.raises(UserError, match="shape") as raised:
         store.restore_newest(wider)
     assert not isinstance(raised.value, UserError)
     store.close()

@@ -11,6 +11,7 @@ from conftest import DATA
 from safetensors.numpy import save_file
 
 from rar_jax.checkpoints.tensor_files import read_tensors
+from rar_jax.errors import UserError
 
 
 def torch_file(path, data_pkl, **members):
@@ -99,7 +100,7 @@ class Named:
 )
 def test_nothing_but_tensors_is_rebuilt_and_nothing_is_run(tmp_path, monkeypatch, data, message):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         read_tensors(torch_file(tmp_path / "evil.bin", data))
     # The legacy format has five pickles; this one is the third.
     magic = pickle.dumps(0x1950A86A20F9469CFC6C, 2) + pickle.dumps(1001, 2)
@@ -149,20 +150,20 @@ def test_offset_and_strides(tmp_path):
 )
 def test_a_tensor_cannot_reach_outside_its_storage(tmp_path, offset, shape, strides):
     path = torch_file(tmp_path / "w.pth", tensor_pickle(offset, shape, strides), **{"0": STORAGE})
-    with pytest.raises(ValueError, match="reaches outside its storage"):
+    with pytest.raises(UserError, match="reaches outside its storage"):
         read_tensors(path)
 
 
 @pytest.mark.parametrize(("shape", "strides"), [((10**13,), (0,)), ((2, 2, 2), (1, 1, 1)), ((7, 1), (0, 0))])
 def test_a_tensor_is_not_larger_than_its_storage(tmp_path, shape, strides):
     path = torch_file(tmp_path / "w.pth", tensor_pickle(0, shape, strides), **{"0": STORAGE})
-    with pytest.raises(ValueError, match=r"repeats the 6 numbers of its storage archive/data/0"):
+    with pytest.raises(UserError, match=r"repeats the 6 numbers of its storage archive/data/0"):
         read_tensors(path)
 
 
 def test_an_empty_tensor_of_an_impossible_shape_is_damage(tmp_path):
     path = torch_file(tmp_path / "w.pth", tensor_pickle(0, (0, 2**70), (1, 1)), **{"0": STORAGE})
-    with pytest.raises(ValueError, match=r"w\.pth is damaged: archive/data/0: "):
+    with pytest.raises(UserError, match=r"w\.pth is damaged: archive/data/0: "):
         np.asarray(read_tensors(path)["w"])
 
 
@@ -177,7 +178,7 @@ def test_an_empty_tensor_of_an_impossible_shape_is_damage(tmp_path):
 )
 def test_no_memory_is_allocated_for_data_that_is_missing(tmp_path, data, message):
     tracemalloc.start()
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         read_tensors(torch_file(tmp_path / "r.bin", data))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -191,7 +192,7 @@ def test_members_larger_than_the_file_are_refused(tmp_path):
     entry = data.rindex(b"archive/data/0") - 46
     data[entry + 20 : entry + 28] = (2**31).to_bytes(4, "little") * 2
     path.write_bytes(data)
-    with pytest.raises(ValueError, match=rf"it has {len(data)} bytes, but claims to hold 21474\d+"):
+    with pytest.raises(UserError, match=rf"it has {len(data)} bytes, but claims to hold 21474\d+"):
         read_tensors(path)
 
 
@@ -203,7 +204,7 @@ def nested(depth):
 def test_objects_that_take_forever_to_print_are_not_printed(tmp_path):
     for kind, key in ((nested(60), b"K\x00"), (b"X\x07\x00\x00\x00storage", nested(60))):
         storage = b"(" + kind + b"ctorch\nFloatStorage\n" + key + b"NK\x06tQ."
-        with pytest.raises(ValueError, match="refers to an object that is not the storage of a tensor"):
+        with pytest.raises(UserError, match="refers to an object that is not the storage of a tensor"):
             read_tensors(torch_file(tmp_path / "n.bin", b"\x80\x02" + storage, **{"0": STORAGE}))
 
 
@@ -230,46 +231,46 @@ def test_a_pickle_cannot_change_what_was_checked(tmp_path):
     rebuild = b"ctorch._utils\n_rebuild_tensor_v2\n"
     storage = b"((X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x06tQ"
     for data in (b"\x80\x02" + storage[1:] + state + b"b.", b"\x80\x02" + rebuild + state + b"b."):
-        with pytest.raises(ValueError, match=r"cannot be read: .* object has no attribute '__dict__'"):
+        with pytest.raises(UserError, match=r"cannot be read: .* object has no attribute '__dict__'"):
             read_tensors(torch_file(tmp_path / "build.bin", data, **{"0": STORAGE}))
 
 
 def test_names_must_be_text(tmp_path):
     path = torch_file(tmp_path / "n.bin", tensor_pickle(0, (2,), (1,), name=7), **{"0": STORAGE})
-    with pytest.raises(ValueError, match="found the name 7"):
+    with pytest.raises(UserError, match="found the name 7"):
         read_tensors(path)
 
 
 def test_damaged_files(tmp_path):
-    with pytest.raises(ValueError, match="there is no such file"):
+    with pytest.raises(UserError, match="there is no such file"):
         read_tensors(tmp_path / "w.bin")
     whole = (DATA / "tensors.pth").read_bytes()
     (tmp_path / "half.bin").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match=r"half\.bin is not a complete zip file"):
+    with pytest.raises(UserError, match=r"half\.bin is not a complete zip file"):
         read_tensors(tmp_path / "half.bin")
     whole = (DATA / "tensors_legacy.pth").read_bytes()
     for length in (len(whole) - 1, len(whole) + 1):
         (tmp_path / "l.bin").write_bytes((whole + b"x")[:length])
-        with pytest.raises(ValueError, match=rf"l\.bin cannot be read: it has {length} bytes, but its tensors take"):
+        with pytest.raises(UserError, match=rf"l\.bin cannot be read: it has {length} bytes, but its tensors take"):
             read_tensors(tmp_path / "l.bin")
     (tmp_path / "w.npz").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"weights are read from \.bin"):
+    with pytest.raises(UserError, match=r"weights are read from \.bin"):
         read_tensors(tmp_path / "w.npz")
     (tmp_path / "w.safetensors").write_bytes(b"rubbish")
-    with pytest.raises(ValueError, match="cannot be read as safetensors"):
+    with pytest.raises(UserError, match="cannot be read as safetensors"):
         read_tensors(tmp_path / "w.safetensors")
-    with pytest.raises(ValueError, match="storage 1 is missing"):
+    with pytest.raises(UserError, match="storage 1 is missing"):
         read_tensors(torch_file(tmp_path / "m.bin", tensor_pickle(0, (2,), (1,), key="1"), **{"0": STORAGE}))
     with zipfile.ZipFile(tmp_path / "z.bin", "w") as archive:
         archive.writestr("a/b", "c")
-    with pytest.raises(ValueError, match=r"no data\.pkl"):
+    with pytest.raises(UserError, match=r"no data\.pkl"):
         read_tensors(tmp_path / "z.bin")
-    with pytest.raises(ValueError, match="has 8 bytes, too few for 6 numbers of float32"):
+    with pytest.raises(UserError, match="has 8 bytes, too few for 6 numbers of float32"):
         read_tensors(torch_file(tmp_path / "s.bin", tensor_pickle(0, (6,), (1,)), **{"0": STORAGE[:8]}))
     flipped = bytearray(torch_file(tmp_path / "f.bin", tensor_pickle(0, (6,), (1,)), **{"0": STORAGE}).read_bytes())
     flipped[flipped.index(STORAGE) + 3] ^= 1
     (tmp_path / "f.bin").write_bytes(flipped)
-    with pytest.raises(ValueError, match=r"f\.bin is damaged: archive/data/0: Bad CRC"):
+    with pytest.raises(UserError, match=r"f\.bin is damaged: archive/data/0: Bad CRC"):
         np.asarray(read_tensors(tmp_path / "f.bin")["w"])
 
 
@@ -277,5 +278,5 @@ def test_a_zip_bomb_is_not_unpacked(tmp_path):
     with zipfile.ZipFile(tmp_path / "bomb.bin", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data.pkl", tensor_pickle(0, (6,), (1,)))
         archive.writestr("archive/data/0", bytes(10**8))
-    with pytest.raises(ValueError, match="is compressed"):
+    with pytest.raises(UserError, match="is compressed"):
         read_tensors(tmp_path / "bomb.bin")

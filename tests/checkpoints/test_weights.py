@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 from rar_jax.checkpoints.pytorch import inception_to_pytorch, rar_to_pytorch
 from rar_jax.checkpoints.tensor_files import write_safetensors
 from rar_jax.checkpoints.weights import fingerprint, load_weights, save_weights
+from rar_jax.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -107,25 +108,25 @@ def test_the_inception_network(inception_tensors, tmp_path):
 
 
 def test_missing_damaged_and_unsuitable_weights_are_refused(vqgan_file, rar_file, tmp_path):
-    with pytest.raises(ValueError, match="there is no such file or folder"):
+    with pytest.raises(UserError, match="there is no such file or folder"):
         load_weights(tmp_path / "nothing.bin")
-    with pytest.raises(ValueError, match=r"no run in .*it has no config\.json"):
+    with pytest.raises(UserError, match=r"no run in .*it has no config\.json"):
         load_weights(tmp_path)
-    with pytest.raises(ValueError, match=r"holds vqgan weights; rar weights are needed"):
+    with pytest.raises(UserError, match=r"holds vqgan weights; rar weights are needed"):
         load_weights(vqgan_file, "rar")
-    with pytest.raises(ValueError, match="is a file of weights and has no step 3"):
+    with pytest.raises(UserError, match="is a file of weights and has no step 3"):
         load_weights(rar_file, "rar", step=3)
     save_file({"w": np.zeros(3)}, tmp_path / "other.safetensors")
-    with pytest.raises(ValueError, match=r"does not hold a RAR, a MaskGIT-VQGAN or .*; its first tensors are \['w'\]"):
+    with pytest.raises(UserError, match=r"does not hold a RAR, a MaskGIT-VQGAN or .*; its first tensors are \['w'\]"):
         load_weights(tmp_path / "other.safetensors")
     save_weights(tmp_path / "converted", load_weights(rar_file))
-    with pytest.raises(ValueError, match="exists already"):
+    with pytest.raises(UserError, match="exists already"):
         save_weights(tmp_path / "converted", load_weights(rar_file))
     damaged = max((tmp_path / "converted").rglob("d/*"), key=lambda path: path.stat().st_size)
     data = bytearray(damaged.read_bytes())
     data[len(data) // 2] ^= 1
     damaged.write_bytes(data)
-    with pytest.raises(ValueError, match="is damaged"):
+    with pytest.raises(UserError, match="is damaged"):
         load_weights(tmp_path / "converted")
 
 
@@ -136,5 +137,5 @@ def test_missing_damaged_and_unsuitable_weights_are_refused(vqgan_file, rar_file
 def test_the_groups_of_a_tokenizer_are_checked(vqgan_file, tmp_path, groups, message):
     file = tmp_path / "tokenizer.safetensors"
     write_safetensors(file, load_file(vqgan_file), {"groups": groups})
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         load_weights(file)

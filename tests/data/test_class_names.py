@@ -6,6 +6,7 @@ import pytest
 from rar_jax.config import Config, DataConfig, ModelConfig
 from rar_jax.data.class_names import class_label, class_names, find_classes, imagenet_classes
 from rar_jax.data.records import write_records
+from rar_jax.errors import UserError
 
 
 def test_the_names_of_imagenet():
@@ -50,13 +51,13 @@ def test_classes_by_name_and_by_index(wanted, found):
     ],
 )
 def test_names_that_match_no_class_or_several(name, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         find_classes([name], tuple(imagenet_classes().values()))
 
 
 def test_without_names_only_indices():
     assert find_classes(["3"], None) == [3] and class_label(3, None) == "3"
-    with pytest.raises(ValueError, match="the names of this model's classes are not known; give its index"):
+    with pytest.raises(UserError, match="the names of this model's classes are not known; give its index"):
         find_classes(["otter"], None)
 
 

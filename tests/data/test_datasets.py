@@ -50,12 +50,12 @@ def test_records_with_and_without_heldout_images(small_config, folder):
     ],
 )
 def test_a_config_that_does_not_match_the_data_is_refused_with_both_values(small_config, folder, changes, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         open_datasets(config_for(small_config, folder, **changes), None)
 
 
 def test_empty_folder(small_config, tmp_path):
-    with pytest.raises(ValueError, match="no token records"):
+    with pytest.raises(UserError, match="no token records"):
         open_datasets(config_for(small_config, tmp_path), None)
 
 
@@ -64,7 +64,7 @@ def test_the_tokenizer_must_be_the_one_that_made_the_records(small_config, folde
     tokenizer = DigitsTokenizer()
     assert open_datasets(config, tokenizer).train.num_images == 3
     tokenizer.fingerprint = "vqgan-0123"
-    with pytest.raises(ValueError, match=r"tokenizer=vqgan\.bin is vqgan-0123, but .* was made with digits"):
+    with pytest.raises(UserError, match=r"tokenizer=vqgan\.bin is vqgan-0123, but .* was made with digits"):
         open_datasets(config, tokenizer)
     description = folder / "dataset.json"
     description.write_text(description.read_text().replace('"tokenizer": "digits"', '"tokenizer": "unknown"'))

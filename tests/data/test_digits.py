@@ -4,6 +4,7 @@ from sklearn.datasets import load_digits
 
 from rar_jax.data.digits import DigitsTokenizer, digits_split, write_digits
 from rar_jax.data.records import TokenRecords
+from rar_jax.errors import UserError
 
 
 def test_the_split_is_stratified_and_loses_nothing():
@@ -40,6 +41,6 @@ def test_records_hold_the_split(tmp_path):
 def test_a_folder_with_something_else_is_left_alone(tmp_path):
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "notes.txt").write_text("mine")
-    with pytest.raises(ValueError, match="holds no token records"):
+    with pytest.raises(UserError, match="holds no token records"):
         write_digits(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["train"]

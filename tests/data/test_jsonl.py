@@ -5,6 +5,7 @@ import pytest
 
 from rar_jax.data.jsonl import import_jsonl
 from rar_jax.data.records import TokenRecords
+from rar_jax.errors import UserError
 
 OPTIONS = {"grid_side": 3, "codebook_size": 24, "class_names": ("cat", "dog", "newt")}
 
@@ -63,7 +64,7 @@ BAD = [
 @pytest.mark.parametrize(("line", "message"), BAD)
 def test_the_error_names_a_malformed_line(tmp_path, lines, line, message):
     path = write(tmp_path / "t.jsonl", [*lines[:12], line, *lines[12:]])
-    with pytest.raises(ValueError, match=rf"t\.jsonl, line 13: .*{message}"):
+    with pytest.raises(UserError, match=rf"t\.jsonl, line 13: .*{message}"):
         import_jsonl(path, tmp_path / "out", shard_size=10, **OPTIONS)
     assert not (tmp_path / "out" / "dataset.json").exists()
 
@@ -80,7 +81,7 @@ def test_malformed_lines_can_be_left_out(tmp_path, lines):
 def test_a_last_line_that_is_cut_off_is_not_lost_silently(tmp_path, lines):
     path = write(tmp_path / "t.jsonl", lines)
     path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(ValueError, match="line 25: it is not JSON"):
+    with pytest.raises(UserError, match="line 25: it is not JSON"):
         import_jsonl(path, tmp_path / "out", **OPTIONS)
 
 
@@ -88,12 +89,12 @@ def test_it_resumes_at_the_first_unfinished_shard(tmp_path, lines):
     path = write(tmp_path / "t.jsonl", lines)
     whole = path.read_bytes()
     path.write_bytes(whole[:-10] + b"?" * 10)
-    with pytest.raises(ValueError, match="line 25"):
+    with pytest.raises(UserError, match="line 25"):
         import_jsonl(path, tmp_path / "out", shard_size=10, **OPTIONS)
     first = tmp_path / "out" / "tokens-00000.array_record"
     before = first.stat()
     path.write_bytes(whole)
-    with pytest.raises(ValueError, match=r"was started with shard_size=10, not 11: use the same settings"):
+    with pytest.raises(UserError, match=r"was started with shard_size=10, not 11: use the same settings"):
         import_jsonl(path, tmp_path / "out", shard_size=11, **OPTIONS)
     import_jsonl(path, tmp_path / "out", shard_size=10, **OPTIONS)
     assert (first.stat().st_ino, first.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
@@ -102,13 +103,13 @@ def test_it_resumes_at_the_first_unfinished_shard(tmp_path, lines):
     before = (written.stat().st_ino, written.stat().st_mtime_ns)
     assert import_jsonl(path, tmp_path / "out", shard_size=10, **OPTIONS).num_images == 25
     assert (written.stat().st_ino, written.stat().st_mtime_ns) == before
-    with pytest.raises(ValueError, match=r"was started with crops_per_image=1, not 5"):
+    with pytest.raises(UserError, match=r"was started with crops_per_image=1, not 5"):
         import_jsonl(path, tmp_path / "out", shard_size=10, crops_per_image=5, **OPTIONS)
 
 
 def test_bad_lines_can_be_left_out_when_the_import_resumes(tmp_path, lines):
     path = write(tmp_path / "t.jsonl", [*lines[:12], "?", *lines[12:]])
-    with pytest.raises(ValueError, match="line 13: it is not JSON; --skip_bad leaves such lines out"):
+    with pytest.raises(UserError, match="line 13: it is not JSON; --skip_bad leaves such lines out"):
         import_jsonl(path, tmp_path / "out", shard_size=10, **OPTIONS)
     assert import_jsonl(path, tmp_path / "out", shard_size=10, skip_bad=True, **OPTIONS).num_images == 25
 
@@ -123,15 +124,15 @@ def test_an_overlong_line_counts_as_one_line(tmp_path, lines):
 
 
 def test_unusable_files_and_folders_are_refused(tmp_path, lines):
-    with pytest.raises(ValueError, match="there is no such file"):
+    with pytest.raises(UserError, match="there is no such file"):
         import_jsonl(tmp_path / "t.jsonl", tmp_path / "out", **OPTIONS)
-    with pytest.raises(ValueError, match=r"empty\.jsonl has no lines"):
+    with pytest.raises(UserError, match=r"empty\.jsonl has no lines"):
         import_jsonl(write(tmp_path / "empty.jsonl", []), tmp_path / "out", **OPTIONS)
-    with pytest.raises(ValueError, match="has 25 usable records, too few for an image of 30 crops"):
+    with pytest.raises(UserError, match="has 25 usable records, too few for an image of 30 crops"):
         import_jsonl(write(tmp_path / "t.jsonl", lines), tmp_path / "few", crops_per_image=30, **OPTIONS)
-    with pytest.raises(ValueError, match=r"has 0 usable records, .*see .*rejected\.txt"):
+    with pytest.raises(UserError, match=r"has 0 usable records, .*see .*rejected\.txt"):
         import_jsonl(write(tmp_path / "bad.jsonl", ["?"]), tmp_path / "bad", skip_bad=True, **OPTIONS)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("")
-    with pytest.raises(ValueError, match="holds other files"):
+    with pytest.raises(UserError, match="holds other files"):
         import_jsonl(write(tmp_path / "t.jsonl", lines), tmp_path / "mine", **OPTIONS)

@@ -6,6 +6,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 from rar_jax.data.pictures import center_square, cut_crops, random_square, read_picture, square_side
+from rar_jax.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +105,7 @@ def test_exif_rotation(china, orientation, turn):
 def test_unusable_files_are_refused_with_the_reason(china):
     jpeg = encoded(Image.fromarray(china), "JPEG")
     for data, reason in ((b"", "it is empty"), (b"hello", "not an image"), (jpeg[: len(jpeg) // 2], "truncated")):
-        with pytest.raises(ValueError, match=reason):
+        with pytest.raises(UserError, match=reason):
             read_picture(data)
 
 

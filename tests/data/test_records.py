@@ -6,6 +6,7 @@ import pytest
 from array_record.python import array_record_module
 
 from rar_jax.data.records import SyntheticRecords, TokenRecords, write_records
+from rar_jax.errors import UserError
 
 OPTIONS = {
     "grid_side": 3,
@@ -61,9 +62,9 @@ def test_several_threads_can_read_at_once(folder, images):
 
 @pytest.mark.parametrize(("tokens", "label"), [([1024] * 9, 0), ([-1] * 9, 0), ([0] * 9, 3), ([0] * 9, -1)])
 def test_codes_and_labels_out_of_range_are_not_written(tmp_path, tokens, label):
-    with pytest.raises(ValueError, match=r"is not in 0\.\."):
+    with pytest.raises(UserError, match=r"is not in 0\.\."):
         write_records(tmp_path, [(np.array(tokens), label)], **OPTIONS)
-    with pytest.raises(ValueError, match=r"no dataset\.json"):
+    with pytest.raises(UserError, match=r"no dataset\.json"):
         TokenRecords(tmp_path)
 
 
@@ -89,9 +90,9 @@ def test_separate_crops_are_a_record_each(tmp_path, images):
 
 
 def test_codes_that_do_not_fit_are_not_written(tmp_path):
-    with pytest.raises(ValueError, match="codebook of 65537 codes does not fit"):
+    with pytest.raises(UserError, match="codebook of 65537 codes does not fit"):
         write_records(tmp_path, [(np.zeros(9, int), 0)], **OPTIONS | {"codebook_size": 65_537})
-    with pytest.raises(ValueError, match=r"shape \(1, 1\) must be of shape \(1, 9\)"):
+    with pytest.raises(UserError, match=r"shape \(1, 1\) must be of shape \(1, 9\)"):
         write_records(tmp_path, [(np.zeros(1, int), 0)], **OPTIONS)
 
 
@@ -103,7 +104,7 @@ def test_the_error_names_the_shard_of_a_damaged_record(folder, images):
     path.write_bytes(data)
     records = TokenRecords(folder)
     np.testing.assert_array_equal(records.read(np.array([3]))["tokens"], images[0][[3]])
-    with pytest.raises(ValueError, match=r"record 3 of shard .*tokens-00001.*cannot be read"):
+    with pytest.raises(UserError, match=r"record 3 of shard .*tokens-00001.*cannot be read"):
         records.read(np.arange(25))
 
 
@@ -126,7 +127,7 @@ def test_a_record_out_of_range_is_refused(tmp_path, changes, message):
     (tmp_path / "dataset.json").write_text(json.dumps(fields | changes))
     records = TokenRecords(tmp_path)
     np.testing.assert_array_equal(records.read(np.array([24, 1, 9]))["label"], [0, 0, 0])
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         records.read(np.array([24, 10, 0, 9]))
 
 
@@ -136,7 +137,7 @@ def test_a_negative_label_is_refused(folder):
     for label in (0, 1, 2, -1, 0):
         writer.write(np.int32(label).astype("<i4").tobytes() + bytes(9 * 2))
     writer.close()
-    with pytest.raises(ValueError, match=r"record 3 of shard .*tokens-00002\S* has label -1, which is not in 0\.\.2"):
+    with pytest.raises(UserError, match=r"record 3 of shard .*tokens-00002\S* has label -1, which is not in 0\.\.2"):
         TokenRecords(folder).read(np.arange(25))
 
 
@@ -147,18 +148,18 @@ def test_reading_ahead_changes_nothing(folder, images):
 
 
 def test_no_images(tmp_path):
-    with pytest.raises(ValueError, match="no images in a test"):
+    with pytest.raises(UserError, match="no images in a test"):
         write_records(tmp_path, [], **OPTIONS)
 
 
 def test_empty_folder(tmp_path):
-    with pytest.raises(ValueError, match=r"no token records in .*no dataset\.json"):
+    with pytest.raises(UserError, match=r"no token records in .*no dataset\.json"):
         TokenRecords(tmp_path)
 
 
 def test_garbled_description(folder):
     (folder / "dataset.json").write_text("{")
-    with pytest.raises(ValueError, match=r"dataset\.json does not describe"):
+    with pytest.raises(UserError, match=r"dataset\.json does not describe"):
         TokenRecords(folder)
 
 
@@ -171,20 +172,20 @@ def test_a_description_that_does_not_match_its_shards(folder):
         {"crops_per_image": 2, "crops_together": False},
     ):
         (folder / "dataset.json").write_text(json.dumps(fields | changes))
-        with pytest.raises(ValueError, match=r"dataset\.json says \d+ images"):
+        with pytest.raises(UserError, match=r"dataset\.json says \d+ images"):
             TokenRecords(folder)
 
 
 def test_missing_shard(folder):
     (folder / "tokens-00001.array_record").unlink()
-    with pytest.raises(ValueError, match=r"shard .*tokens-00001"):
+    with pytest.raises(UserError, match=r"shard .*tokens-00001"):
         TokenRecords(folder)
 
 
 def test_truncated_shard(folder):
     path = folder / "tokens-00001.array_record"
     path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(ValueError, match=r"shard .*tokens-00001"):
+    with pytest.raises(UserError, match=r"shard .*tokens-00001"):
         TokenRecords(folder)
 
 
@@ -192,7 +193,7 @@ def test_shard_with_fewer_records_than_described(folder):
     description = json.loads((folder / "dataset.json").read_text())
     description["shards"]["tokens-00002.array_record"] = 6
     (folder / "dataset.json").write_text(json.dumps(description))
-    with pytest.raises(ValueError, match=r"holds 5 records, but dataset\.json says 6"):
+    with pytest.raises(UserError, match=r"holds 5 records, but dataset\.json says 6"):
         TokenRecords(folder)
 
 
@@ -207,5 +208,5 @@ def test_a_synthetic_image_depends_on_its_number_alone():
 
 def test_records_on_a_bucket_are_refused_and_the_error_says_how_to_mount_it():
     message = r"gs://bucket/tokens: .* gcsfuse --implicit-dirs bucket /mnt/bucket, and use /mnt/bucket/tokens$"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         TokenRecords("gs://bucket/tokens")

@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from rar_jax.data.sources import ClassFolders, ImageFolder, TfdsImages
+from rar_jax.errors import UserError
 
 
 def test_classes_are_folders_sorted_by_name(scenes):
@@ -33,16 +34,16 @@ def test_suffixes_in_any_case_and_folders_below(tmp_path):
 
 
 def test_unusable_folders_are_refused(scenes, tmp_path):
-    with pytest.raises(ValueError, match="there is no such folder"):
+    with pytest.raises(UserError, match="there is no such folder"):
         ClassFolders(tmp_path / "nothing")
-    with pytest.raises(ValueError, match="must have a folder of images for each class"):
+    with pytest.raises(UserError, match="must have a folder of images for each class"):
         ClassFolders(tmp_path)
-    with pytest.raises(ValueError, match="class 1, 'newt', has no folder"):
+    with pytest.raises(UserError, match="class 1, 'newt', has no folder"):
         ClassFolders(scenes, ["china", "newt"])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"class 0, .*empty, has no \.jpg"):
+    with pytest.raises(UserError, match=r"class 0, .*empty, has no \.jpg"):
         ClassFolders(tmp_path)
-    with pytest.raises(ValueError, match=r"no \.jpg.* files in"):
+    with pytest.raises(UserError, match=r"no \.jpg.* files in"):
         ImageFolder(tmp_path)
 
 
@@ -78,7 +79,7 @@ def test_a_tfds_set_is_read_without_tensorflow(tfds_dir):
 
 
 def test_missing_tfds_sets_are_refused(tfds_dir):
-    with pytest.raises(ValueError, match=r"TFDS set 'nothing', split 'train', in data_dir .* cannot be opened"):
+    with pytest.raises(UserError, match=r"TFDS set 'nothing', split 'train', in data_dir .* cannot be opened"):
         TfdsImages("nothing", "train", tfds_dir)
-    with pytest.raises(ValueError, match="Unknown split 'val'"):
+    with pytest.raises(UserError, match="Unknown split 'val'"):
         TfdsImages("tiny_scenes", "val", tfds_dir)

@@ -15,6 +15,7 @@ from rar_jax.data.records import TokenRecords
 from rar_jax.data.sources import ClassFolders
 from rar_jax.data.tokenization import tokenize_images
 from rar_jax.data.tokenizers import open_tokenizer
+from rar_jax.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +76,7 @@ def test_bad_images_are_listed_and_left_out(spoilt, tokenizer, tmp_path):
         "it is not an image",
         "image file is truncated",
     ]
-    with pytest.raises(ValueError, match=r"000_000\.jpg: it is empty; without --strict, it is left out"):
+    with pytest.raises(UserError, match=r"000_000\.jpg: it is empty; without --strict, it is left out"):
         tokenize_images(source, tokenizer, tmp_path / "strict", image_size=16, strict=True, num_workers=1)
     assert not (tmp_path / "strict" / "dataset.json").exists()
 
@@ -102,7 +103,7 @@ def test_several_processes_share_the_shards(spoilt, tokenizer, tmp_path):
 def test_an_output_with_other_arguments_is_refused(scenes, tokenizer, tmp_path):
     source, options = ClassFolders(scenes), {"image_size": 16, "shard_size": 10, "num_workers": 1}
     tokenize_images(source, tokenizer, tmp_path / "out", process_index=0, process_count=2, **options)
-    with pytest.raises(ValueError, match=r"was started with crops='center', not 'ten', shard_size=10, not 20"):
+    with pytest.raises(UserError, match=r"was started with crops='center', not 'ten', shard_size=10, not 20"):
         tokenize_images(source, tokenizer, tmp_path / "out", **options | {"crops": "ten", "shard_size": 20})
     made = tokenize_images(source, tokenizer, tmp_path / "out", process_index=1, process_count=2, **options)
     assert made.num_images == 96
@@ -110,7 +111,7 @@ def test_an_output_with_other_arguments_is_refused(scenes, tokenizer, tmp_path):
     before = (written.stat().st_ino, written.stat().st_mtime_ns)
     assert tokenize_images(source, tokenizer, tmp_path / "out", **options) == made
     assert (written.stat().st_ino, written.stat().st_mtime_ns) == before
-    with pytest.raises(ValueError, match=r"was started with flip=False, not True"):
+    with pytest.raises(UserError, match=r"was started with flip=False, not True"):
         tokenize_images(source, tokenizer, tmp_path / "out", flip=True, **options)
 
 

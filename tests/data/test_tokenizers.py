@@ -3,6 +3,7 @@ import pytest
 from conftest import DATA
 
 from rar_jax.data.tokenizers import load_tokenizer, open_tokenizer
+from rar_jax.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -58,10 +59,10 @@ def test_a_config_names_its_tokenizer(small_config, vqgan_file):
         ({"data": data | {"tokenizer": "digts"}}, r"config\.data\.tokenizer=digts: no weights in 'digts'"),
         ({"data": data | {"tokenizer": "digits"}}, "image size 16 must be 8"),
     ):
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(UserError, match=message):
             load_tokenizer(small_config(**{"data": data} | changes))
 
 
 def test_image_size_must_be_a_multiple(vqgan_file):
-    with pytest.raises(ValueError, match="image size 15 must be a multiple of 2, the tokenizer's downsampling"):
+    with pytest.raises(UserError, match="image size 15 must be a multiple of 2, the tokenizer's downsampling"):
         open_tokenizer(str(vqgan_file), 15)

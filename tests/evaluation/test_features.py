@@ -5,6 +5,7 @@ from conftest import DATA
 
 from rar_jax.checkpoints.pytorch import inception_from_pytorch
 from rar_jax.data.digits import DigitsTokenizer, digits_split
+from rar_jax.errors import UserError
 from rar_jax.evaluation import glyph_classifier
 from rar_jax.evaluation.features import InceptionExtractor, PixelExtractor, extract_all, open_extractor
 from rar_jax.parallel.mesh import make_mesh
@@ -45,7 +46,7 @@ def test_pixels_are_grey_levels():
     np.testing.assert_array_equal(extractor.extract(digits).pool, DigitsTokenizer().encode(digits))
     assert features.spatial is None and features.logits is None
     assert extractor.num_features((8, 8)) == 64
-    with pytest.raises(ValueError, match="images of at most 4096 pixels, not 128 x 64"):
+    with pytest.raises(UserError, match="images of at most 4096 pixels, not 128 x 64"):
         extractor.num_features((64, 128))
 
 
@@ -65,14 +66,14 @@ def test_features_of_glyphs_are_those_of_their_classifier(monkeypatch):
     assert extractor.score_classes(features.logits, np.array([7, 8, 0, 6])) == 3 / 4
     assert extractor.score_classes(features.logits, np.array([7, 8, 0, 30])) == 2 / 4
     assert extractor.score_classes(features.logits, None) is None
-    with pytest.raises(ValueError, match="--features=glyphs needs images of 32 x 32 pixels, not 64 x 32"):
+    with pytest.raises(UserError, match="--features=glyphs needs images of 32 x 32 pixels, not 64 x 32"):
         extractor.num_features((32, 64))
 
 
 def test_extractors_that_cannot_be_opened(tmp_path):
-    with pytest.raises(ValueError, match="needs the weights of the FID Inception network: name them with --inception"):
+    with pytest.raises(UserError, match="needs the weights of the FID Inception network: name them with --inception"):
         open_extractor("inception", None)
-    with pytest.raises(ValueError, match="--inception=w and --features=pixels exclude each other"):
+    with pytest.raises(UserError, match="--inception=w and --features=pixels exclude each other"):
         open_extractor("pixels", "w")
-    with pytest.raises(ValueError, match="no weights in"):
+    with pytest.raises(UserError, match="no weights in"):
         open_extractor("inception", tmp_path / "w.pth")

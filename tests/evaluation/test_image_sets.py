@@ -3,6 +3,7 @@ import pytest
 from PIL import Image
 
 from rar_jax.data.pictures import center_square, read_picture
+from rar_jax.errors import UserError
 from rar_jax.evaluation.image_sets import NpzImages, chosen, open_images, spread_order, take
 from rar_jax.images.files import write_png
 
@@ -52,16 +53,16 @@ def test_grey_gets_three_equal_channels(tmp_path, channels):
 )
 def test_arrays_that_are_not_images(tmp_path, array, message):
     np.savez(tmp_path / "a.npz", array)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         open_images(tmp_path / "a.npz")
 
 
 def test_files_that_are_not_npz(tmp_path):
     for path, message in (("no.npz", "there is no such file"), ("no", "it must be a folder or an .npz")):
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(UserError, match=message):
             open_images(tmp_path / path)
     np.savez(tmp_path / "a.npz", images=random_images(2))
-    with pytest.raises(ValueError, match="has no arr_0"):
+    with pytest.raises(UserError, match="has no arr_0"):
         open_images(tmp_path / "a.npz")
 
 
@@ -69,7 +70,7 @@ def test_files_that_are_not_npz(tmp_path):
 def test_truncated_npz(tmp_path, kept):
     np.savez(tmp_path / "a.npz", random_images(90))
     (tmp_path / "a.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:kept])
-    with pytest.raises(ValueError, match=r"a\.npz is not a whole \.npz file"):
+    with pytest.raises(UserError, match=r"a\.npz is not a whole \.npz file"):
         open_images(tmp_path / "a.npz")
 
 
@@ -80,7 +81,7 @@ def test_damage_within_an_npz(tmp_path, save):
     data[4000:4010] = bytes(10)
     (tmp_path / "a.npz").write_bytes(data)
     images = NpzImages(tmp_path / "a.npz")
-    with pytest.raises(ValueError, match=r"a\.npz is not a whole \.npz file"):
+    with pytest.raises(UserError, match=r"a\.npz is not a whole \.npz file"):
         list(images.batches(32))
 
 
@@ -130,7 +131,7 @@ def test_some_images_of_a_set(tmp_path):
 def test_mixed_sizes_are_refused_or_cut(tmp_path):
     write_png(tmp_path / "a.png", random_images(1, 9, 20)[0])
     Image.fromarray(random_images(1, 12, 11)[0][..., 0]).save(tmp_path / "b.png")
-    with pytest.raises(ValueError, match=r"b\.png is 11 x 12 pixels, but .*a\.png is 20 x 9: cut all to one size with"):
+    with pytest.raises(UserError, match=r"b\.png is 11 x 12 pixels, but .*a\.png is 20 x 9: cut all to one size with"):
         list(open_images(tmp_path).batches(2))
     cut = open_images(tmp_path, image_size=8)
     assert cut.treatment == "ADM centre crop to 8"
@@ -138,15 +139,15 @@ def test_mixed_sizes_are_refused_or_cut(tmp_path):
     expected = [center_square(read_picture((tmp_path / name).read_bytes()), 8) for name in ("a.png", "b.png")]
     np.testing.assert_array_equal(batch, expected)
     np.savez(tmp_path / "a.npz", random_images(2))
-    with pytest.raises(ValueError, match="images of 6 x 5: --image_size=8 cuts images of folders only"):
+    with pytest.raises(UserError, match="images of 6 x 5: --image_size=8 cuts images of folders only"):
         open_images(tmp_path / "a.npz", image_size=8)
 
 
 def test_the_error_names_an_unreadable_image(tmp_path):
     write_png(tmp_path / "a.png", random_images(1)[0])
     (tmp_path / "b.png").write_bytes(b"not an image")
-    with pytest.raises(ValueError, match=r"b\.png: it is not an image"):
+    with pytest.raises(UserError, match=r"b\.png: it is not an image"):
         list(open_images(tmp_path).batches(2))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"no \.jpg, \.jpeg, \.png, \.webp files in"):
+    with pytest.raises(UserError, match=r"no \.jpg, \.jpeg, \.png, \.webp files in"):
         open_images(tmp_path / "empty")

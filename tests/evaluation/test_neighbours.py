@@ -6,6 +6,7 @@ import pytest
 from conftest import DATA
 from scipy.spatial.distance import cdist
 
+from rar_jax.errors import UserError
 from rar_jax.evaluation import neighbours
 from rar_jax.evaluation.neighbours import distance_to_nearest, nearest, num_distances, precision_recall
 
@@ -72,7 +73,7 @@ def test_copies_of_one_image_are_at_distance_zero():
 
 
 def test_too_few():
-    with pytest.raises(ValueError, match="3 sample images are too few for precision and recall: use at least 4"):
+    with pytest.raises(UserError, match="3 sample images are too few for precision and recall: use at least 4"):
         precision_recall(np.zeros((9, 2)), np.zeros((3, 2)))
 
 

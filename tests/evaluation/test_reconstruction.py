@@ -4,6 +4,7 @@ import scipy.signal
 
 from rar_jax.checkpoints.weights import load_weights
 from rar_jax.data.tokenizers import VQGANTokenizer
+from rar_jax.errors import UserError
 from rar_jax.evaluation.features import PixelExtractor
 from rar_jax.evaluation.image_sets import open_images
 from rar_jax.evaluation.reconstruction import codebook_scores, psnr, reconstruct, ssim
@@ -35,7 +36,7 @@ def test_ssim_by_its_definition(pairs):
         expected.append(np.mean(maps))
     np.testing.assert_allclose(ssim(images, others), expected, rtol=1e-4)
     np.testing.assert_allclose(ssim(images, images), 1, rtol=1e-5)
-    with pytest.raises(ValueError, match="at least 11 x 11 pixels, not 20 x 10"):
+    with pytest.raises(UserError, match="at least 11 x 11 pixels, not 20 x 10"):
         ssim(images[:, :10], others[:, :10])
 
 

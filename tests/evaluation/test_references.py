@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from rar_jax.errors import UserError
 from rar_jax.evaluation.references import read_statistics, write_statistics
 from rar_jax.evaluation.statistics import gaussian
 
@@ -30,7 +31,7 @@ def test_statistics_are_written_in_adms_format_and_read_back(tmp_path):
 )
 def test_unusable_statistics_are_refused(tmp_path, arrays, message):
     np.savez(tmp_path / "a.npz", **arrays)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         read_statistics(tmp_path / "a.npz")
 
 
@@ -38,9 +39,9 @@ def test_unusable_statistics_are_refused(tmp_path, arrays, message):
 def test_truncated(tmp_path, kept):
     write_statistics(tmp_path / "a.npz", {"pool": gaussian(np.eye(9))})
     (tmp_path / "a.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:kept])
-    with pytest.raises(ValueError, match=r"not a whole \.npz file"):
+    with pytest.raises(UserError, match=r"not a whole \.npz file"):
         read_statistics(tmp_path / "a.npz")
-    with pytest.raises(ValueError, match="there is no such file"):
+    with pytest.raises(UserError, match="there is no such file"):
         read_statistics(tmp_path / "b.npz")
 
 

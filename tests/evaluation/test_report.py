@@ -3,6 +3,7 @@ import json
 
 import pytest
 
+from rar_jax.errors import UserError
 from rar_jax.evaluation.report import Report, begin_report, report_folder, write_report
 
 
@@ -46,7 +47,7 @@ def test_a_report_of_other_inputs_is_not_replaced(tmp_path):
     report = Report("title", {"samples": "a", "image_size": None}, {}, {"fid": 2.5}, [])
     (tmp_path / "report.json").write_text(json.dumps(dataclasses.asdict(report)))
     begin_report(tmp_path, report.inputs)
-    with pytest.raises(ValueError, match=r"--out=.* was started with samples='a', not 'b': .* choose another folder"):
+    with pytest.raises(UserError, match=r"--out=.* was started with samples='a', not 'b': .* choose another folder"):
         begin_report(tmp_path, report.inputs | {"samples": "b"})
-    with pytest.raises(ValueError, match=r"report\.json cannot be created \(.*\): choose another folder"):
+    with pytest.raises(UserError, match=r"report\.json cannot be created \(.*\): choose another folder"):
         begin_report(tmp_path / "report.json", report.inputs)

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from rar_jax.data.digits import digits_split
+from rar_jax.errors import UserError
 from rar_jax.evaluation.features import PixelExtractor
 from rar_jax.evaluation.sample_scores import open_scorer
 from rar_jax.evaluation.statistics import frechet_distance
@@ -24,11 +25,11 @@ def test_a_reference_of_mixed_sizes_is_cut_to_the_size_of_the_samples(tmp_path):
 def test_prepare_refuses_an_unreadable_reference_image(tmp_path):
     write_png(tmp_path / "a.png", np.zeros((8, 8, 3), np.uint8))
     (tmp_path / "b.png").write_bytes(b"not a picture")
-    with pytest.raises(ValueError, match=r"b\.png: it is not an image"):
+    with pytest.raises(UserError, match=r"b\.png: it is not an image"):
         open_scorer("pixels", None, tmp_path, 8).prepare()
 
 
 def test_images_of_an_npz_are_not_cut(tmp_path):
     np.savez(tmp_path / "a.npz", digits_split("train")[0])
-    with pytest.raises(ValueError, match="has images of 8 x 8 pixels, but the samples are 4 x 4"):
+    with pytest.raises(UserError, match="has images of 8 x 8 pixels, but the samples are 4 x 4"):
         open_scorer("pixels", None, tmp_path / "a.npz", 4)

@@ -3,6 +3,7 @@ import pytest
 from conftest import DATA
 
 from rar_jax.data.digits import digits_split
+from rar_jax.errors import UserError
 from rar_jax.evaluation.features import Features, InceptionExtractor, PixelExtractor
 from rar_jax.evaluation.image_sets import open_images
 from rar_jax.evaluation.references import write_statistics
@@ -114,7 +115,7 @@ def test_stored_statistics_are_used_as_they_are(tmp_path):
     np.testing.assert_array_equal(both.pool, np.tile(features, (8, 1))[both.places])
     np.testing.assert_array_equal(both.gaussians["pool"].mu, stored.gaussians["pool"].mu)
     assert both.kind == "training images" and "stored in the file" in both.statistics
-    with pytest.raises(ValueError, match="has statistics of 64 features, but --features=pixels gives 16"):
+    with pytest.raises(UserError, match="has statistics of 64 features, but --features=pixels gives 16"):
         both.check(PIXELS, (4, 4))
 
 
@@ -151,7 +152,7 @@ def test_spatial_statistics_of_another_size_are_refused(tmp_path):
     np.savez(tmp_path / "a.npz", **arrays)
     reference = Reference(tmp_path / "a.npz", None)
     extractor = InceptionExtractor.__new__(InceptionExtractor)
-    with pytest.raises(ValueError, match=r"mu_s and sigma_s of 5 features, but sFID needs 2023: make the file again"):
+    with pytest.raises(UserError, match=r"mu_s and sigma_s of 5 features, but sFID needs 2023: make the file again"):
         reference.check(extractor, (256, 256))
 
 

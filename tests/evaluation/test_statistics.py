@@ -3,6 +3,7 @@ import pytest
 import scipy.linalg
 from conftest import DATA
 
+from rar_jax.errors import UserError
 from rar_jax.evaluation.statistics import Moments, frechet_distance, gaussian, inception_score
 
 
@@ -85,5 +86,5 @@ def test_fewer_images_than_features():
 
 
 def test_one_image_has_no_covariance():
-    with pytest.raises(ValueError, match=r"1 image\(s\) have no covariance"):
+    with pytest.raises(UserError, match=r"1 image\(s\) have no covariance"):
         gaussian(np.ones((1, 3)))

@@ -16,6 +16,7 @@ from conftest import ROOT
 from PIL import Image
 from safetensors.numpy import save_file
 
+from rar_jax.errors import UserError
 from rar_jax.evaluation.image_sets import open_images
 from rar_jax.generation import job as job_module
 from rar_jax.generation.job import JobFolder, job_images, run_job
@@ -168,7 +169,7 @@ def test_a_killed_job_is_resumed(images, whole, tmp_path):
 def test_another_job_is_refused(images, tmp_path):
     with job(tmp_path / "a") as folder:
         write(folder, images, [0])
-        with pytest.raises(ValueError, match=r"process \d+ samples there; stop it, or choose another folder"):
+        with pytest.raises(UserError, match=r"process \d+ samples there; stop it, or choose another folder"):
             job(tmp_path / "a")
     with pytest.raises(
         ValueError, match=r"--out=.*a was started with seed=0, not 1, more=None, not 'npz': use the same"
@@ -176,9 +177,9 @@ def test_another_job_is_refused(images, tmp_path):
         job(tmp_path / "a", seed=1, more="npz")
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "samples.npz").write_bytes(b"precious")
-    with pytest.raises(ValueError, match=r"holds samples\.npz of another job: choose another folder"):
+    with pytest.raises(UserError, match=r"holds samples\.npz of another job: choose another folder"):
         job(tmp_path / "b")
-    with pytest.raises(ValueError, match=r"an \.npz can only be written on a local file system; write PNGs there"):
+    with pytest.raises(UserError, match=r"an \.npz can only be written on a local file system; write PNGs there"):
         job("gs://bucket/a")
     assert contents(tmp_path / "b") == {"samples.npz": b"precious"}
 
@@ -188,7 +189,7 @@ def test_the_samples_of_a_job_are_scored_and_not_its_grid(images, tmp_path):
         out = tmp_path / "_".join(outputs)
         with job(out, outputs=outputs) as folder:
             write(folder, images, [0])
-            with pytest.raises(ValueError, match="has a job that is not complete: run the same command again"):
+            with pytest.raises(UserError, match="has a job that is not complete: run the same command again"):
                 job_images(out)
             write(folder, images)
             folder.complete()
@@ -211,7 +212,7 @@ def test_one_of_two_jobs_that_start_at_the_same_time_is_refused(tmp_path, monkey
         link(*paths)
 
     monkeypatch.setattr(os, "link", link_late)
-    with pytest.raises(ValueError, match="was started with seed=1, not 0"):
+    with pytest.raises(UserError, match="was started with seed=1, not 0"):
         job(tmp_path, outputs=["png"])
     assert json.loads((tmp_path / "job.json").read_text())["seed"] == 1
     assert not [*tmp_path.glob("*.partial")]
@@ -320,9 +321,9 @@ def test_the_plan_has_everything_that_decides_the_images(tmp_path):
         fakes.run(tmp_path)
     (tmp_path / "job.json").write_text(json.dumps(plan))
     # The numbers of images and classes are the same, but not the number of images per class.
-    with pytest.raises(ValueError, match="was started with labels="):
+    with pytest.raises(UserError, match="was started with labels="):
         fakes.run(tmp_path, labels=np.sort(5 - LABELS))
-    with pytest.raises(ValueError, match=r"was started with seed=0, not 1, top_k=0, not 3: use the same settings"):
+    with pytest.raises(UserError, match=r"was started with seed=0, not 1, top_k=0, not 3: use the same settings"):
         fakes.run(tmp_path, seed=1, options=Options(top_k=3))
 
 

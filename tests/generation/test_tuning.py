@@ -1,5 +1,6 @@
 import pytest
 
+from rar_jax.errors import UserError
 from rar_jax.generation.tuning import Candidates, Setting, Tuning
 from rar_jax.sampling.options import Options
 
@@ -25,7 +26,7 @@ def test_the_best_setting_depends_on_the_score():
     ],
 )
 def test_values_out_of_range_are_refused(flag, numbers, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         Candidates(**{flag: numbers})
     Candidates(**{flag: [0.5, 2]})
 
@@ -51,5 +52,5 @@ def test_only_options_that_change_the_samples_are_tried(guidance, scales, powers
     if guidance == "pow_cosine":
         assert {setting.guidance_power for setting in given.settings(options)} == {3}
     else:
-        with pytest.raises(ValueError, match=f"--guidance_powers=3 changes nothing with .*guidance={guidance}"):
+        with pytest.raises(UserError, match=f"--guidance_powers=3 changes nothing with .*guidance={guidance}"):
             given.settings(options)

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from rar_jax.errors import UserError
 from rar_jax.orders import SCAN_ORDERS, scan_order
 
 
@@ -18,7 +19,7 @@ def test_is_a_permutation_or_refused(name, side):
     power_of_two, even = side & (side - 1) == 0, side % 2 == 0
     fits = {"z_curve": power_of_two, "subsample": power_of_two, "spiral_in": even, "spiral_out": even}.get(name, True)
     if not fits:
-        with pytest.raises(ValueError, match=rf"{name}.*grid side is {side}"):
+        with pytest.raises(UserError, match=rf"{name}.*grid side is {side}"):
             scan_order(name, side)
         return
     order = scan_order(name, side)
@@ -35,10 +36,10 @@ def test_unbroken_orders_move_to_a_neighbour(name, side):
 
 
 def test_unknown_name():
-    with pytest.raises(ValueError, match=r"'zigzag'.*row_major"):
+    with pytest.raises(UserError, match=r"'zigzag'.*row_major"):
         scan_order("zigzag", 4)
 
 
 def test_the_shared_array_cannot_be_changed():
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="read-only"):
         scan_order("row_major", 4)[0] = 3

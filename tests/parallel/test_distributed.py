@@ -15,6 +15,7 @@ import pytest
 from conftest import ROOT
 
 from rar_jax.config import from_config_dict
+from rar_jax.errors import UserError
 from rar_jax.parallel import distributed
 from rar_jax.run_folder import read_config
 from rar_jax.schema import to_config_dict
@@ -310,7 +311,7 @@ def test_processes_fail_together_and_put_rows_that_are_not_contiguous():
     ],
 )
 def test_flags_that_do_not_go_together(flags, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         distributed.initialize(*flags)
 
 

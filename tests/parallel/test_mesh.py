@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from rar_jax.errors import UserError
 from rar_jax.parallel.mesh import _grid, batch_sharding, fetch, host_rows, make_mesh, put_batch
 
 
@@ -44,7 +45,7 @@ def test_slices_are_arranged_along_data_and_then_along_fsdp(shape, count, along)
 
 @pytest.mark.parametrize("shape", [(1, 2, 8), (2, 1, 8)])
 def test_tensor_stays_within_a_slice(shape):
-    with pytest.raises(ValueError, match=r"over the 4 slices of devices, .* config\.mesh\.tensor=8"):
+    with pytest.raises(UserError, match=r"over the 4 slices of devices, .* config\.mesh\.tensor=8"):
         _grid(shape, slices(4, 4))
 
 

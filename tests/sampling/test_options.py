@@ -1,5 +1,6 @@
 import pytest
 
+from rar_jax.errors import UserError
 from rar_jax.models.sizes import ModelConfig
 from rar_jax.sampling.options import Options
 
@@ -19,7 +20,7 @@ from rar_jax.sampling.options import Options
     ],
 )
 def test_refused(options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         Options(**options)
 
 
@@ -35,5 +36,5 @@ def test_an_order_that_the_grid_does_not_admit():
         dropout=0.0,
         attention_dropout=0.0,
     )
-    with pytest.raises(ValueError, match="spiral_in"):
+    with pytest.raises(UserError, match="spiral_in"):
         Options(scan_order="spiral_in").arguments(model)

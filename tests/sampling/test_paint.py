@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from rar_jax.errors import UserError
 from rar_jax.parallel.mesh import make_mesh
 from rar_jax.sampling import paint as paint_module
 from rar_jax.sampling.options import Options
@@ -75,5 +76,5 @@ def test_stopping_ends_the_work_and_orders_and_lengths_share_a_program(sampler, 
 
 
 def test_chunks_must_have_passes(sampler):
-    with pytest.raises(ValueError, match="every=0 must be at least 1"):
+    with pytest.raises(UserError, match="every=0 must be at least 1"):
         next(paint(sampler, LABELS, NUMBERS, 0, ROW_MAJOR, 0))

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from rar_jax.errors import UserError
 from rar_jax.parallel.mesh import make_mesh
 from rar_jax.sampling.decode import decode
 from rar_jax.sampling.options import Options
@@ -72,5 +73,5 @@ def test_a_scale_of_one_is_no_guidance_and_a_top_k_of_all_is_none(golden_model):
     ],
 )
 def test_bad_input(sampler, labels, batch_size, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         sample_tokens(sampler, labels, OPTIONS, seed=0, batch_size=batch_size)

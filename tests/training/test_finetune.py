@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from rar_jax.errors import UserError
 from rar_jax.training.finetune import check_sizes, merge_params
 from rar_jax.training.run import prepare
 
@@ -58,7 +59,7 @@ def test_another_codebook_or_grid(golden, golden_model, initial, change, expecte
 
 
 def test_another_size_is_refused(golden_model):
-    with pytest.raises(ValueError, match=r"config\.model\.depth=3, not 5: only classes, codebook and grid may differ"):
+    with pytest.raises(UserError, match=r"config\.model\.depth=3, not 5: only classes, codebook and grid may differ"):
         check_sizes(dataclasses.replace(golden_model.config, depth=5), golden_model.config)
 
 
@@ -83,6 +84,6 @@ def test_a_run_starts_from_a_published_file(golden, golden_model, small_config, 
     messages = [record.getMessage() for record in caplog.records if "reinitialised" in record.getMessage()]
     assert messages[0].endswith("reinitialised: embeddings/embedding (classes)")
     run.close()
-    with pytest.raises(ValueError, match=r"config\.init_from=nothing\.bin: no weights in 'nothing\.bin'"):
+    with pytest.raises(UserError, match=r"config\.init_from=nothing\.bin: no weights in 'nothing\.bin'"):
         prepare(dataclasses.replace(config, init_from="nothing.bin"), tmp_path / "other")
     assert not (tmp_path / "other").exists()

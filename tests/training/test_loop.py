@@ -123,9 +123,9 @@ def test_unreadable_checkpoint(whole_run, small_config, tmp_path, damaged):
 
 
 def test_nothing_to_load(whole_run, tmp_path):
-    with pytest.raises(ValueError, match=r"it has no config\.json"):
+    with pytest.raises(UserError, match=r"it has no config\.json"):
         load(tmp_path)
-    with pytest.raises(ValueError, match=r"no checkpoint of step 7 .*\[10, 20\]"):
+    with pytest.raises(UserError, match=r"no checkpoint of step 7 .*\[10, 20\]"):
         load(whole_run[0], step=7)
 
 
@@ -135,7 +135,7 @@ def test_a_run_is_not_resumed_with_another_method(whole_run, small_config):
     before = (folder / "config.json").read_text()
     changed = small_config(permutation={"scan_order": "spiral_out"}, optimizer={"learning_rate": 0.5})
     message = r"scan_order='row_major', not 'spiral_out', config\.optimizer\.learning_rate=0\.003, not 0\.5: train in"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         prepare(changed, folder)
     assert (folder / "config.json").read_text() == before
     run = prepare(small_config(train={"stop_step": 30, "remat": "none"}, mesh={"fsdp": 4}), folder)

@@ -11,7 +11,7 @@ from rar_jax.training.run import prepare
 
 def test_a_tokenizer_must_fit_the_model(small_config, tmp_path):
     config = small_config(data={"name": "synthetic", "image_size": 4}, model={"grid_side": 4})
-    with pytest.raises(ValueError, match=r"config\.data\.tokenizer=digits: image size 4 must be 8"):
+    with pytest.raises(UserError, match=r"config\.data\.tokenizer=digits: image size 4 must be 8"):
         prepare(config, tmp_path)
 
 
@@ -23,7 +23,7 @@ def test_attention_without_a_kernel_is_refused(small_config, tmp_path):
 
 def test_a_run_folder_below_a_file(small_config, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="is a file, not a folder"):
+    with pytest.raises(UserError, match="is a file, not a folder"):
         prepare(small_config(), tmp_path / "file" / "run")
 
 
@@ -31,7 +31,7 @@ def test_an_unusable_reference_is_refused_before_the_first_step(small_config, in
     write_png(tmp_path / "reference" / "a.png", np.zeros((9, 20, 3), np.uint8))
     (tmp_path / "reference" / "b.png").write_bytes(b"not a picture")
     options = {"score_every": 5, "inception": str(inception_file), "reference": str(tmp_path / "reference")}
-    with pytest.raises(ValueError, match=r"config\.eval\.reference: .*b\.png: it is not an image"):
+    with pytest.raises(UserError, match=r"config\.eval\.reference: .*b\.png: it is not an image"):
         prepare(small_config(eval=options), tmp_path / "run")
 
 
