@@ -19,7 +19,7 @@ from rar_jax.data.records import UNKNOWN_TOKENIZER, Description
 from rar_jax.data.shards import REJECTED
 from rar_jax.data.sources import ClassFolders, TfdsImages
 from rar_jax.data.tokenization import tokenize_images
-from rar_jax.data.tokenizers import open_tokenizer
+from rar_jax.data.tokenizers import open_tokenizer, tokenizer_fingerprint
 from rar_jax.errors import UserError
 from rar_jax.run_folder import check_folder
 
@@ -67,7 +67,7 @@ def _check() -> None:
         "images": (_SPLIT, _DATA_DIR, _NUM_CLASSES, *_JSONL_ONLY),
         "tfds": (_CLASS_LIST, _NUM_CLASSES, *_JSONL_ONLY),
         "glyphs": (_DATA_DIR, _CLASS_LIST, *_JSONL_ONLY),
-        "jsonl": (_SPLIT, _DATA_DIR, *_IMAGES_ONLY),
+        "jsonl": (_SPLIT, _DATA_DIR, _IMAGE_SIZE, *_IMAGES_ONLY),
     }
     shared_flags.refuse(unused[source], source)
     if not _OUTPUT.value:
@@ -89,20 +89,21 @@ def _class_list() -> list[str] | None:
     if not path.is_file():
         raise UserError(f"--class_list={path}: there is no such file")
     names = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    if not names:
+        raise UserError(f"--class_list={path} has no class names: write one on each line, or remove the flag")
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"--class_list={path} has {', '.join(twice)} more than once")
     return names
 
 
 def _import_lines() -> Description:
-    tokenizer = open_tokenizer(_TOKENIZER.value, _IMAGE_SIZE.value).fingerprint if _TOKENIZER.value else None
     return import_jsonl(
         _JSONL.value,
         _OUTPUT.value,
         grid_side=_GRID_SIDE.value,
         codebook_size=_CODEBOOK_SIZE.value,
         class_names=tuple(_class_list() or map(str, range(_NUM_CLASSES.value or 1000))),
-        tokenizer=tokenizer or UNKNOWN_TOKENIZER,
+        tokenizer=tokenizer_fingerprint(_TOKENIZER.value) if _TOKENIZER.value else UNKNOWN_TOKENIZER,
         crops_per_image=_CROPS_PER_IMAGE.value,
         skip_bad=_SKIP_BAD.value,
         shard_size=_SHARD_SIZE.value or 100_000,

@@ -65,7 +65,7 @@ class VQGANTokenizer:
                 f"image size {image_size} must be a multiple of {self.downsampling}, the tokenizer's downsampling"
             )
         mesh = make_mesh((jax.local_device_count(), 1), jax.local_devices())
-        self.fingerprint = f"vqgan-{fingerprint(params)}"
+        self.fingerprint = _vqgan_fingerprint(params)
         self.batch_size = _IMAGES_A_DEVICE * mesh.size
         self.grid_side = image_size // self.downsampling
         self.codebook_size = model.config.codebook_size
@@ -107,6 +107,21 @@ class VQGANTokenizer:
         return lambda: np.concatenate(jax.device_get(results))[: len(rows)]
 
 
+def _vqgan_fingerprint(params: Mapping[str, Any]) -> str:
+    return f"vqgan-{fingerprint(params)}"
+
+
+def tokenizer_fingerprint(name: str) -> str:
+    """Returns the fingerprint of a tokenizer by name (see `open_tokenizer`), for codes that it made elsewhere.
+
+    Raises:
+      UserError: no tokenizer has this name.
+    """
+    if name == DigitsTokenizer.fingerprint:
+        return name
+    return _vqgan_fingerprint(load_weights(name, "vqgan").params)
+
+
 def open_tokenizer(name: str, image_size: int) -> Tokenizer:
     """Opens a tokenizer by name.
 
@@ -136,11 +151,14 @@ def tokenizer_for(config: Config, name: str) -> tuple[Tokenizer, Config]:
     Raises:
       UserError: the tokenizer cannot be read or does not fit the model. The message gives both values.
     """
-    side = config.model.grid_side
-    factor = 1 if name == DigitsTokenizer.fingerprint else load_weights(name, "vqgan").model.config.downsampling
-    data = dataclasses.replace(config.data, tokenizer=name, image_size=side * factor, downsampling=factor)
+    weights = None if name == DigitsTokenizer.fingerprint else load_weights(name, "vqgan")
+    factor = 1 if weights is None else weights.model.config.downsampling
+    image_size = config.model.grid_side * factor
+    data = dataclasses.replace(config.data, tokenizer=name, image_size=image_size, downsampling=factor)
     config = dataclasses.replace(config, data=data)
-    return load_tokenizer(config), config
+    if weights is None:
+        return load_tokenizer(config), config
+    return _checked(config, VQGANTokenizer(weights.model, weights.params, image_size)), config
 
 
 def load_tokenizer(config: Config) -> Tokenizer | None:
@@ -158,6 +176,11 @@ def load_tokenizer(config: Config) -> Tokenizer | None:
         raise UserError(
             f"config.data.tokenizer={name}: {error}; it must be digits, none or the weights of a VQGAN"
         ) from None
+    return _checked(config, tokenizer)
+
+
+def _checked(config: Config, tokenizer: Tokenizer) -> Tokenizer:
+    """Returns the tokenizer of a config. Raises a `UserError` if it does not fit the config's model."""
     for field, ours, theirs in (
         ("model.grid_side", config.model.grid_side, tokenizer.grid_side),
         ("model.codebook_size", config.model.codebook_size, tokenizer.codebook_size),
@@ -165,7 +188,7 @@ def load_tokenizer(config: Config) -> Tokenizer | None:
     ):
         if ours != theirs:
             raise UserError(
-                f"config.{field}={ours}, but config.data.tokenizer={name} has {theirs}: "
+                f"config.{field}={ours}, but config.data.tokenizer={config.data.tokenizer} has {theirs}: "
                 f"set --config.{field}={theirs}, or choose another tokenizer, such as none"
             )
     return tokenizer

@@ -28,7 +28,8 @@ def read_statistics(path: epath.PathLike) -> dict[str, Gaussian]:
             stored = {name: arrays[name] for pair in _NAMES.values() for name in pair if name in arrays.files}
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file") from None
-    # For a truncated file or one of another format, zipfile, zlib and NumPy raise many kinds of errors.
+    # For damaged files and other formats, zipfile, zlib and NumPy raise BadZipFile, zlib.error, ValueError, EOFError,
+    # NotImplementedError, RuntimeError, OSError, TypeError and more.
     except Exception as error:
         raise UserError(f"{path} is not a whole .npz file ({error}): copy or download it again") from None
     found = {}

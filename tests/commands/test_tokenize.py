@@ -4,6 +4,7 @@ from conftest import ROOT
 from running import call, refusal
 
 from rar_jax.data.records import TokenRecords
+from rar_jax.data.tokenizers import open_tokenizer
 
 
 @pytest.mark.parametrize(
@@ -47,12 +48,25 @@ from rar_jax.data.records import TokenRecords
         (["--images=tests", "--output=out", "--num_classes=36"], "--num_classes has no effect with --images"),
         (["--glyphs=9", "--output=out", "--tokenizer=digits", "--image_size=8", "--split=all"], "no split 'all'"),
         (["--jsonl=a", "--output=out", "--noflip"], "--flip has no effect with --jsonl"),
+        (["--jsonl=a", "--output=out", "--image_size=32"], "--image_size has no effect with --jsonl: remove it"),
+        (["--jsonl=a", "--output=out", "--class_list=/dev/null"], "--class_list=/dev/null has no class names: write"),
+        (["--images=tests", "--output=out", "--tokenizer=digits", "--class_list=/dev/null"], "has no class names"),
         (["--tfds=mnist", "--output=out", "--tokenizer=digits", "--num=3"], "'num'"),
     ],
 )
 def test_mistakes_with_tokenize(arguments, message):
     assert message in refusal("tokenize", *arguments)
     assert not (ROOT / "out").exists()
+
+
+def test_lines_name_the_tokenizer_that_made_them(tmp_path, vqgan_file):
+    (tmp_path / "tokens.jsonl").write_text('{"class_id": 1, "tokens": [0, 1, 2, 3]}\n')
+    flags = [f"--jsonl={tmp_path / 'tokens.jsonl'}", "--grid_side=2", "--num_classes=2"]
+    for name, fingerprint in (("digits", "digits"), (vqgan_file, open_tokenizer(str(vqgan_file), 16).fingerprint)):
+        out = tmp_path / fingerprint
+        result = call("tokenize", *flags, f"--output={out}", f"--tokenizer={name}")
+        assert result.returncode == 0, result.stderr
+        assert TokenRecords(out).description.tokenizer == fingerprint
 
 
 def test_glyphs_are_tokenized(tmp_path):

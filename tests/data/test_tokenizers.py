@@ -1,8 +1,12 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from conftest import DATA
 
-from rar_jax.data.tokenizers import load_tokenizer, open_tokenizer
+from rar_jax.checkpoints.weights import load_weights
+from rar_jax.data import tokenizers
+from rar_jax.data.tokenizers import load_tokenizer, open_tokenizer, tokenizer_for
 from rar_jax.errors import UserError
 
 
@@ -61,6 +65,19 @@ def test_a_config_names_its_tokenizer(small_config, vqgan_file):
     ):
         with pytest.raises(UserError, match=message):
             load_tokenizer(small_config(**{"data": data} | changes))
+
+
+def test_a_tokenizer_is_opened_for_the_codes_of_a_model(small_config, vqgan_file, monkeypatch):
+    """The weights are read once. The model's config gets their size of images."""
+    read = []
+    monkeypatch.setattr(tokenizers, "load_weights", lambda *names: read.append(names) or load_weights(*names))
+    config = small_config(model={"codebook_size": 24})
+    tokenizer, changed = tokenizer_for(config, str(vqgan_file))
+    assert read == [(str(vqgan_file), "vqgan")] and tokenizer.grid_side == config.model.grid_side
+    data = {"tokenizer": str(vqgan_file), "image_size": 2 * config.model.grid_side, "downsampling": 2}
+    assert changed == dataclasses.replace(config, data=dataclasses.replace(config.data, **data))
+    with pytest.raises(UserError, match=r"model\.codebook_size=17, but config\.data\.tokenizer=.* has 24"):
+        tokenizer_for(small_config(), str(vqgan_file))
 
 
 def test_image_size_must_be_a_multiple(vqgan_file):
