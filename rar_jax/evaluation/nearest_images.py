@@ -1,7 +1,5 @@
 """Compares samples with their nearest training images, which shows whether a model copies them."""
 
-from typing import NamedTuple
-
 import numpy as np
 from etils import epath
 from PIL import Image
@@ -9,7 +7,7 @@ from PIL import Image
 from rar_jax.data.tokenizers import Tokenizer
 from rar_jax.errors import UserError
 from rar_jax.evaluation.image_sets import ImageSet, chosen, take
-from rar_jax.evaluation.neighbours import nearest
+from rar_jax.evaluation.neighbours import Neighbours, nearest_images
 from rar_jax.evaluation.report import COLUMNS, Grid, Report, begin_report, write_report
 from rar_jax.evaluation.scoring import spread_places
 from rar_jax.images.files import interleave_rows
@@ -29,23 +27,11 @@ _SHARE = 0.01
 _WARNING = 0.05
 
 
-class Neighbours(NamedTuple):
-    """The nearest training image of each of N images.
-
-    Attributes:
-      places: int [N], place of the training image in its set.
-      distances: float64 [N], root of the mean squared difference of the thumbnails, in grey levels (0 to 255).
-    """
-
-    places: np.ndarray
-    distances: np.ndarray
-
-
 def find_nearest(queries: np.ndarray, training: ImageSet) -> Neighbours:
-    """Finds the training image nearest to each query.
+    """Finds the training image nearest to each query, by thumbnails in grey levels (0 to 255).
 
     Args:
-      queries: uint8 [N, H, W, 3], N at most 4096.
+      queries: uint8 [N, H, W, 3].
       training: images of the same size.
 
     Raises:
@@ -57,11 +43,9 @@ def find_nearest(queries: np.ndarray, training: ImageSet) -> Neighbours:
     progress, start = Progress("compare with training images", len(training), unit="image"), 0
     for batch in training.batches(_BLOCK):
         block = _thumbnails(batch, side)
-        found = nearest(flat, block, 1)[:, 0]
-        # Exact, because the search rounds.
-        exact = np.sqrt(np.mean((flat - block[found].astype(np.float64)) ** 2, axis=1))
-        nearer = exact < distances
-        places[nearer], distances[nearer] = start + found[nearer], exact[nearer]
+        found = nearest_images(flat, block)
+        nearer = found.distances < distances
+        places[nearer], distances[nearer] = start + found.places[nearer], found.distances[nearer]
         start += len(batch)
         progress.update(len(batch))
     progress.close()

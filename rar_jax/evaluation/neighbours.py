@@ -94,20 +94,36 @@ def nearest(queries: np.ndarray, reference: np.ndarray, k: int) -> np.ndarray:
     return np.argsort(squared, axis=1, kind="stable")[:, :k]
 
 
-def distance_to_nearest(queries: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Returns how far each image is from the nearest reference image.
+class Neighbours(NamedTuple):
+    """The nearest reference image of each of Q images.
+
+    Attributes:
+      places: int [Q], indices into the reference.
+      distances: float64 [Q], the root of the mean squared difference of the values.
+    """
+
+    places: np.ndarray
+    distances: np.ndarray
+
+
+def nearest_images(queries: np.ndarray, reference: np.ndarray) -> Neighbours:
+    """Finds the reference image nearest to each image.
 
     Args:
-      queries: uint8 or int [Q, ...].
+      queries: uint8, int or float [Q, ...].
       reference: the same [N, ...].
-
-    Returns:
-      float64 [Q], the root of the mean squared difference of the values.
     """
     queries, reference = (x.reshape(len(x), -1) for x in (queries, reference))
     found = [nearest(queries[i : i + _QUERIES], reference, 1)[:, 0] for i in range(0, len(queries), _QUERIES)]
-    difference = queries - reference[np.concatenate(found)].astype(np.float64)
-    return np.sqrt(np.mean(difference * difference, axis=1))
+    places = np.concatenate(found)
+    # Exact, because the search rounds.
+    difference = queries - reference[places].astype(np.float64)
+    return Neighbours(places, np.sqrt(np.mean(difference * difference, axis=1)))
+
+
+def distance_to_nearest(queries: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Returns how far each image is from the nearest reference image (`Neighbours.distances`)."""
+    return nearest_images(queries, reference).distances
 
 
 def _layout(count: int) -> tuple[int, int]:

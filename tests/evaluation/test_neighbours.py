@@ -8,7 +8,7 @@ from scipy.spatial.distance import cdist
 
 from rar_jax.errors import UserError
 from rar_jax.evaluation import neighbours
-from rar_jax.evaluation.neighbours import distance_to_nearest, nearest, num_distances, precision_recall
+from rar_jax.evaluation.neighbours import nearest, nearest_images, num_distances, precision_recall
 
 
 def by_definition(reference, samples, k=3):
@@ -84,12 +84,13 @@ def test_nearest(monkeypatch):
     np.testing.assert_array_equal(nearest(queries, reference, 4), np.argsort(cdist(queries, reference))[:, :4])
 
 
-def test_distance_to_nearest(monkeypatch):
+def test_nearest_images(monkeypatch):
     monkeypatch.setattr(neighbours, "_QUERIES", 4)
     rng = np.random.default_rng(0)
     reference, queries = (rng.integers(0, 256, (count, 2, 3)).astype(np.uint8) for count in (50, 10))
     queries[3] = reference[7]
     flat = cdist(queries.reshape(10, -1).astype(float), reference.reshape(50, -1).astype(float))
-    found = distance_to_nearest(queries, reference)
-    np.testing.assert_allclose(found, flat.min(axis=1) / np.sqrt(6), rtol=1e-12)
-    assert found[3] == 0
+    found = nearest_images(queries, reference)
+    np.testing.assert_array_equal(found.places, flat.argmin(axis=1))
+    np.testing.assert_allclose(found.distances, flat.min(axis=1) / np.sqrt(6), rtol=1e-12)
+    assert found.distances[3] == 0
