@@ -57,7 +57,7 @@ def _subject() -> Subject:
     records = open_datasets(generator.config, generator.tokenizer).heldout
     batch = records.read(np.arange(records.num_records))
     return Subject(
-        generators={f"{each.config.name}-{each.identity}": each for each in loaded},
+        generators={each.origin["model"]: each for each in loaded},
         scorer=DigitsScorer(),
         completion_scorer=DigitsScorer(reference="train"),
         tokens=batch["tokens"],

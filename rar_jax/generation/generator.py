@@ -51,6 +51,15 @@ class Generator:
     final_randomness: float
     random_loss: float | None
 
+    @property
+    def origin(self) -> dict[str, str | int]:
+        """The model, its step and its tokenizer, as the plan of a job stores them: JSON values."""
+        return {
+            "model": f"{self.config.name}-{self.identity}",
+            "step": self.step,
+            "tokenizer": self.tokenizer.fingerprint,
+        }
+
     def labels(self, classes: Sequence[int | str]) -> np.ndarray:
         """Returns the labels, int32 [N], of classes that are given by name or by index.
 

@@ -288,30 +288,29 @@ def run_job(
       UserError: an argument cannot be used, or the folder belongs to another job.
       OSError: the disk is full or broken. Complete files stay, and the same call resumes the job.
     """
-    sampler, tokenizer = generator.sampler, generator.tokenizer
+    sampler = generator.sampler
     # Raises a UserError for options that do not fit the model before the folder is created.
     options.arguments(sampler.model.config), options.plan(sampler.model.config)
     batch_size = sampler.batch_size(batch_size, len(labels))
-    classes = list(dict.fromkeys(labels.tolist()))
-    plan = {
-        "model": f"{generator.config.name}-{generator.identity}",
-        "step": generator.step,
-        "tokenizer": tokenizer.fingerprint,
-        "classes": "all" if classes == [*range(sampler.model.config.num_classes)] else ",".join(map(str, classes)),
-        "num": len(labels),
-        "labels": hashlib.sha256(np.asarray(labels, "<i4").tobytes()).hexdigest()[:12],
-        "seed": seed,
-        **dataclasses.asdict(options),
-        "batch_size": batch_size,
-        "devices": sampler.mesh.size,
-        "outputs": ",".join(outputs),
-    }
+    plan = generator.origin | _plan_of_labels(labels, sampler.model.config.num_classes) | {"seed": seed}
+    plan |= dataclasses.asdict(options)
+    plan |= {"batch_size": batch_size, "devices": sampler.mesh.size, "outputs": ",".join(outputs)}
     with JobFolder(folder, plan, labels, batch_size, outputs, process_index, process_count) as job:
         _sample(generator, labels, job, seed, options, batch_size, on_pace)
         if process_index:
             return None
         job.complete()
         return job.read(shown)
+
+
+def _plan_of_labels(labels: np.ndarray, num_classes: int) -> dict[str, str | int]:
+    """Returns what the plan of a job says of its labels, int [N]."""
+    classes = list(dict.fromkeys(labels.tolist()))
+    return {
+        "classes": "all" if classes == [*range(num_classes)] else ",".join(map(str, classes)),
+        "num": len(labels),
+        "labels": hashlib.sha256(np.asarray(labels, "<i4").tobytes()).hexdigest()[:12],
+    }
 
 
 def _sample(

@@ -122,14 +122,9 @@ def sample_pictures(
     else:
         progress = Progress("sample", len(labels), unit="image")
         tokens = sample_tokens(
-            generator.sampler,
-            labels,
-            options,
-            seed=seed,
-            batch_size=batch_size,
-            on_batch=progress.update,
+            generator.sampler, labels, options, seed=seed, batch_size=batch_size, on_batch=progress.update,
             on_pace=on_pace,
-        )
+        )  # fmt: skip
         progress.close()
         images = generator.tokenizer.decode(tokens[grid.numbers])
     write_png(epath.Path(folder) / GRID, grid.draw(images))

@@ -141,16 +141,8 @@ def tune(
         raise UserError(f"--score={score} must be one of {', '.join(scorer.names)} with --features={extractor.name}")
     labels = np.arange(num) % generator.sampler.model.config.num_classes
     fixed = {name: value for name, value in dataclasses.asdict(options).items() if name not in Setting._fields}
-    plan = {
-        "model": f"{generator.config.name}-{generator.identity}",
-        "step": generator.step,
-        "tokenizer": generator.tokenizer.fingerprint,
-        "images": num,
-        "seed": seed,
-        **fixed,
-        "reference": reference.name,
-        "features": scorer.fingerprint,
-    }
+    plan = generator.origin | {"images": num, "seed": seed} | fixed
+    plan |= {"reference": reference.name, "features": scorer.fingerprint}
     score_setting = functools.partial(_score_setting, generator, scorer, labels, seed, batch_size)
     found = measure_cells(epath.Path(folder) / FILE, plan, settings, num, score_setting)
     values = {setting: scores[score] for setting, scores in found.items()}

@@ -3,6 +3,7 @@ from typing import NamedTuple
 
 import pytest
 
+from rar_jax.errors import UserError
 from rar_jax.generation.cells import measure_cells
 from rar_jax.progress import Progress
 
@@ -47,10 +48,10 @@ def test_a_grid_resumes_where_it_was_stopped(tmp_path, monkeypatch):
     assert len([json.loads(line) for line in path.read_text().splitlines()]) == 7
     # A field that the earlier plan lacks counts as different.
     with pytest.raises(
-        ValueError, match=r"--out=.*new was started with images=10, not 20, seed=None, not 1: use the same settings"
+        UserError, match=r"--out=.*new was started with images=10, not 20, seed=None, not 1: use the same settings"
     ):
         measure_cells(path, {"images": 20, "seed": 1}, settings, 20, bowl)
     with pytest.raises(
-        ValueError, match=r"was started with images=10, not None: use the same settings, or choose another"
+        UserError, match=r"was started with images=10, not None: use the same settings, or choose another"
     ):
         measure_cells(path, {}, settings, 10, bowl)

@@ -172,7 +172,7 @@ def test_another_job_is_refused(images, tmp_path):
         with pytest.raises(UserError, match=r"process \d+ samples there; stop it, or choose another folder"):
             job(tmp_path / "a")
     with pytest.raises(
-        ValueError, match=r"--out=.*a was started with seed=0, not 1, more=None, not 'npz': use the same"
+        UserError, match=r"--out=.*a was started with seed=0, not 1, more=None, not 'npz': use the same"
     ):
         job(tmp_path / "a", seed=1, more="npz")
     (tmp_path / "b").mkdir()
@@ -246,10 +246,8 @@ class Fakes:
             model=model, mesh=types.SimpleNamespace(size=1), decode_numbers=self.decode_numbers,
             batch_size=lambda wanted, images: wanted,
         )  # fmt: skip
-        self.tokenizer = types.SimpleNamespace(
-            fingerprint="fake", grid_side=4, downsampling=1, begin_decode=self.begin_decode
-        )
-        self.config, self.step, self.identity = types.SimpleNamespace(name="fake"), 7, "0123456789ab"
+        self.tokenizer = types.SimpleNamespace(grid_side=4, downsampling=1, begin_decode=self.begin_decode)
+        self.origin = {"model": "fake-0123456789ab", "step": 7, "tokenizer": "fake"}
 
     def decode_numbers(self, labels, rows, batch_size, seed, options):
         batch = rows[0] // batch_size
@@ -316,7 +314,7 @@ def test_the_plan_has_everything_that_decides_the_images(tmp_path):
     # In jobs of older versions, the identity was a hash of the parameters.
     (tmp_path / "job.json").write_text(json.dumps(plan | {"model": "fake-e3b0c44298fc"}))
     with pytest.raises(
-        ValueError, match="was started with model='fake-e3b0c44298fc', not 'fake-0123456789ab': use the same"
+        UserError, match="was started with model='fake-e3b0c44298fc', not 'fake-0123456789ab': use the same"
     ):
         fakes.run(tmp_path)
     (tmp_path / "job.json").write_text(json.dumps(plan))
