@@ -1,5 +1,8 @@
 """Reads and writes statistics of features in the format of the ADM evaluator's reference batches (.npz)."""
 
+import zipfile
+import zlib
+
 import numpy as np
 from etils import epath
 
@@ -9,6 +12,10 @@ from rar_jax.files import replacing
 
 # The arrays in the file with the mean and covariance of the pool features (FID) and the spatial features (sFID).
 _NAMES = {"pool": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
+# The errors that `numpy.load` raises for damaged files and other formats; a TypeError stands for an .npy file.
+_DAMAGE = (
+    zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OSError, RuntimeError, TypeError, ValueError,
+)  # fmt: skip
 
 
 def read_statistics(path: epath.PathLike) -> dict[str, Gaussian]:
@@ -28,9 +35,7 @@ def read_statistics(path: epath.PathLike) -> dict[str, Gaussian]:
             stored = {name: arrays[name] for pair in _NAMES.values() for name in pair if name in arrays.files}
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file") from None
-    # For damaged files and other formats, zipfile, zlib and NumPy raise BadZipFile, zlib.error, ValueError, EOFError,
-    # NotImplementedError, RuntimeError, OSError, TypeError and more.
-    except Exception as error:
+    except _DAMAGE as error:
         raise UserError(f"{path} is not a whole .npz file ({error}): copy or download it again") from None
     found = {}
     for kind, (mean, covariance) in _NAMES.items():

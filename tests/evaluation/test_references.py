@@ -45,6 +45,27 @@ def test_truncated(tmp_path, kept):
         read_statistics(tmp_path / "b.npz")
 
 
+def test_every_damage_is_one_error(tmp_path):
+    """Changed bytes anywhere, an .npy file and a text: whatever the libraries raise, the message is the same."""
+    path = tmp_path / "a.npz"
+    np.savez_compressed(path, mu=np.zeros(3), sigma=np.eye(3))
+    whole, rng = path.read_bytes(), np.random.default_rng(0)
+    np.save(tmp_path / "array.npy", np.zeros(3))
+    damaged = [(tmp_path / "array.npy").read_bytes(), b"hello"]
+    for _ in range(300):
+        data = np.frombuffer(whole, np.uint8).copy()
+        data[rng.integers(len(data), size=3)] = rng.integers(256, size=3)
+        damaged.append(data.tobytes())
+    refused = 0
+    for data in damaged:
+        path.write_bytes(data)
+        try:
+            read_statistics(path)
+        except UserError:
+            refused += 1
+    assert refused > 200
+
+
 def test_a_failed_write_leaves_the_old_statistics(tmp_path, monkeypatch):
     path = tmp_path / "a.npz"
     write_statistics(path, {"pool": gaussian(np.eye(9))})
