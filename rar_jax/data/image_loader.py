@@ -119,7 +119,9 @@ class ImageBatches:
     def __next__(self) -> ImageBatch:
         batch = next(self._iterator)
         self._next += 1
-        return batch
+        # Grain's workers pass arrays in shared memory, which a thread frees after they are dropped. Python ends without
+        # waiting for that thread, and would report the last array as leaked.
+        return {name: np.array(array) for name, array in batch.items()} if self._workers else batch
 
     def get_state(self) -> dict[str, Any]:
         """Returns the position of the next batch, which is the same for any number of workers."""
