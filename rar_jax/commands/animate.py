@@ -16,7 +16,7 @@ from rar_jax.sampling.options import Options
 _CHECKPOINT = shared_flags.define_checkpoint()
 _TOKENIZER = shared_flags.define_model_tokenizer()
 _STEP = shared_flags.define_step()
-_OUT = flags.DEFINE_string("out", None, "Folder of the animation. Default: samples/ in the run's folder, or here.")
+_OUT = shared_flags.define_out("animation")
 _FORMAT = flags.DEFINE_enum("format", "gif", ("gif", "webp"), "Format of the animation.")
 _CLASSES = shared_flags.define_classes()
 _SEED = shared_flags.define_seed()

@@ -1,4 +1,4 @@
-"""Checks a folder of images before anything is trained on them: sizes, classes, unreadable and unusual files.
+"""Checks a folder of images before training: sizes, classes, unreadable and unusual files.
 
     python -m rar_jax check_images --images=FOLDER --image_size=64
 

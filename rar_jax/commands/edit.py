@@ -25,12 +25,14 @@ _CLASSES = flags.DEFINE_list("classes", [], "Name or index of the class to draw:
 _MASK = flags.DEFINE_string("mask", None, "Image file whose light pixels are drawn, cropped like the images.")
 _BOX = flags.DEFINE_list("box", [], "Box of pixels to draw: top,left,bottom,right.")
 _PLACE = flags.DEFINE_list(
-    "place", [], "Place top,left of smaller images on the model's canvas, the rest of which is drawn."
+    "place", [], "Place of smaller images on the model's canvas: top,left in pixels. The rest of the canvas is drawn."
 )
 _MARGIN = flags.DEFINE_integer("margin", 0, "Number of rings of tokens around the mask that are drawn too.", 0)
-_PASTE = flags.DEFINE_bool("paste", True, "Put the pixels outside the mask back, unchanged by the tokenizer.")
+_PASTE = flags.DEFINE_bool(
+    "paste", True, "Keep the pixels outside the mask, instead of their reconstruction by the tokenizer."
+)
 _RESULTS = flags.DEFINE_integer("results", 4, "Number of results for each image.", 1)
-_OUT = flags.DEFINE_string("out", None, "Folder of the results. Default: samples/ in the run's folder, or here.")
+_OUT = shared_flags.define_out("results")
 _SEED = shared_flags.define_seed()
 _BATCH = shared_flags.define_batch_size()
 _OPTIONS = shared_flags.define_options()
@@ -57,7 +59,8 @@ def main(argv):
         raise UserError("say what to draw with --mask=FILE, --box=top,left,bottom,right or --place=top,left")
     if len(_CLASSES.value) not in (1, len(_IMAGES.value)):
         raise UserError(
-            f"--classes has {len(_CLASSES.value)} classes for {len(_IMAGES.value)} images: one, or one each"
+            f"--classes has {len(_CLASSES.value)} classes for {len(_IMAGES.value)} images: give one class, or one for "
+            "each image"
         )
     box, place = _integers(_BOX, 4), _integers(_PLACE, 2)
     out = shared_flags.results_folder(_CHECKPOINT.value, _OUT.value, samples_folder)
@@ -78,7 +81,7 @@ def main(argv):
     for i, results in enumerate(edited):
         for j, result in enumerate(results):
             write_png(out / "edited" / f"{i:03d}_{j:03d}.png", result)
-    print(f"{out / 'edit.png'}: {count} images, each with its mask and {repeats} results")
+    print(f"{out / 'edit.png'}: each image with its mask and {repeats} results")
     print(f"{out / 'edited'}: {count * repeats} images")
 
 

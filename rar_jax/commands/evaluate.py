@@ -22,7 +22,10 @@ _REFERENCE = shared_flags.define_reference()
 _KIND = shared_flags.define_reference_kind()
 _FEATURES, _INCEPTION = shared_flags.define_features()
 _IMAGE_SIZE = flags.DEFINE_integer(
-    "image_size", None, "Side in pixels to cut images of folders to (ADM centre crop). Default: they are not cut.", 1
+    "image_size",
+    None,
+    "Side in pixels of the centre square (ADM's crop) to cut from images of folders. Default: no cut.",
+    1,
 )
 _OUT = flags.DEFINE_string("out", None, "Folder of the report. Default: evaluation/NAME beside the samples.")
 _SAVE = flags.DEFINE_string(

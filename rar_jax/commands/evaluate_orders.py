@@ -22,7 +22,7 @@ from rar_jax.sampling.options import DRAWN_ORDERS
 
 _CHECKPOINT = shared_flags.define_checkpoint()
 _RASTER = flags.DEFINE_string("raster", None, "Checkpoint of a model to compare with, sampled in its scan order.")
-_SECTIONS = flags.DEFINE_list("sections", [*SECTIONS], "What is measured.")
+_SECTIONS = flags.DEFINE_list("sections", [*SECTIONS], "Sections to measure.")
 _STEPS = flags.DEFINE_list("steps", [], "Numbers of steps. Default: T, T/2, T/4, T/8 and T/16 for T tokens.")
 _ORDERS = flags.DEFINE_list("scan_orders", [], "Orders to sample in. Default: the run's, random and spread.")
 _GUIDANCE = flags.DEFINE_list("guidance", [], "Schedules of the guidance weight. Default: the run's, and none.")

@@ -24,7 +24,7 @@ _GLYPHS, _NUM_CLASSES = shared_flags.define_glyphs(), shared_flags.define_glyph_
 _SPLIT = flags.DEFINE_enum("split", "unseen_faces", SPLITS, "Split of the glyphs.")
 _TOKENIZER, _IMAGE_SIZE = shared_flags.define_tokenizer()
 _FEATURES, _INCEPTION = shared_flags.define_features()
-_NUM = flags.DEFINE_integer("num", None, "Number of images to use, the first ones. Default: all.", lower_bound=2)
+_NUM = flags.DEFINE_integer("num", None, "Number of images to use, from the first on. Default: all.", lower_bound=2)
 _KIND = shared_flags.define_reference_kind()
 _OUT = flags.DEFINE_string(
     "out",

@@ -31,13 +31,13 @@ _CHECKPOINT = shared_flags.define_checkpoint()
 _TOKENIZER = shared_flags.define_model_tokenizer()
 _STEP = shared_flags.define_step()
 _IMAGES = flags.DEFINE_string(
-    "images", None, "Folder of class folders, which are named like classes of the model or by index."
+    "images", None, "Folder of class folders, each named by a class of the model, its index or its WordNet id."
 )
 _RECORDS = flags.DEFINE_string("records", None, "Folder of token records. Default: the run's held-out records.")
 _NUM = flags.DEFINE_integer("num", None, "Number of images, evenly spaced over all. Default: all.", 1)
 _ORDERS = flags.DEFINE_integer("orders", 0, "Number of random orders of each image; 0 is the run's scan order.", 0)
 _CLASSIFY = flags.DEFINE_bool("classify", False, "Also compute the probability of each class, and the accuracy.")
-_OUT = flags.DEFINE_string("out", None, "Folder of the results. Default: samples/ in the run's folder, or here.")
+_OUT = shared_flags.define_out("results")
 _SEED = shared_flags.define_seed()
 _BATCH = shared_flags.define_batch_size()
 

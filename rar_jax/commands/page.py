@@ -1,4 +1,4 @@
-"""Writes index.html into the folder of launch/own_images.sh: samples, scores, curves, and commands to go on with.
+"""Writes index.html into the folder of launch/own_images.sh: samples, scores, curves, and the next commands.
 
 python -m rar_jax page --run=FOLDER
 """

@@ -22,7 +22,7 @@ from rar_jax.sampling.pace import tokens_a_pass
 _CHECKPOINT = shared_flags.define_checkpoint()
 _TOKENIZER = shared_flags.define_model_tokenizer()
 _STEP = shared_flags.define_step()
-_OUT = flags.DEFINE_string("out", None, "Folder of the images. Default: samples/ in the run's folder, or here.")
+_OUT = shared_flags.define_out("images")
 _CLASSES = shared_flags.define_classes()
 _NUM = flags.DEFINE_integer(
     "num", None, f"Number of images; the classes are interleaved. Default: {PER_CLASS} of each class.", lower_bound=1

@@ -1,4 +1,4 @@
-"""Opens a page on which images are sampled while one watches, filled, and judged by their likelihood.
+"""Opens a page that samples images while you watch, fills painted parts, and compares classes by likelihood.
 
     python -m rar_jax serve --checkpoint=runs/digits
     python -m rar_jax serve --checkpoint=rar_b.bin --tokenizer=VQGAN

@@ -50,6 +50,14 @@ def define_model_tokenizer() -> flags.FlagHolder[str]:
     )
 
 
+def define_out(content: str) -> flags.FlagHolder[str]:
+    """Defines --out, the folder of some content; see `generation.pictures.samples_folder` for the default."""
+    return flags.DEFINE_string(
+        "out", None,
+        f"Folder of the {content}. Default: samples/ in the run's folder or, for a file of weights, in this folder.",
+    )  # fmt: skip
+
+
 def define_tokenizer() -> tuple[flags.FlagHolder[str], flags.FlagHolder[int]]:
     """Defines --tokenizer and --image_size, for commands that have no model."""
     return (

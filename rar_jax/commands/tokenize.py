@@ -35,8 +35,8 @@ _CROPS = flags.DEFINE_enum(
 _FLIP = flags.DEFINE_bool("flip", False, "Also store the mirror image, with --crops=center.")
 _CLASS_LIST = flags.DEFINE_string(
     "class_list", None,
-    "File with one class name per line, in the order of the labels. With --images the names are its folders. Default: "
-    "the folders sorted by name.",
+    "File with one class name per line, in the order of the labels. With --images these are the names of the class "
+    "folders; by default the folders are sorted by name.",
 )  # fmt: skip
 _SHARD_SIZE = flags.DEFINE_integer(
     "shard_size", None, "Number of records in a shard. Default: 10,000, and 100,000 with --jsonl.", lower_bound=1

@@ -94,8 +94,10 @@ def _find(name: str, names: Sequence[str]) -> int:
         raise UserError(f"class {name!r} can be {_listed(matches, names)}: give one of these names or indices")
     near = [plain.index(close) for close in difflib.get_close_matches(key, plain, _NEAREST)]
     near += [i for i, known in enumerate(plain) if key and key in known and i not in near]
-    nearest = f"; the nearest are {_listed(near[:_NEAREST], names)}" if near else ""
-    raise UserError(f"no class is named {name!r}{nearest}")
+    known = (
+        f"the nearest are {_listed(near[:_NEAREST], names)}" if near else f"give an index from 0 to {len(names) - 1}"
+    )
+    raise UserError(f"no class is named {name!r}; {known}")
 
 
 def _plain(name: str) -> str:

@@ -37,17 +37,17 @@ class SampleConfig:
         2.75, "Power of pow_cosine. With a larger power guidance starts later.", above=0, below=math.inf
     )
     temperature: float = setting(
-        1.0, "The logits are divided by it. 0 takes the most likely token.", at_least=0, below=math.inf
+        1.0, "Divisor of the logits. 0 takes the most likely token.", at_least=0, below=math.inf
     )
-    top_k: int = setting(0, "Draw from the top_k most likely tokens only. 0 draws from all.", at_least=0)
+    top_k: int = setting(0, "Draw only from the top_k most likely tokens. 0 draws from all.", at_least=0)
     top_p: float = setting(
         1.0,
-        "Draw from the most likely tokens whose probabilities sum to top_p only. 1 draws from all.",
+        "Draw only from the most likely tokens whose probabilities sum to top_p. 1 draws from all.",
         above=0,
         at_most=1,
     )
     steps: int = setting(
-        0, "Passes of the network that draw all tokens, several from each pass. 0: one token a pass.", at_least=0
+        0, "Number of passes of the network in which all tokens are drawn. 0 draws one token a pass.", at_least=0
     )
     schedule: str = setting(
         "uniform", "Sizes of the groups of tokens that a pass draws. cosine begins with small ones.", one_of=SCHEDULES
@@ -95,7 +95,9 @@ class Options(SampleConfig):
         """
         num_tokens = model.num_tokens
         if self.steps > num_tokens:
-            raise UserError(f"steps={self.steps} must be at most {num_tokens}, the tokens of an image; 0 is one a pass")
+            raise UserError(
+                f"steps={self.steps} must be at most {num_tokens}, the tokens of an image; 0 draws one a pass"
+            )
         order = self.scan_order if self.scan_order in DRAWN_ORDERS else None
         if not (one_size or self.verify):
             return Plan(group_sizes(self.schedule, num_tokens, self.steps), order)

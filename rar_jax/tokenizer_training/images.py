@@ -56,8 +56,9 @@ def _from_sources(data: ImageDataConfig) -> ImageSets:
     count = round(len(source) * data.holdout)
     if count < 1:
         raise UserError(
-            f"config.data.holdout={data.holdout} of the {len(source)} images of config.data.images={data.images} is no "
-            "image: set a larger fraction, or name held-out images with config.data.eval_images"
+            f"config.data.holdout={data.holdout} holds out none of the {len(source)} images of "
+            f"config.data.images={data.images}: set a larger fraction, or name held-out images with "
+            "config.data.eval_images"
         )
     return ImageSets(SourcePictures(source, numbers[count:]), SourcePictures(source, numbers[:count]))
 

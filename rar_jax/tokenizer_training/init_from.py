@@ -31,7 +31,7 @@ def load_init_from(config: TokenizerConfig) -> Weights:
     """Loads the weights that `config.init_from` names.
 
     Raises:
-      UserError: they cannot be read, or their normalisations have other groups.
+      UserError: they cannot be read, or their norms have another number of groups.
     """
     try:
         weights = load_weights(config.init_from, "vqgan")
@@ -41,8 +41,8 @@ def load_init_from(config: TokenizerConfig) -> Weights:
     for channels in ours.level_widths:
         if num_groups(ours.groups, channels) != num_groups(theirs.groups, channels):
             raise UserError(
-                f"config.init_from={config.init_from} has normalisations of other groups than "
-                f"config.model.groups={ours.groups}: set --config.model.groups={theirs.groups}"
+                f"config.model.groups={ours.groups}, but the norms of config.init_from={config.init_from} have "
+                f"{theirs.groups} groups: set --config.model.groups={theirs.groups}"
             )
     return weights
 

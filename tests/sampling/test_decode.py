@@ -7,6 +7,7 @@ import pytest
 import scipy.stats
 
 import rar_jax.sampling.decode
+from rar_jax.config import RAR_SIZES
 from rar_jax.models.rar import RAR
 from rar_jax.models.sizes import ModelConfig
 from rar_jax.orders import SCAN_ORDERS, scan_order
@@ -47,19 +48,7 @@ def test_golden(golden, golden_model, few_rows, num_stages, monkeypatch):
 
 def test_stages_cover_every_token_once():
     """RAR-B uses more stages if the cache is a larger share of the bytes that a step reads: at batch 1, 8 and 128."""
-    model = RAR(
-        ModelConfig(
-            grid_side=16,
-            codebook_size=1024,
-            num_classes=1000,
-            width=768,
-            depth=24,
-            num_heads=16,
-            mlp_width=3072,
-            dropout=0.0,
-            attention_dropout=0.0,
-        )
-    )
+    model = RAR(RAR_SIZES["rar_b"][0])
     lengths = {
         sequences: [segment.length for segment in decode_segments(model, sequences, (1,) * 256)]
         for sequences in (2, 16, 256)

@@ -150,7 +150,7 @@ def test_a_run_starts_from_weights_and_its_new_codes_from_clusters(config, whole
     ("section", "change", "message"),
     [
         ("data", {"images": "nowhere"}, "files in 'nowhere'"),
-        ("data", {"holdout": 0.001}, "is no image: set a larger fraction"),
+        ("data", {"holdout": 0.001}, r"holdout=0.001 holds out none of the \d+ images of .*: set a larger fraction"),
         ("train", {"batch_size": 64}, "batch_size=64 is more than the 32 training images"),
         ("train", {"batch_size": 12}, "batch_size=12 must be divisible by the 8 devices"),
         ("data", {"name": "glyphs", "images": ""}, "image_size=8 must be 32"),
