@@ -3,15 +3,12 @@
     python -m rar_jax aot --config=configs/rar_xxl.py --topology=v5e:8x8
     python -m rar_jax aot --config=configs/rar_b.py --topology=h200:1 --config.train.batch_size=256
     python -m rar_jax aot --config=configs/tokenizers/f16.py --what=tokenizer --topology=h200:1
-    python -m rar_jax aot --table
+    python -m rar_jax aot --table --json=table.json
 
 It prints the memory, kernels, collectives and roofline of the training step or the decode loop, and exits with code 1
 if the program does not fit a chip's memory. The compiler must be installed: the package libtpu for TPUs, and
 jax-cuda12-plugin for GPUs.
 """
-
-import json
-import pathlib
 
 import jax
 from absl import flags
@@ -48,7 +45,12 @@ _TABLE = flags.DEFINE_bool(
     "Compile the paper's recipe for every size of the model, on --topology or on each topology of docs/performance.md, "
     "and print a table. --config is not used.",
 )
-_JSON = flags.DEFINE_string("json", None, "File to which the results are also written.")
+_JSON = flags.DEFINE_string(
+    "json",
+    None,
+    "File to which the results are also written. With --table it gets all variants that are compiled, one by one, and "
+    "those that it already has are not compiled again.",
+)
 
 
 def _read_config() -> Config | TokenizerConfig:
@@ -68,13 +70,10 @@ def _advice(config: Config | TokenizerConfig) -> str:
 
 
 def _print_table() -> None:
-    """Prints a row of Markdown for each size of the model and topology, and writes them to a JSON file."""
-    found = []
-    for row in table.rows([_TOPOLOGY.value] if _TOPOLOGY.value else list(table.TOPOLOGIES)):
-        print(table.markdown(row) if found else f"{table.HEADER}\n{table.markdown(row)}", flush=True)
-        found.append(row)
-    if _JSON.value:
-        pathlib.Path(_JSON.value).write_text(json.dumps(found, indent=2) + "\n")
+    """Prints a row of Markdown for each size of the model and topology."""
+    print(table.HEADER)
+    for row in table.rows([_TOPOLOGY.value] if _TOPOLOGY.value else list(table.TOPOLOGIES), _JSON.value):
+        print(table.markdown(row), flush=True)
     print("\nby count, not run")
 
 

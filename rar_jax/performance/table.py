@@ -1,56 +1,111 @@
 """Compares how the paper's recipe would train on each chip: the table of docs/performance.md."""
 
+import json
+import pathlib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from rar_jax.config import RAR_SIZES, imagenet, mesh_shape, without_data
 from rar_jax.errors import UserError
-from rar_jax.models.sizes import REMAT
+from rar_jax.files import write_atomically
 from rar_jax.performance.aot import analyse
 from rar_jax.performance.programs import DoesNotFitError
 
-# The axis `fsdp` of the mesh on each topology. The rest of the devices are copies.
-TOPOLOGIES = {"h200:8": 8, "h100:8": 8, "a100:8": 8, "v5e:8x8": 8, "v5p:4x4x4": 16}
+# The axis `fsdp` of the mesh on each topology, and the fewest microbatches of a step. The rest of the devices are
+# copies.
+TOPOLOGIES = {"h200:1": (1, 8), "h200:8": (8, 1), "h100:8": (8, 1), "a100:8": (8, 1), "v5e:8x8": (8, 1)}
 _COLUMNS = (
     "size",
     "chips",
     "mesh",
     "remat",
-    "images per chip",
+    "accumulation",
+    "images at once per chip",
     "memory per chip, GB",
     "counted, ms",
-    "utilisation, at most",
+    "utilisation at most, %",
 )
 HEADER = f"| {' | '.join(_COLUMNS)} |\n|{'---|' * len(_COLUMNS)}"
 
 
-def _measure(size: str, topology: str, remat: str) -> dict[str, Any] | None:
-    """Returns a row of the table, or None if the training step does not fit the memory of a chip."""
-    fields = imagenet(size)
-    fields.train.remat, fields.mesh.fsdp = remat, TOPOLOGIES[topology]
+class Variant(NamedTuple):
+    """A training step to compile; the fields are those of the table."""
+
+    size: str
+    chips: str
+    remat: str
+    accumulation: int
+
+
+def _measure(variant: Variant) -> dict[str, Any]:
+    """Compiles a training step, and returns its columns of the table and whether it fits the memory of a chip."""
+    fields = imagenet(variant.size)
+    fields.train.remat, fields.train.accumulation = variant.remat, variant.accumulation
+    fields.mesh.fsdp, _ = TOPOLOGIES[variant.chips]
     config = without_data(fields)
     try:
-        sections = list(analyse(config, topology).values())
-    except DoesNotFitError:
-        return None
+        sections = list(analyse(config, variant.chips).values())
+    except DoesNotFitError as error:
+        return {"fits": False, "memory per chip, GB": str(error)}
     found = {name: value for values in sections for name, value in values.items()}
-    if found["total, GB"] > found["available, GB"]:
-        return None
     data, fsdp, _ = mesh_shape(config, found["devices"])
     return {
-        "size": size,
-        "chips": topology,
         "mesh": f"data {data}, fsdp {fsdp}",
-        "remat": remat,
-        "images per chip": config.train.batch_size // found["devices"],
+        "images at once per chip": config.train.batch_size // (found["devices"] * variant.accumulation),
+        "fits": found["total, GB"] <= found["available, GB"],
         "memory per chip, GB": f"{found['total, GB']:.1f} of {found['available, GB']:.0f}",
         "counted, ms": found["kernels, launches, collectives, ms"],
-        "utilisation, at most": found["utilisation, at most, %"],
+        "utilisation at most, %": found["utilisation, at most, %"],
     }
 
 
-def rows(topologies: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Yields a row for each size and topology: with the `remat` that takes the least time of those that fit.
+class Measured:
+    """Variants that have been compiled. In a file, they are kept for a table that was stopped."""
+
+    def __init__(self, path: str | None):
+        """Reads the variants of a JSON file, if there is one. `path` is None to keep nothing."""
+        self._path = None if path is None else pathlib.Path(path)
+        exists = self._path is not None and self._path.exists()
+        self._found = json.loads(self._path.read_text()) if exists else []
+
+    def __call__(self, variant: Variant) -> dict[str, Any]:
+        """Returns the columns of a variant, which is compiled unless it was."""
+        fields = variant._asdict()
+        for each in self._found:
+            if fields.items() <= each.items():
+                return each
+        self._found.append(fields | _measure(variant))
+        if self._path:
+            write_atomically(self._path, json.dumps(self._found, indent=2) + "\n")
+        return self._found[-1]
+
+
+def _fastest(size: str, topology: str, measured: Measured) -> dict[str, Any]:
+    """Returns a row: the variant with the least time of those that fit.
+
+    "dots" recomputes no linear layer, so it is the fastest where it fits. Elsewhere it is compared with smaller
+    microbatches, and with "block".
+    """
+    fewest = TOPOLOGIES[topology][1]
+    tried = []
+    for accumulation in (fewest, 2 * fewest, 4 * fewest):
+        tried.append(measured(Variant(size, topology, "dots", accumulation)))
+        if tried[-1]["fits"]:
+            break
+    if len(tried) > 1:
+        tried.append(measured(Variant(size, topology, "block", fewest)))
+    fitting = [row for row in tried if row["fits"]]
+    if not fitting:
+        return {"size": size, "chips": topology, "remat": "does not fit"}
+    return min(fitting, key=lambda row: row["counted, ms"])
+
+
+def rows(topologies: Sequence[str], path: str | None = None) -> Iterator[dict[str, Any]]:
+    """Yields a row for each size and topology: the fastest variant that fits.
+
+    Args:
+      topologies: of `TOPOLOGIES`.
+      path: JSON file of all variants that are compiled. Those that it already has are not compiled again.
 
     Raises:
       UserError: a topology is not in the table, or its compiler is not installed.
@@ -58,13 +113,10 @@ def rows(topologies: Sequence[str]) -> Iterator[dict[str, Any]]:
     for topology in topologies:
         if topology not in TOPOLOGIES:
             raise UserError(f"topology={topology!r} is not in the table, which has {', '.join(TOPOLOGIES)}")
+    measured = Measured(path)
     for topology in topologies:
         for size in RAR_SIZES:
-            fitting = [row for remat in REMAT if (row := _measure(size, topology, remat))]
-            if fitting:
-                yield min(fitting, key=lambda row: row["counted, ms"])
-            else:
-                yield {"size": size, "chips": topology, "remat": "does not fit"}
+            yield _fastest(size, topology, measured)
 
 
 def markdown(row: dict[str, Any]) -> str:

@@ -53,7 +53,7 @@ def test_mistakes_with_a_tokenizer():
         (["--topology=v5e:2x2"], "name an experiment with --config"),
         (["--config=configs/digits.py"], "name TPUs or GPUs, such as --topology=v5e:8x8"),
         (["--config=configs/digits.py", "--topology=b200:8"], "must begin with one of v4, v5e, v5p, v6e, a100"),
-        (["--table", "--topology=h200:1"], "topology='h200:1' is not in the table, which has h200:8, h100:8, a100:8"),
+        (["--table", "--topology=h200:2"], "topology='h200:2' is not in the table, which has h200:1, h200:8, h100:8"),
         (["--what=tokenizer", "--topology=h200:1"], "name a tokenizer with --config=configs/tokenizers/NAME.py"),
         (["--config=configs/digits.py", "--config.modl.depth=1"], "config has no field 'modl.depth'; nearest: model"),
     ],
