@@ -237,7 +237,7 @@ def test_a_state_of_another_shape_is_not_damage(saved, shapes, tmp_path):
         shapes,
     )
     store = CheckpointStore(folder, CheckpointConfig())
-    with pytest.raises(UserError, match="shape") as raised:
+    with pytest.raises(ValueError, match="shape") as raised:
         store.restore_newest(wider)
     assert not isinstance(raised.value, UserError)
     store.close()
