@@ -49,10 +49,10 @@ def main(argv):
         generator, reference, extractor, candidates, out,
         score=_SCORE.value, num=_NUM.value, seed=_SEED.value, batch_size=_BATCH.value,
     )  # fmt: skip
-    print(f"{out / PICTURE}: {score_label(found.score)} of {len(found.values)} settings, {_NUM.value:,} images each")
+    print(f"{out / PICTURE}: {len(found.values)} settings, {_NUM.value:,} images each, by {score_label(found.score)}")
     print(f"best ({found.values[found.best]:.4g}): {found.best.flags()}")
     if _NUM.value < PAPERS_IMAGES:
-        print(f"Scores of {_NUM.value:,} images can be compared only with others of this search.")
+        print(f"Scores of {_NUM.value:,} images can be compared only with scores of this search.")
 
 
 if __name__ == "__main__":
