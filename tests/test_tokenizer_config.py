@@ -35,7 +35,7 @@ def test_the_configs_are_valid_and_survive_json():
         ("data.image_size", 30, r"image_size=30 must be a multiple of 4"),
         ("data.images", "folder", r"data\.images='folder' has no effect with config\.data\.name=glyphs"),
         ("data.name", "folder", r"data\.images is empty: name the images with --images=DIR"),
-        ("optimizer.warmup_steps", 6000, r"warmup_steps=6000 must be below config\.train\.steps=6000"),
+        ("optimizer.warmup_steps", 5500, r"warmup_steps=5500 must be below config\.train\.steps=5500"),
         ("loss.discriminator_width", 88, r"discriminator_width=88 makes layers of \[176, 352, 704\] channels"),
         ("loss.discriminator_width", 15, r"discriminator_width=15 makes layers"),
     ],
