@@ -2,11 +2,12 @@
 
 from setuptools import find_packages, setup
 
-# Each lower bound is the minor version that the tests ran with: absl-py 2.5.1, array_record 0.8.6, clu 0.0.12,
-# etils 1.15.0, filelock 4.3.1, flax 0.12.8, fonttools 4.68.0, grain 0.2.18, importlib_resources 7.1.0, jax and jaxlib
-# 0.10.2, matplotlib 3.11.2, ml_collections 1.1.0, ml_dtypes 0.6.0, numpy 2.4.6, optax 0.2.8, orbax-checkpoint 0.12.8,
-# pillow 13.0.0, safetensors 0.8.0, scikit-learn 1.9.1, scipy 1.17.1, tensorboardX 2.6.5, tensorflow-datasets 4.9.10,
-# tqdm 4.70.1, on Python 3.11.7. Gradio 6.31.0 excludes pillow 13; with it the tests of the page ran with pillow 12.3.0.
+# Each lower bound is the minor version that the tests ran with: absl-py 2.5.1, array_record 0.8.6, clu 0.0.12, etils
+# 1.15.0, filelock 4.3.1, flax 0.12.8, fonttools 4.68.0, grain 0.2.18, importlib_resources 7.1.0, ipykernel 7.4.0, jax
+# and jaxlib 0.10.2, matplotlib 3.11.2, ml_collections 1.1.0, ml_dtypes 0.6.0, nbclient 0.11.0, numpy 2.4.6, optax
+# 0.2.8, orbax-checkpoint 0.12.8, pillow 13.0.0, safetensors 0.8.0, scikit-learn 1.9.1, scipy 1.17.1, tensorboardX
+# 2.6.5, tensorflow-datasets 4.9.10, tqdm 4.70.1, on Python 3.11.7. Gradio 6.31.0 excludes pillow 13; with it the tests
+# of the page ran with pillow 12.3.0.
 setup(
     name="rar_jax",
     version="0.1.0",
@@ -56,6 +57,7 @@ setup(
         # gcsfs reads and writes run folders on gs://.
         "tpu": ["jax[tpu]", "gcsfs>=2025.1"],
         "demo": ["gradio>=6.31"],
-        "test": ["pytest>=9.2", "pytest-xdist>=3.8", "ruff>=0.17"],
+        # nbclient and ipykernel run the notebook.
+        "test": ["ipykernel>=7.4", "nbclient>=0.11", "pytest>=9.2", "pytest-xdist>=3.8", "ruff>=0.17"],
     },
 )
