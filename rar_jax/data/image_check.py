@@ -120,7 +120,8 @@ def _summary(folder: epath.PathLike, classes: dict[str, list[str]], good: Sequen
     counts = [len(files) for files in classes.values()]
     text = f"{folder}: {sum(counts):,} images of {len(classes):,} classes"
     if len(classes) > 1:
-        text += f", from {min(counts):,} to {max(counts):,} a class"
+        least, most = min(counts), max(counts)
+        text += f", {least:,} each" if least == most else f", {least:,} to {most:,} each"
     if good:
         least, most = (pick((each.size for each in good), key=min) for pick in (min, max))
         text += f"; the smallest has {least[0]} x {least[1]} pixels, the largest {most[0]} x {most[1]}"
@@ -170,17 +171,17 @@ def _file_problems(bad: Sequence[Inspected]) -> list[str]:
 def _notes(folder: epath.Path, good: Sequence[Inspected]) -> list[str]:
     notes = []
     for what, found in (
-        ("CMYK, and are converted to RGB without their colour profile", [x for x in good if x.mode == "CMYK"]),
-        ("animated, and only their first frame is used", [x for x in good if x.frames > 1]),
-        ("not square, and their centre is used", [x for x in good if x.size[0] != x.size[1]]),
+        ("CMYK images, converted to RGB without their colour profile", [x for x in good if x.mode == "CMYK"]),
+        ("animated images, of which only the first frame is used", [x for x in good if x.frames > 1]),
+        ("images that are not square, of which only the centre is used", [x for x in good if x.size[0] != x.size[1]]),
     ):
         if found:
-            notes.append(f"{len(found):,} images are {what}, such as {found[0].name}")
+            notes.append(f"{what}: {len(found):,}, such as {found[0].name}")
     # epath lists no folders recursively, so that buckets have no such note.
     if others := [
         path for path in pathlib.Path(folder).rglob("*") if path.suffix.lower() not in SUFFIXES and path.is_file()
     ]:
-        notes.append(f"{len(others):,} files are not {', '.join(SUFFIXES)} and are left out, such as {min(others)}")
+        notes.append(f"files left out, which are not {', '.join(SUFFIXES)}: {len(others):,}, such as {min(others)}")
     return notes
 
 

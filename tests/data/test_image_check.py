@@ -30,11 +30,10 @@ def test_a_good_folder_has_no_problems(pictures):
     report = check_images(pictures, 32, 8)
     assert report.problems == []
     assert report.summary == (
-        f"{pictures}: 80 images of 2 classes, from 40 to 40 a class; the smallest has 40 x 32 pixels, "
-        "the largest 40 x 32"
+        f"{pictures}: 80 images of 2 classes, 40 each; the smallest has 40 x 32 pixels, the largest 40 x 32"
     )
     (note,) = report.notes
-    assert note.startswith("80 images are not square")
+    assert note.startswith("images that are not square, of which only the centre is used: 80, such as ")
 
 
 def test_a_flat_folder_is_one_class(pictures):
@@ -78,9 +77,9 @@ def test_unusual_images_are_noted(pictures):
     (pictures / "dogs" / "notes.txt").write_text("text")
     notes = "\n".join(check_images(pictures, 32).notes)
     for line in (
-        f"1 images are CMYK, and are converted to RGB without their colour profile, such as {pictures}/cats/print.jpg",
-        f"1 images are animated, and only their first frame is used, such as {pictures}/dogs/moving.webp",
-        f"1 files are not .jpg, .jpeg, .png, .webp and are left out, such as {pictures}/dogs/notes.txt",
+        f"CMYK images, converted to RGB without their colour profile: 1, such as {pictures}/cats/print.jpg",
+        f"animated images, of which only the first frame is used: 1, such as {pictures}/dogs/moving.webp",
+        f"files left out, which are not .jpg, .jpeg, .png, .webp: 1, such as {pictures}/dogs/notes.txt",
     ):
         assert line in notes
 
