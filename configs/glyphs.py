@@ -7,7 +7,7 @@ def get_config():
     config = imagenet()
     config.name = "glyphs"
     config.model.update(grid_side=8, codebook_size=256, num_classes=10)
-    config.model.update(width=128, depth=4, num_heads=4, mlp_width=512, dropout=0.0, attention_dropout=0.0)
+    config.model.update(width=128, depth=3, num_heads=4, mlp_width=512, dropout=0.0, attention_dropout=0.0)
     config.data.update(name="glyphs", tokenizer="runs/tokenizer_glyph_digits", num_images=20_000)
     config.data.update(image_size=32, downsampling=4)
     config.train.update(batch_size=16, epochs=3, dtype="float32", log_every=50)
