@@ -170,7 +170,11 @@ def _instruction(line: str) -> Instruction | None:
     close = _closing(text, start)
     opcode, literal = text[end:start].strip(), text[start + 1 : close]
     operands = () if opcode in ("constant", "parameter") else tuple(re.findall(r"%([\w.-]+)", literal))
-    return Instruction(name, opcode, arrays(text[:end]), operands, literal, text[close + 1 :], bool(root))
+    shapes = arrays(text[:end])
+    if opcode == "slice-start":
+        # The shape of an asynchronous slice also holds its operand, and a number that keeps track of it.
+        opcode, shapes = "slice", shapes[1:2]
+    return Instruction(name, opcode, shapes, operands, literal, text[close + 1 :], bool(root))
 
 
 def _table(lines: list[str], title: str) -> dict[int, str]:
@@ -210,7 +214,8 @@ def _stacks(lines: list[str]) -> dict[int, list[Frame]]:
 
 def parse(text: str) -> Program:
     """Parses the text of a program, from `jax.stages.Compiled.as_text()`."""
-    lines = text.splitlines()
+    # The attributes of a Pallas call on a TPU have line breaks.
+    lines = re.sub(r'\n(?="|}})', "", text).splitlines()
     computations, current, entry = {}, None, ""
     for line in lines:
         if match := _COMPUTATION.match(line):

@@ -192,6 +192,31 @@ def test_arrays_in_the_vector_memory_of_a_tpu_are_not_counted():
     assert (kernel.read, kernel.written) == (0, 4 * 3 * 8)
 
 
+TPU = """
+HloModule jit_step
+
+ENTRY %main (a: bf16[6,8]) -> bf16[6,8] {
+  %a = bf16[6,8]{1,0} parameter(0)
+  %start = ((bf16[6,8]{1,0}), bf16[2,8]{1,0:T(8,128)S(1)}, s32[]{:S(2)}) slice-start(%a), slice={[0:2], [0:8]}
+  %done = bf16[2,8]{1,0:T(8,128)S(1)} slice-done(%start)
+  %call = bf16[6,8]{1,0} custom-call(%done), custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={
+"xprof_metadata":"{}"
+}}, metadata={op_name="jit(step)/attention/pallas_call"}
+  ROOT %sum = bf16[6,8]{1,0} add(%call, %a)
+}
+"""  # noqa: E501
+
+
+def test_an_asynchronous_slice_and_a_pallas_call_of_a_tpu():
+    """Of the sliced array two rows are read, into vector memory. The attributes of the call are on several lines."""
+    assert counted(TPU) == {
+        "start": ("copies", 1, 2 * 8 * 2, 0, 0),
+        "call": ("custom calls", 1, 0, 6 * 8 * 2, 0),
+        "sum": ("elementwise", 1, 2 * 6 * 8 * 2, 6 * 8 * 2, 0),
+    }
+    assert [kernel.op_name for kernel in kernels(parse(TPU))][1] == "jit(step)/attention/pallas_call"
+
+
 @pytest.mark.parametrize("trips", [1, 5])
 def test_a_program_compiled_for_the_cpu(trips):
     """Each iteration of a scan multiplies by one weight of a stack; tanh is another kernel or a part of one."""
