@@ -30,8 +30,4 @@ def get_study():
         base,
         rows,
         title="Annealing windows in percent of 100 epochs on the digits (Table 2 of the paper)",
-        columns=(
-            "loss_end", "loss_best", "random_loss_end", "frechet", "frechet_guided", "precision_guided",
-            "recall_guided", "accuracy_guided", "nearest_guided",
-        ),
-    )  # fmt: skip
+    )

@@ -28,8 +28,4 @@ def get_study():
         [*rows, annealed],
         title="Constant r against annealing on the digits, sampled in raster order",
         seeds=3,
-        columns=(
-            "loss_end", "loss_best", "random_loss_end", "frechet", "frechet_guided", "accuracy_guided",
-            "nearest_guided",
-        ),
-    )  # fmt: skip
+    )

@@ -22,8 +22,4 @@ def get_study():
         rows,
         title="Sizes of the network on the digits (Figure 4 of the paper; Table 4 has the FIDs)",
         seeds=3,
-        columns=(
-            "loss_end", "loss_best", "random_loss_end", "frechet", "frechet_guided", "precision_guided",
-            "recall_guided", "accuracy_guided", "nearest_guided",
-        ),
-    )  # fmt: skip
+    )

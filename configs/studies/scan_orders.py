@@ -24,8 +24,4 @@ def get_study():
         rows,
         title="Scan order at the end of annealing on the digits (Table 3 of the paper)",
         seeds=3,
-        columns=(
-            "loss_end", "loss_best", "random_loss_end", "frechet", "frechet_guided", "precision_guided",
-            "recall_guided", "accuracy_guided", "nearest_guided",
-        ),
-    )  # fmt: skip
+    )

@@ -37,8 +37,4 @@ def get_study():
         rows,
         title="Shapes of the annealing with a mean r of 0.625 on the digits",
         seeds=3,
-        columns=(
-            "loss_end", "loss_best", "random_loss_end", "frechet", "frechet_guided", "accuracy_guided",
-            "nearest_guided",
-        ),
-    )  # fmt: skip
+    )

@@ -39,6 +39,11 @@ LABELS = {
     "guidance_scale": "guidance scale",
     "best_step": "best step",
 }
+# The scores in the table of a study that names none.
+COLUMNS = (
+    "loss_end", "loss_best", "random_loss_end", "frechet", "frechet_guided", "precision_guided", "recall_guided",
+    "accuracy_guided", "nearest_guided",
+)  # fmt: skip
 # Prefixes of fields that may change when a run resumes (`Config.may_change`), but that the scores depend on.
 _SCORES_DEPEND_ON = ("eval.every", "eval.num_images", "eval.score_", "sample.", "train.stop_step")
 _DIGEST_LENGTH = 16
@@ -76,7 +81,7 @@ class Study:
     title: str = setting("", "Title of the figure and the table.")
     seeds: int = setting(5, "Number of seeds of each row, from 0.", at_least=1)
     compare: str = setting("loss_end", "Score by which rows are compared; smaller is better.")
-    columns: tuple = setting(("loss_end", "loss_best", "frechet", "frechet_guided"), "Scores in the table.")
+    columns: tuple = setting(COLUMNS, "Scores in the table.")
     samples: int = setting(1000, "Samples that are scored, with and without guidance.", at_least=4)
     tuning_samples: int = setting(500, "Samples for each guidance scale that is tried.", at_least=4)
     choosing: bool = setting(
