@@ -41,11 +41,17 @@ def reconstruction_losses(
     return total, losses
 
 
-def inception_distance(model: InceptionV3, params: Mapping[str, Any]) -> Distance:
-    """Returns a perceptual distance by features of the FID Inception network.
+def inception_distance(
+    model: InceptionV3, params: Mapping[str, Any], images: jax.Array, originals: jax.Array
+) -> jax.Array:
+    """Computes a perceptual distance by features of the FID Inception network: float32 [].
 
     At each place of a layer, the features of both images are scaled to unit length. The distance is the squared
     difference, averaged over places, images and layers, as in LPIPS (Zhang et al., 2018) without learned weights.
+
+    Args:
+      model, params: the network and its weights.
+      images, originals: float32 [B, H, W, 3] in [0, 1]. The originals get no gradient.
     """
 
     def features(images):
@@ -58,12 +64,9 @@ def inception_distance(model: InceptionV3, params: Mapping[str, Any]) -> Distanc
         layers = [captured["intermediates"][name]["__call__"][0] for name in _LAYERS]
         return [x * jax.lax.rsqrt(jnp.sum(x**2, axis=-1, keepdims=True) + 1e-8) for x in layers]
 
-    def distance(images, originals):
-        # The compiler leaves out the layers after the last one that is compared.
-        pairs = zip(features(images), features(jax.lax.stop_gradient(originals)), strict=True)
-        return jnp.mean(jnp.stack([jnp.mean(jnp.sum((a - b) ** 2, axis=-1)) for a, b in pairs]))
-
-    return distance
+    # The compiler leaves out the layers after the last one that is compared.
+    pairs = zip(features(images), features(jax.lax.stop_gradient(originals)), strict=True)
+    return jnp.mean(jnp.stack([jnp.mean(jnp.sum((a - b) ** 2, axis=-1)) for a, b in pairs]))
 
 
 def discriminator_loss(real: jax.Array, fake: jax.Array) -> jax.Array:

@@ -3,15 +3,18 @@
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
+from rar_jax.models.inception import InceptionV3
 from rar_jax.models.vqgan import VQGAN
+from rar_jax.parallel.mesh import replicated
 from rar_jax.tokenizer_config import TokenizerConfig
 from rar_jax.tokenizer_training.discriminator import Discriminator
-from rar_jax.tokenizer_training.losses import Distance
 from rar_jax.tokenizer_training.state import TokenizerState, init_state
 from rar_jax.tokenizer_training.step import Batch, Metrics, TokenizerStep, train_step
 from rar_jax.training.base_program import BaseProgram
@@ -23,26 +26,51 @@ class TokenizerProgram(BaseProgram):
     """The program that a tokenizer's config trains; see `BaseProgram`.
 
     Attributes:
-      settings: an argument of `step.train_step`.
+      settings, inception: arguments of `step.train_step`.
       learning_rate: number of an update, from 0 -> learning rate.
       init: makes the state before the first step.
     """
 
     settings: TokenizerStep
+    inception: dict[str, Any] | None
     learning_rate: optax.Schedule
     init: Callable[[], TokenizerState]
 
     def step(self, state: TokenizerState, batch: Batch) -> tuple[TokenizerState, Metrics]:
         """Makes one update; see `step.train_step`."""
-        return train_step(state, batch, self.settings)
+        return train_step(state, batch, self.settings, self.inception)
+
+    def compile_step(self, mesh: Mesh, state: TokenizerState, batch: Batch) -> Callable[..., Any]:
+        """See `BaseProgram.compile_step`."""
+        inception = jax.device_put(self.inception, replicated(mesh))
+        compiled = self.lower_step(mesh, state, batch).compile()
+        return lambda state, batch: compiled(state, batch, inception)
+
+    def lower_step(self, mesh: Mesh, state: TokenizerState, batch: Batch) -> jax.stages.Lowered:
+        """Lowers the step, a function of (state, batch, inception) that donates the state.
+
+        As constants, the weights of the Inception network (90 MB) would be a part of the program.
+        """
+
+        def step(state, batch, inception):
+            return train_step(state, batch, self.settings, inception)
+
+        return self.jit_function(step, mesh, replicated(mesh)).lower(state, batch, self.inception)
 
     def schedules(self, step: jax.Array) -> dict[str, jax.Array]:
         """Returns the learning rate at an update."""
         return {"learning_rate": self.learning_rate(step)}
 
 
-def make_program(config: TokenizerConfig, perceptual: Distance | None = None) -> TokenizerProgram:
-    """Returns the program of a config, with a perceptual distance if one is given."""
+def make_program(
+    config: TokenizerConfig, inception: InceptionV3 | None = None, weights: dict[str, Any] | None = None
+) -> TokenizerProgram:
+    """Returns the program of a config.
+
+    Args:
+      config: the config.
+      inception, weights: the network of the perceptual distance, and its weights on the host; None without the loss.
+    """
     model = VQGAN(config.model, jnp.dtype(config.train.dtype))
     loss, adam = config.loss, config.optimizer
     discriminator = Discriminator(loss.discriminator_width, loss.discriminator_layers) if loss.adversarial else None
@@ -51,7 +79,7 @@ def make_program(config: TokenizerConfig, perceptual: Distance | None = None) ->
     settings = TokenizerStep(
         model=model,
         discriminator=discriminator,
-        perceptual=perceptual,
+        inception=inception,
         optimizer=optimizer,
         quantizer=config.quantizer,
         loss=loss,
@@ -59,4 +87,4 @@ def make_program(config: TokenizerConfig, perceptual: Distance | None = None) ->
         seed=config.seed,
     )
     init = functools.partial(init_state, model, discriminator, optimizer, config.quantizer, config.seed)
-    return TokenizerProgram(settings, learning_rate, init)
+    return TokenizerProgram(settings, weights, learning_rate, init)

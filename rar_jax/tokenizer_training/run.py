@@ -10,10 +10,10 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
-from rar_jax.checkpoints.weights import load_weights
+from rar_jax.checkpoints.weights import Weights, load_weights
 from rar_jax.data.image_loader import Crops, ImageBatches, TrainImages
 from rar_jax.errors import UserError
-from rar_jax.evaluation.features import Extractor, InceptionExtractor
+from rar_jax.evaluation.features import InceptionExtractor
 from rar_jax.parallel.distributed import together
 from rar_jax.parallel.mesh import fetch, host_rows, make_mesh
 from rar_jax.performance.costs import vqgan_train_flops
@@ -23,7 +23,6 @@ from rar_jax.tokenizer_training.curves import plot_run
 from rar_jax.tokenizer_training.evaluators import Reconstructions
 from rar_jax.tokenizer_training.images import ImageSets, open_images
 from rar_jax.tokenizer_training.init_from import CODEBOOK, load_init_from, merge_params, start_codebook
-from rar_jax.tokenizer_training.losses import Distance, inception_distance
 from rar_jax.tokenizer_training.program import make_program
 from rar_jax.tokenizer_training.state import TokenizerState
 from rar_jax.training.base_run import BaseRun, check_stored_config, is_new, open_store
@@ -116,16 +115,20 @@ def prepare(config: TokenizerConfig, folder: epath.PathLike, allow_config_change
     with together():
         check_folder("workdir", folder)
         check_stored_config(config, folder, allow_config_change)
-        extractor, perceptual = _open_inception(config)
+        inception = _open_inception(config)
     if config.init_from and is_new(folder):
         with together():
             # `TokenizerRun.start` reads the weights again, so that they do not stay in memory.
             load_init_from(config)
     with together():
         images = open_images(config)
-    program = make_program(config, perceptual)
+    if inception is not None and config.loss.perceptual:
+        program = make_program(config, inception.model, jax.tree.map(np.asarray, inception.params))
+    else:
+        program = make_program(config)
     # Tokenizers compute in float32, whatever they were trained in.
     model = program.settings.model.clone(dtype=jnp.float32)
+    extractor = None if inception is None else InceptionExtractor(inception.model, inception.params)
     evaluators = [Reconstructions(config, model, mesh, images.heldout, extractor)]
     with together():
         best = best_measure(config.checkpoint.best_metric, evaluators)
@@ -142,15 +145,11 @@ def prepare(config: TokenizerConfig, folder: epath.PathLike, allow_config_change
     )
 
 
-def _open_inception(config: TokenizerConfig) -> tuple[Extractor | None, Distance | None]:
-    """Returns what the Inception network gives: the features of rFID and the perceptual distance, or None."""
+def _open_inception(config: TokenizerConfig) -> Weights | None:
+    """Returns the Inception network, for rFID and the perceptual distance, or None without one."""
     if not config.inception:
-        return None, None
+        return None
     try:
-        weights = load_weights(config.inception, "inception")
+        return load_weights(config.inception, "inception")
     except UserError as error:
         raise UserError(f"config.inception={config.inception}: {error}") from None
-    distance = None
-    if config.loss.perceptual:
-        distance = inception_distance(weights.model, jax.tree.map(np.asarray, weights.params))
-    return InceptionExtractor(weights.model, weights.params), distance

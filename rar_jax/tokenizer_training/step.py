@@ -1,20 +1,22 @@
 """The training step of a tokenizer, as a pure function of (state, batch)."""
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from rar_jax.models.inception import InceptionV3
 from rar_jax.models.vqgan import VQGAN
 from rar_jax.tokenizer_config import LossConfig, QuantizerConfig
 from rar_jax.tokenizer_training.discriminator import Discriminator
 from rar_jax.tokenizer_training.losses import (
-    Distance,
     adversarial_loss,
     balance,
     discriminator_loss,
+    inception_distance,
     reconstruction_losses,
 )
 from rar_jax.tokenizer_training.quantizers import quantizer_loss, restarted, straight_through, updated_use, use_scores
@@ -33,7 +35,7 @@ class TokenizerStep:
     Attributes:
       model: the tokenizer.
       discriminator: the discriminator, or None without one.
-      perceptual: the perceptual distance, or None without one.
+      inception: the network of the perceptual distance, or None without one.
       optimizer: the optimizer of the tokenizer, and of the discriminator.
       quantizer, loss: the sections of the config.
       ema_decay: decay of the moving average of the parameters.
@@ -42,7 +44,7 @@ class TokenizerStep:
 
     model: VQGAN
     discriminator: Discriminator | None
-    perceptual: Distance | None
+    inception: InceptionV3 | None
     optimizer: optax.GradientTransformation
     quantizer: QuantizerConfig
     loss: LossConfig
@@ -61,16 +63,27 @@ def encode(model: VQGAN, params: dict[str, Any], images: jax.Array) -> tuple[jax
     return model.apply({"params": params}, images, method=method)
 
 
-def train_step(state: TokenizerState, batch: Batch, step: TokenizerStep) -> tuple[TokenizerState, Metrics]:
+def train_step(
+    state: TokenizerState, batch: Batch, step: TokenizerStep, inception: dict[str, Any] | None = None
+) -> tuple[TokenizerState, Metrics]:
     """Makes one update, or skips it if the loss or a gradient is not finite. The step is counted either way.
 
     The discriminator judges the same reconstructions before their update.
+
+    Args:
+      state: the state before the update.
+      batch: the images.
+      step: the networks, the losses and the settings.
+      inception: the weights of `step.inception`, if there is one.
 
     Returns:
       The new state, and float32 scalars: loss (all but the discriminator's), its parts, the use of the codebook,
       grad_norm (before clipping), and skipped, 1 for a skipped update.
     """
     originals = batch["image"].astype(jnp.float32) / 255
+    perceptual = (
+        functools.partial(inception_distance, step.inception, inception) if step.inception is not None else None
+    )
 
     def autoencode(params):
         latents, codes, entries = encode(step.model, params, originals)
@@ -80,7 +93,7 @@ def train_step(state: TokenizerState, batch: Batch, step: TokenizerStep) -> tupl
         return (images, loss), (latents, codes)
 
     def compare(images):
-        return reconstruction_losses(step.loss, images, originals, step.perceptual)
+        return reconstruction_losses(step.loss, images, originals, perceptual)
 
     (images, loss), pullback, (latents, codes) = jax.vjp(autoencode, state.params, has_aux=True)
     (reconstruction, parts), gradient = jax.value_and_grad(compare, has_aux=True)(images)

@@ -56,10 +56,14 @@ class BaseProgram(abc.ABC):
 
     def jit_step(self, mesh: Mesh) -> Callable[..., tuple[State, dict[str, jax.Array]]]:
         """Returns `step` as a jitted function of (state, batch) on a mesh. It donates the state."""
+        return self.jit_function(self.step, mesh)
+
+    def jit_function(self, step: Callable[..., Any], mesh: Mesh, *more: Any) -> Callable[..., Any]:
+        """Jits a function of (state, batch, ...) as `jit_step` does. `more` are shardings of its further arguments."""
         layout = self.shardings(mesh)
         return jax.jit(
-            on_mesh(self.step, mesh),
-            in_shardings=(layout, batch_sharding(mesh)),
+            on_mesh(step, mesh),
+            in_shardings=(layout, batch_sharding(mesh), *more),
             out_shardings=(layout, replicated(mesh)),
             donate_argnums=0,
         )

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -40,7 +42,8 @@ def test_balance_is_the_quotient_of_the_norms():
 
 def test_the_perceptual_distance_sees_structure(inception_tensors):
     model, params = inception_from_pytorch(inception_tensors)
-    distance = jax.jit(jax.value_and_grad(inception_distance(model, params)))
+    function = jax.jit(jax.value_and_grad(functools.partial(inception_distance, model), argnums=1))
+    distance = functools.partial(function, params)
     images = np.random.default_rng(0).random((1, 16, 16, 3)).astype(np.float32)
     assert distance(images, images)[0] == pytest.approx(0, abs=1e-9)
     value, gradient = distance(images[:, ::-1], images)

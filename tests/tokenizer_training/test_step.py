@@ -1,8 +1,11 @@
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rar_jax.parallel.mesh import make_mesh
+from rar_jax.tokenizer_training.losses import inception_distance
 from rar_jax.tokenizer_training.program import make_program
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), np.uint8)
@@ -60,6 +63,35 @@ def test_the_discriminator_is_balanced_at_the_last_layer(adversarial):
     norms = [np.linalg.norm(jax.grad(loss)(kernel)) for loss in (reconstruction, judgement)]
     _, metrics = step(state.replace(step=jnp.int32(2)), {"image": IMAGES})
     assert metrics["adversarial_weight"] == pytest.approx(0.7 * norms[0] / (norms[1] + 1e-4), rel=1e-3)
+
+
+class Layers(nn.Module):
+    """A small network whose layers have the names that the perceptual distance compares."""
+
+    @nn.compact
+    def __call__(self, x):
+        for name in ("Conv2d_2b_3x3", "Conv2d_4a_3x3", "Mixed_5d", "Mixed_6e"):
+            x = nn.Conv(4, (3, 3), name=name)(x)
+        return x
+
+
+def test_the_weights_of_the_perceptual_distance_are_an_argument(tiny_tokenizer):
+    """The program does not depend on their values, and they have their effect."""
+    mesh, images = make_mesh((1,), jax.devices()[:1]), jnp.float32(IMAGES) / 255
+    losses, texts = [], []
+    for seed in range(2):
+        weights = jax.tree.map(np.asarray, Layers().init(jax.random.key(seed), images)["params"])
+        program = make_program(tiny_tokenizer(), Layers(), weights)
+        state, batch = jax.jit(program.init)(), {"image": IMAGES}
+        texts.append(program.lower_step(mesh, state, batch).as_text())
+        codes = program.settings.model.apply({"params": state.params}, images, method="encode")
+        decoded = program.settings.model.apply(
+            {"params": state.params}, codes, method=lambda m, codes: m.decoder(m.quantize(codes))
+        )
+        _, metrics = program.compile_step(mesh, state, batch)(state, batch)
+        losses.append(float(metrics["perceptual"]))
+        assert losses[-1] == pytest.approx(float(inception_distance(Layers(), weights, decoded, images)), rel=1e-3)
+    assert texts[0] == texts[1] and losses[0] != pytest.approx(losses[1], rel=0.01)
 
 
 def test_the_grid_of_fsq_stays_and_the_average_follows(plain):
