@@ -8,8 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from rar_jax.parallel.mesh import batch_sharding, replicated
-from rar_jax.parallel.partition import on_mesh
+from rar_jax.parallel.mesh import replicated
 from rar_jax.training.program import Program
 from rar_jax.training.state import TrainState
 from rar_jax.training.step import Batch, train_step
@@ -30,13 +29,7 @@ class CellProgram(Program):
 
     def lower_step(self, mesh: Mesh, state: TrainState, batch: Batch) -> jax.stages.Lowered:
         """Lowers the step, a function of (state, batch, numbers) that donates the state."""
-        layout = self.shardings(mesh)
-        step = jax.jit(
-            on_mesh(self._step_with, mesh),
-            in_shardings=(layout, batch_sharding(mesh), replicated(mesh)),
-            out_shardings=(layout, replicated(mesh)),
-            donate_argnums=0,
-        )
+        step = self.jit_function(self._step_with, mesh, replicated(mesh))
         return step.lower(state, batch, self.numbers())
 
     def numbers(self) -> dict[str, np.ndarray]:
