@@ -47,7 +47,7 @@ def test_every_cell_runs_and_draws_what_is_stored():
     notebook = nbformat.read(TOUR, as_version=4)
     stored = [pictures(cell) for cell in code_cells(notebook)]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
-    NotebookClient(notebook, timeout=600).execute(env=environment, cwd=str(ROOT / "docs"))
+    NotebookClient(notebook, timeout=1800).execute(env=environment, cwd=str(ROOT / "docs"))
     assert [pictures(cell) for cell in code_cells(notebook)] == stored
     # Figure 3: without target-aware embeddings, the position that comes next changes nothing.
     change = dict(re.findall(r"(.*): largest difference of a probability (\S+)", printed(notebook)))

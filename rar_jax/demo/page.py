@@ -40,8 +40,9 @@ def serve(events: Events, host: str, port: int) -> None:
     try:
         blocks.block_thread()
     finally:
-        # Its thread must end before the interpreter does.
+        # The threads of the server and of the work must end before the interpreter does, which else aborts.
         blocks.close(verbose=False)
+        events.studio.stop()
 
 
 def page(events: Events) -> gr.Blocks:

@@ -1,7 +1,9 @@
 """The work that the page asks for, without Gradio: drawing images while they are watched, and their likelihoods."""
 
+import functools
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -54,17 +56,35 @@ class Classes(NamedTuple):
     surprise: np.ndarray | None
 
 
+def _stoppable(work: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
+    """Returns a method of `Studio` that yields what `work` yields, until `Studio.stop` is called."""
+
+    @functools.wraps(work)
+    def run(studio: "Studio", *arguments):
+        steps = work(studio, *arguments)
+        while True:
+            with studio.working:
+                if studio.stopped or (step := next(steps, None)) is None:
+                    return
+            yield step
+
+    return run
+
+
 class Studio:
     """A model and the limits under which the page uses it.
 
     Attributes:
       generator: the model.
       max_images: largest number of images drawn at once.
+      working: held while the model computes.
+      stopped: whether it is to compute nothing more.
     """
 
     def __init__(self, generator: Generator, max_images: int):
         self.generator = generator
         self.max_images = max_images
+        self.working, self.stopped = threading.Lock(), False
         # The tokenizer decodes whole batches; an image that is watched must not wait for fifteen others.
         generator.tokenizer.batch_size = jax.local_device_count()
         self._compiled: set[Any] = set()
@@ -108,6 +128,13 @@ class Studio:
             raise UserError(f"The file cannot be used: {error}. Choose a PNG, JPEG or WebP image") from None
         return center_square(picture, self.side)
 
+    def stop(self) -> None:
+        """Ends all work after the step that the model computes now, and waits for that step."""
+        self.stopped = True
+        with self.working:
+            pass
+
+    @_stoppable
     def draw(
         self,
         labels: np.ndarray,
@@ -142,15 +169,17 @@ class Studio:
         for painting in self.generator.paint(labels, seed=seed, edited=edited, every=every, **options):
             seconds = time.perf_counter() - began
             if painting.done or decoding <= _PREVIEW_SHARE * seconds:
-                images = painting.images()
+                first, images = images is None, painting.images()
                 # The first time includes the compilation of the tokenizer.
-                decoding += 0.0 if compiling else time.perf_counter() - began - seconds
+                if not (compiling and first):
+                    decoding += time.perf_counter() - began - seconds
             message = f"{painting.known.sum()} of {painting.known.size} tokens in {seconds:.1f} s{compiling}"
             if painting.done:
                 self._compiled.add(kind)
                 message = f"{_images(len(labels))} in {time.perf_counter() - began:.1f} s"
             yield Frame(message, painting, images)
 
+    @_stoppable
     def compare(self, image: np.ndarray, labels: Sequence[int], orders: int) -> Iterator[Classes]:
         """Computes how likely an image is given each of some classes, and yields after each class.
 

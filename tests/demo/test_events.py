@@ -1,5 +1,6 @@
 import dataclasses
 import io
+import threading
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from rar_jax.demo.recipes import Model, fill_recipe, sample_recipe
 from rar_jax.demo.studio import MAX_BYTES, Studio
 from rar_jax.errors import UserError
 from rar_jax.generate import load
+from rar_jax.generation.painting import Painting
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +53,33 @@ def test_images_appear_while_they_are_drawn(events, sampled):
 def test_a_kind_of_images_is_compiled_once(events, options, sampled):
     first, *_ = events.sample([1], 2, 0, options | {"temperature": 0.5})
     assert "Compiling" not in first[0]
+
+
+def test_stopping_waits_for_the_work_and_ends_it(events, options, monkeypatch):
+    monkeypatch.setattr(events.studio, "stopped", False)
+    statuses, images, entered, go_on = [], Painting.images, threading.Event(), threading.Event()
+
+    def slow_images(painting):
+        entered.set()
+        go_on.wait()
+        return images(painting)
+
+    monkeypatch.setattr(Painting, "images", slow_images)
+
+    def draw():
+        statuses.extend(status for status, *_ in events.sample([1], 2, 0, options))
+
+    drawing = threading.Thread(target=draw, daemon=True)
+    stopping = threading.Thread(target=events.studio.stop)
+    drawing.start()
+    entered.wait()
+    stopping.start()
+    stopping.join(0.2)
+    assert stopping.is_alive()
+    go_on.set()
+    stopping.join()
+    drawing.join()
+    assert 1 <= len(statuses) <= 2 and "2 of 32 tokens" in statuses[-1]
 
 
 def test_recipes_give_the_same_images(events, sampled, tmp_path):
