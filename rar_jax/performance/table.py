@@ -63,10 +63,16 @@ class Measured:
     """Variants that have been compiled. In a file, they are kept for a table that was stopped."""
 
     def __init__(self, path: str | None):
-        """Reads the variants of a JSON file, if there is one. `path` is None to keep nothing."""
+        """Reads the variants of a JSON file, if there is one. `path` is None to keep nothing.
+
+        Raises:
+          UserError: the file has other results.
+        """
         self._path = None if path is None else pathlib.Path(path)
         exists = self._path is not None and self._path.exists()
         self._found = json.loads(self._path.read_text()) if exists else []
+        if not isinstance(self._found, list):
+            raise UserError(f"json={path!r} has the results of another command: name another file")
 
     def __call__(self, variant: Variant) -> dict[str, Any]:
         """Returns the columns of a variant, which is compiled unless it was."""
@@ -83,8 +89,8 @@ class Measured:
 def _fastest(size: str, topology: str, measured: Measured) -> dict[str, Any]:
     """Returns a row: the variant with the least time of those that fit.
 
-    "dots" recomputes no linear layer, so it is the fastest where it fits. Elsewhere it is compared with smaller
-    microbatches, and with "block".
+    "dots" recomputes no linear layer and moves less than "none", so it is taken where it fits. Elsewhere smaller
+    microbatches are compared with "block".
     """
     fewest = TOPOLOGIES[topology][1]
     tried = []
@@ -108,7 +114,7 @@ def rows(topologies: Sequence[str], path: str | None = None) -> Iterator[dict[st
       path: JSON file of all variants that are compiled. Those that it already has are not compiled again.
 
     Raises:
-      UserError: a topology is not in the table, or its compiler is not installed.
+      UserError: a topology is not in the table, its compiler is not installed, or the file has other results.
     """
     for topology in topologies:
         if topology not in TOPOLOGIES:

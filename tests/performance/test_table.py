@@ -58,3 +58,9 @@ def test_a_table_that_was_stopped_compiles_only_the_rest(compiled, tmp_path):
 def test_an_unknown_topology_is_refused():
     with pytest.raises(UserError, match="topology='h200:3' is not in the table, which has h200:1, h200:8, "):
         next(table.rows(["h200:3"]))
+
+
+def test_a_file_with_other_results_is_refused(tmp_path):
+    (tmp_path / "analysis.json").write_text("{}")
+    with pytest.raises(UserError, match="has the results of another command: name another file"):
+        next(table.rows(["h200:8"], str(tmp_path / "analysis.json")))
