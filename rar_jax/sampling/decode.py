@@ -110,7 +110,9 @@ def begin_segment(network: CachedNetwork, all_segments: list[Segment], number: i
     longest = max(each.length for each in all_segments)
     length = longest if network.reads_parts_of_caches else segment.length
     places = PREFIX + segment.counts[:, None] + np.arange(segment.width)
-    modulation = network.modulate(jnp.asarray(places.ravel()))
+    # The compiler would compute the modulations of all segments before the first one, and keep them all in memory.
+    places, tokens = jax.lax.optimization_barrier((jnp.asarray(places.ravel()), tokens))
+    modulation = network.modulate(places)
     return State(tokens, [grow(cache, length) for cache in state.caches], modulation, state.kept)
 
 
