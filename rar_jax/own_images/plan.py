@@ -24,7 +24,9 @@ from rar_jax.parallel.mesh import make_mesh
 from rar_jax.performance.benchmarks import train, train_tokenizer
 from rar_jax.performance.benchmarks.steps import time_steps
 from rar_jax.performance.ceilings import product_rate
-from rar_jax.tokenizer_training.run import mesh_of
+from rar_jax.performance.costs import vqgan_train_flops
+from rar_jax.tokenizer_training.program import make_program
+from rar_jax.tokenizer_training.run import mesh_of, open_inception
 
 # Names of the files that a plan is written to.
 TOKENIZER, RAR, TEXT = "tokenizer.py", "rar.py", "plan.txt"
@@ -58,7 +60,7 @@ def this_machine() -> Machine:
 def _step_seconds(config: Any) -> float:
     """Times some training steps of a config, on random data."""
     if config.kind == "vqgan":
-        program = train_tokenizer.make_program(config)
+        program = make_program(config, open_inception(config))
         return time_steps(program, mesh_of(config), train_tokenizer.synthetic_batch(config), _TIMED_STEPS).median
     mesh = make_mesh(mesh_shape(config, jax.device_count()))
     return time_steps(train.make_program(config), mesh, train.synthetic_batch(config), _TIMED_STEPS).median
@@ -88,12 +90,13 @@ def write_plan(
       UserError: the time is too short, or the tokenizer does not fit the images.
     """
     folder, seconds = epath.Path(folder), 3600 * hours
-    first = plan_tokenizer(images, machine, _TOKENIZER_SHARE * seconds, published)
-    first.fields[""]["inception"] = inception
+    first = plan_tokenizer(images, machine, _TOKENIZER_SHARE * seconds, published, inception)
     codes = tokenizer_config(first.fields).model
     second = plan_rar(images, machine, (1 - _TOKENIZER_SHARE) * seconds, codes, str(folder))
     # Encoding takes about half of a forward pass, and a training step three.
-    encoding = first.image_seconds / 6 * (images.num_train + images.num_heldout)
+    encoding = machine.seconds(vqgan_train_flops(codes, images.image_size) / 6) * (
+        images.num_train + images.num_heldout
+    )
     # With guidance, an image takes two forward passes.
     num_samples = max(8 * images.num_classes, 1000)
     sampling = second.image_seconds * 2 / 3 * num_samples

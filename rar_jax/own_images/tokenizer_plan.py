@@ -28,7 +28,11 @@ def tokenizer_config(fields: Fields) -> TokenizerConfig:
 
 
 def plan_tokenizer(
-    images: Images, machine: Machine, seconds: float, published: tuple[str, VQGANConfig] | None = None
+    images: Images,
+    machine: Machine,
+    seconds: float,
+    published: tuple[str, VQGANConfig] | None = None,
+    inception: str = "",
 ) -> Part:
     """Plans the training of a tokenizer.
 
@@ -36,6 +40,7 @@ def plan_tokenizer(
       images, machine: what there is.
       seconds: time for the training, s.
       published: path of the weights of a tokenizer to fit to the images, and their sizes; None to train from scratch.
+      inception: path of the weights of the FID Inception network for the perceptual loss, or an empty text.
 
     Raises:
       UserError: the time is too short, or the published tokenizer does not fit the size of the images.
@@ -48,7 +53,7 @@ def plan_tokenizer(
         )
     batch = machine.batch_size(_BATCH)
     fields = _fields(images, machine, model, batch)
-    fields[""]["init_from"] = path
+    fields[""] |= {"init_from": path, "inception": inception}
     if published:
         fields["quantizer"] = {"kind": "vq"}
     step = machine.step_seconds(tokenizer_config(fields))
@@ -57,7 +62,7 @@ def plan_tokenizer(
         raise UserError(
             f"a tokenizer must see {_LEAST_IMAGES:,} images at least, which takes "
             f"{duration(_LEAST_IMAGES * step / batch)} on this machine, but there are {duration(seconds)} for it: set "
-            "more --hours, or a smaller --image_size"
+            f"more --hours, or a smaller --image_size{', or leave out --inception' if inception else ''}"
         )
     fields["train"]["steps"] = steps
     fields["eval"]["every"] = -(-steps // EVALUATIONS)

@@ -7,10 +7,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from rar_jax.models.inception import InceptionV3
+from rar_jax.checkpoints.weights import Weights
 from rar_jax.models.vqgan import VQGAN
 from rar_jax.parallel.mesh import replicated
 from rar_jax.tokenizer_config import TokenizerConfig
@@ -62,15 +63,16 @@ class TokenizerProgram(BaseProgram):
         return {"learning_rate": self.learning_rate(step)}
 
 
-def make_program(
-    config: TokenizerConfig, inception: InceptionV3 | None = None, weights: dict[str, Any] | None = None
-) -> TokenizerProgram:
+def make_program(config: TokenizerConfig, inception: Weights | None = None) -> TokenizerProgram:
     """Returns the program of a config.
 
     Args:
       config: the config.
-      inception, weights: the network of the perceptual distance, and its weights on the host; None without the loss.
+      inception: the FID Inception network, for the perceptual distance if `config.loss.perceptual` is above 0; None
+        without it.
     """
+    if not config.loss.perceptual:
+        inception = None
     model = VQGAN(config.model, jnp.dtype(config.train.dtype))
     loss, adam = config.loss, config.optimizer
     discriminator = Discriminator(loss.discriminator_width, loss.discriminator_layers) if loss.adversarial else None
@@ -79,7 +81,7 @@ def make_program(
     settings = TokenizerStep(
         model=model,
         discriminator=discriminator,
-        inception=inception,
+        inception=None if inception is None else inception.model,
         optimizer=optimizer,
         quantizer=config.quantizer,
         loss=loss,
@@ -87,4 +89,5 @@ def make_program(
         seed=config.seed,
     )
     init = functools.partial(init_state, model, discriminator, optimizer, config.quantizer, config.seed)
+    weights = None if inception is None else jax.tree.map(np.asarray, inception.params)
     return TokenizerProgram(settings, weights, learning_rate, init)

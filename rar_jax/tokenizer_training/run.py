@@ -115,17 +115,14 @@ def prepare(config: TokenizerConfig, folder: epath.PathLike, allow_config_change
     with together():
         check_folder("workdir", folder)
         check_stored_config(config, folder, allow_config_change)
-        inception = _open_inception(config)
+        inception = open_inception(config)
     if config.init_from and is_new(folder):
         with together():
             # `TokenizerRun.start` reads the weights again, so that they do not stay in memory.
             load_init_from(config)
     with together():
         images = open_images(config)
-    if inception is not None and config.loss.perceptual:
-        program = make_program(config, inception.model, jax.tree.map(np.asarray, inception.params))
-    else:
-        program = make_program(config)
+    program = make_program(config, inception)
     # Tokenizers compute in float32, whatever they were trained in.
     model = program.settings.model.clone(dtype=jnp.float32)
     extractor = None if inception is None else InceptionExtractor(inception.model, inception.params)
@@ -145,8 +142,12 @@ def prepare(config: TokenizerConfig, folder: epath.PathLike, allow_config_change
     )
 
 
-def _open_inception(config: TokenizerConfig) -> Weights | None:
-    """Returns the Inception network, for rFID and the perceptual distance, or None without one."""
+def open_inception(config: TokenizerConfig) -> Weights | None:
+    """Returns the Inception network of a config, for rFID and the perceptual distance, or None without one.
+
+    Raises:
+      UserError: the weights cannot be read.
+    """
     if not config.inception:
         return None
     try:

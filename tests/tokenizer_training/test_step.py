@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rar_jax.checkpoints.weights import Weights
 from rar_jax.parallel.mesh import make_mesh
 from rar_jax.tokenizer_training.losses import inception_distance
 from rar_jax.tokenizer_training.program import make_program
@@ -81,7 +82,7 @@ def test_the_weights_of_the_perceptual_distance_are_an_argument(tiny_tokenizer):
     losses, texts = [], []
     for seed in range(2):
         weights = jax.tree.map(np.asarray, Layers().init(jax.random.key(seed), images)["params"])
-        program = make_program(tiny_tokenizer(), Layers(), weights)
+        program = make_program(tiny_tokenizer(), Weights("inception", Layers(), weights, ""))
         state, batch = jax.jit(program.init)(), {"image": IMAGES}
         texts.append(program.lower_step(mesh, state, batch).as_text())
         codes = program.settings.model.apply({"params": state.params}, images, method="encode")

@@ -53,7 +53,7 @@ def time_steps(
     state = jax.block_until_ready(jax.jit(program.init, out_shardings=program.shardings(mesh))())
     batch = put_batch(batch, mesh)
     began = time.perf_counter()
-    step = program.jit_step(mesh).lower(state, batch).compile()
+    step = program.compile_step(mesh, state, batch)
     compiled, times = time.perf_counter() - began, []
     for number in range(_WARM_UP + steps):
         began = time.perf_counter()
