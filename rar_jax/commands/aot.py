@@ -71,9 +71,9 @@ def _advice(config: Config | TokenizerConfig) -> str:
 
 def _print_table() -> None:
     """Prints a row of Markdown for each size of the model and topology."""
-    print(table.HEADER)
-    for row in table.rows([_TOPOLOGY.value] if _TOPOLOGY.value else list(table.TOPOLOGIES), _JSON.value):
-        print(table.markdown(row), flush=True)
+    rows = table.rows([_TOPOLOGY.value] if _TOPOLOGY.value else list(table.TOPOLOGIES), _JSON.value)
+    for number, row in enumerate(rows):
+        print(table.markdown(row) if number else f"{table.HEADER}\n{table.markdown(row)}", flush=True)
     print("\nby count, not run")
 
 

@@ -17,8 +17,8 @@ _MULTIPLIERS = {4: (1, 2, 4), 8: (1, 2, 2, 4), 16: (1, 1, 2, 2, 4)}
 _GRID_SIDE = 8
 _LEVELS = (8, 8, 4, 4)
 _BATCH = 8
-# The glyphs' tokenizer is trained with 48,000 images. With much fewer no tokenizer is worth training.
-_IMAGES, _LEAST_IMAGES = 48_000, 2000
+# The glyphs' tokenizer is trained with 44,000 images. With much fewer no tokenizer is worth training.
+_IMAGES, _LEAST_IMAGES = 44_000, 2000
 _MOST_STEPS = 400_000
 
 
