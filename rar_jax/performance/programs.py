@@ -73,7 +73,7 @@ def compile_step(config: Config, topology: Topology) -> jax.stages.Compiled:
         "tokens": jax.ShapeDtypeStruct((batch_size, config.model.num_tokens), jnp.int32),
         "label": jax.ShapeDtypeStruct((batch_size,), jnp.int32),
     }
-    return _compile(program.jit_step(mesh).lower(state, _with_shardings(batch, batch_sharding(mesh))), topology)
+    return _compile(program.lower_step(mesh, state, _with_shardings(batch, batch_sharding(mesh))), topology)
 
 
 def compile_decode(config: Config, batch_size: int, topology: Topology) -> jax.stages.Compiled:
@@ -108,7 +108,7 @@ def compile_tokenizer_step(config: TokenizerConfig, topology: Topology) -> jax.s
     side = config.data.image_size
     images = jax.ShapeDtypeStruct((config.train.batch_size, side, side, 3), jnp.uint8)
     batch = {"image": _with_shardings(images, batch_sharding(mesh))}
-    return _compile(program.jit_step(mesh).lower(state, batch), topology)
+    return _compile(program.lower_step(mesh, state, batch), topology)
 
 
 def memory(compiled: jax.stages.Compiled) -> dict[str, float]:

@@ -1,14 +1,10 @@
 """The training program of a study's cells, compiled once for all cells of equal shapes."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
-from rar_jax.parallel.mesh import replicated
 from rar_jax.training.program import Program
 from rar_jax.training.state import TrainState
 from rar_jax.training.step import Batch, train_step
@@ -21,18 +17,7 @@ class CellProgram(Program):
     that differ in nothing else, and JAX's compilation cache then serves every cell but the first.
     """
 
-    def compile_step(self, mesh: Mesh, state: TrainState, batch: Batch) -> Callable[..., Any]:
-        """See `BaseProgram.compile_step`."""
-        numbers = self.numbers()
-        compiled = self.lower_step(mesh, state, batch).compile()
-        return lambda state, batch: compiled(state, batch, numbers)
-
-    def lower_step(self, mesh: Mesh, state: TrainState, batch: Batch) -> jax.stages.Lowered:
-        """Lowers the step, a function of (state, batch, numbers) that donates the state."""
-        step = self.jit_function(self._step_with, mesh, replicated(mesh))
-        return step.lower(state, batch, self.numbers())
-
-    def numbers(self) -> dict[str, np.ndarray]:
+    def arguments(self) -> dict[str, np.ndarray]:
         """Returns the settings of the step that are arguments."""
         config = self.step_config
         return {
@@ -43,10 +28,11 @@ class CellProgram(Program):
             "final_randomness": np.float32(config.final_randomness),
         }
 
-    def _step_with(
-        self, state: TrainState, batch: Batch, numbers: dict[str, jax.Array]
+    def step(
+        self, state: TrainState, batch: Batch, arguments: dict[str, jax.Array]
     ) -> tuple[TrainState, dict[str, jax.Array]]:
-        step_config = dataclasses.replace(self.step_config, **numbers)
+        """See `BaseProgram.step`."""
+        step_config = dataclasses.replace(self.step_config, **arguments)
         return train_step(state, batch, model=self.model, optimizer=self.optimizer, step_config=step_config)
 
 

@@ -9,11 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh
 
 from rar_jax.checkpoints.weights import Weights
 from rar_jax.models.vqgan import VQGAN
-from rar_jax.parallel.mesh import replicated
 from rar_jax.tokenizer_config import TokenizerConfig
 from rar_jax.tokenizer_training.discriminator import Discriminator
 from rar_jax.tokenizer_training.state import TokenizerState, init_state
@@ -37,26 +35,15 @@ class TokenizerProgram(BaseProgram):
     learning_rate: optax.Schedule
     init: Callable[[], TokenizerState]
 
-    def step(self, state: TokenizerState, batch: Batch) -> tuple[TokenizerState, Metrics]:
+    def arguments(self) -> dict[str, Any] | None:
+        """Returns the weights of the Inception network. As constants, they would make the program 90 MB larger."""
+        return self.inception
+
+    def step(
+        self, state: TokenizerState, batch: Batch, arguments: dict[str, Any] | None = None
+    ) -> tuple[TokenizerState, Metrics]:
         """Makes one update; see `step.train_step`."""
-        return train_step(state, batch, self.settings, self.inception)
-
-    def compile_step(self, mesh: Mesh, state: TokenizerState, batch: Batch) -> Callable[..., Any]:
-        """See `BaseProgram.compile_step`."""
-        inception = jax.device_put(self.inception, replicated(mesh))
-        compiled = self.lower_step(mesh, state, batch).compile()
-        return lambda state, batch: compiled(state, batch, inception)
-
-    def lower_step(self, mesh: Mesh, state: TokenizerState, batch: Batch) -> jax.stages.Lowered:
-        """Lowers the step, a function of (state, batch, inception) that donates the state.
-
-        As constants, the weights of the Inception network (90 MB) would be a part of the program.
-        """
-
-        def step(state, batch, inception):
-            return train_step(state, batch, self.settings, inception)
-
-        return self.jit_function(step, mesh, replicated(mesh)).lower(state, batch, self.inception)
+        return train_step(state, batch, self.settings, arguments)
 
     def schedules(self, step: jax.Array) -> dict[str, jax.Array]:
         """Returns the learning rate at an update."""

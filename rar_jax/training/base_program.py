@@ -37,9 +37,20 @@ class BaseProgram(abc.ABC):
     learning_rate: optax.Schedule
     init: Callable[[], State]
 
+    def arguments(self) -> Any:
+        """Returns a pytree of arrays that `step` also needs, and that are not constants of the compiled step."""
+        return ()
+
     @abc.abstractmethod
-    def step(self, state: State, batch: dict[str, jax.Array]) -> tuple[State, dict[str, jax.Array]]:
+    def step(
+        self, state: State, batch: dict[str, jax.Array], arguments: Any = ()
+    ) -> tuple[State, dict[str, jax.Array]]:
         """Makes one update: a pure function.
+
+        Args:
+          state: the state.
+          batch: the batch.
+          arguments: what `arguments` returns.
 
         Returns:
           The new state, and float32 scalars to log, among them loss, grad_norm, and skipped, which is 1 for an update
@@ -54,23 +65,26 @@ class BaseProgram(abc.ABC):
         """Returns the shardings of the state on a mesh, a tree like it."""
         return shardings(jax.eval_shape(self.init), mesh)
 
-    def jit_step(self, mesh: Mesh) -> Callable[..., tuple[State, dict[str, jax.Array]]]:
-        """Returns `step` as a jitted function of (state, batch) on a mesh. It donates the state."""
-        return self.jit_function(self.step, mesh)
-
-    def jit_function(self, step: Callable[..., Any], mesh: Mesh, *more: Any) -> Callable[..., Any]:
-        """Jits a function of (state, batch, ...) as `jit_step` does. `more` are shardings of its further arguments."""
+    def lower_step(self, mesh: Mesh, state: State, batch: dict[str, jax.Array]) -> jax.stages.Lowered:
+        """Lowers `step` on a mesh for the shapes of a state and a batch. It donates the state."""
         layout = self.shardings(mesh)
-        return jax.jit(
-            on_mesh(step, mesh),
-            in_shardings=(layout, batch_sharding(mesh), *more),
+        step = jax.jit(
+            on_mesh(self.step, mesh),
+            in_shardings=(layout, batch_sharding(mesh), replicated(mesh)),
             out_shardings=(layout, replicated(mesh)),
             donate_argnums=0,
         )
+        return step.lower(state, batch, self.arguments())
 
     def compile_step(self, mesh: Mesh, state: State, batch: dict[str, jax.Array]) -> Callable[..., Any]:
-        """Compiles `jit_step` for the shapes of a state and a batch. Returns a function of (state, batch)."""
-        return self.jit_step(mesh).lower(state, batch).compile()
+        """Compiles what `lower_step` returns, and puts the arguments on the devices.
+
+        Returns:
+          A function of (state, batch).
+        """
+        compiled = self.lower_step(mesh, state, batch).compile()
+        arguments = jax.device_put(self.arguments(), replicated(mesh))
+        return lambda state, batch: compiled(state, batch, arguments)
 
     def jit_schedules(self) -> Callable[[int], dict[str, jax.Array]]:
         """Returns `schedules` as a jitted function."""

@@ -43,12 +43,14 @@ class Program(BaseProgram):
                 f"config.train.attention='pallas' has kernels for NVIDIA GPUs only, and this is a {platform}: use 'xla'"
             )
 
-    def jit_step(self, mesh: Mesh) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
-        """See `BaseProgram.jit_step` and `check_devices`."""
+    def lower_step(self, mesh: Mesh, state: TrainState, batch: Batch) -> jax.stages.Lowered:
+        """See `BaseProgram.lower_step` and `check_devices`."""
         self.check_devices(mesh)
-        return super().jit_step(mesh)
+        return super().lower_step(mesh, state, batch)
 
-    def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+    def step(
+        self, state: TrainState, batch: Batch, arguments: tuple[()] = ()
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
         """Makes one update; see `training.step.train_step`."""
         return train_step(state, batch, model=self.model, optimizer=self.optimizer, step_config=self.step_config)
 

@@ -58,15 +58,16 @@ def program(model=MODEL, step_config=STEP_CONFIG):
 
 def compiled(model, shape):
     built = program(model)
-    step = built.jit_step(make_mesh(shape, jax.devices()[: math.prod(shape)]))
-    return step.lower(jax.eval_shape(built.init), batches(1)[0]).compile()
+    mesh = make_mesh(shape, jax.devices()[: math.prod(shape)])
+    return built.lower_step(mesh, jax.eval_shape(built.init), batches(1)[0]).compile()
 
 
 def run(shape, steps=5, model=MODEL, step_config=STEP_CONFIG):
     """Returns the losses of a few steps on a mesh, the final state, and the orders drawn at each step."""
     mesh = make_mesh(shape, jax.devices()[: math.prod(shape)])
     built = program(model, step_config)
-    step, state = built.jit_step(mesh), jax.jit(built.init, out_shardings=built.shardings(mesh))()
+    state = jax.jit(built.init, out_shardings=built.shardings(mesh))()
+    step = built.compile_step(mesh, state, batches(1)[0])
     draw = jax.jit(functools.partial(draw_examples, model, step_config))
     losses, orders = [], []
     for batch in batches(steps):
