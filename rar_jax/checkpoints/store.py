@@ -4,7 +4,7 @@ import contextlib
 import logging
 import math
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -41,7 +41,40 @@ def _wanted(like: Any, **options: Any) -> ocp.args.PyTreeRestore:
     return ocp.args.PyTreeRestore(like, restore_args=ocp.checkpoint_utils.construct_restore_args(like), **options)
 
 
-def _manager_options(config: CheckpointConfig | None, best_is_max: bool) -> ocp.CheckpointManagerOptions:
+class Best(preservation_policy.PreservationPolicy):
+    """Keeps the checkpoint with the best value of a metric.
+
+    Orbax's own policy knows what was measured before a checkpoint was saved. A run that is preempted in an evaluation
+    saves its checkpoint first, and measures it when it resumes.
+    """
+
+    def __init__(self, metric: str, is_max: bool, values: Mapping[int, float]):
+        """Args:
+        metric: name of the metric.
+        is_max: whether the largest value is the best, rather than the smallest.
+        values: step -> value, for the steps that were measured earlier.
+        """
+        self._metric, self._values = metric, dict(values)
+        self._choose = max if is_max else min
+
+    def add(self, step: int, measured: Mapping[str, float]) -> None:
+        """Takes the value of the metric from what was measured at a step, if it was."""
+        if self._metric in measured:
+            self._values[step] = measured[self._metric]
+
+    def should_preserve(
+        self,
+        checkpoints: Sequence[preservation_policy.PolicyCheckpointInfo],
+        *,
+        context: preservation_policy.PreservationContext,
+    ) -> Sequence[bool]:
+        """See Orbax. Of the checkpoints, those that were not measured are not kept."""
+        measured = [info.step for info in checkpoints if info.step in self._values]
+        best = self._choose(measured, key=self._values.__getitem__, default=None)
+        return [info.step == best for info in checkpoints]
+
+
+def _manager_options(config: CheckpointConfig | None, best: Best | None) -> ocp.CheckpointManagerOptions:
     options = ocp.CheckpointManagerOptions(enable_async_checkpointing=True, create=config is not None)
     if config is None:
         return options
@@ -49,12 +82,8 @@ def _manager_options(config: CheckpointConfig | None, best_is_max: bool) -> ocp.
     policies = [preservation_policy.LatestN(config.keep)]
     if config.keep_every:
         policies.append(preservation_policy.EveryNSteps(config.keep_every))
-    if config.best_metric:
-        sign = 1 if best_is_max else -1
-        options.best_fn = lambda metrics: sign * metrics[config.best_metric]
-        policies.append(
-            preservation_policy.BestN(get_metric_fn=options.best_fn, n=1, keep_checkpoints_without_metrics=False)
-        )
+    if best is not None:
+        policies.append(best)
     options.preservation_policy = preservation_policy.AnyPreservationPolicy(policies)
     return options
 
@@ -70,21 +99,19 @@ class _Manager(ocp.CheckpointManager):
 class CheckpointStore:
     """The checkpoints of one run's folder. Each holds the train state and the position in the data."""
 
-    def __init__(
-        self, run_folder: epath.PathLike, config: CheckpointConfig | None = None, *, best_is_max: bool = False
-    ):
+    def __init__(self, run_folder: epath.PathLike, config: CheckpointConfig | None = None, best: Best | None = None):
         """Opens the store.
 
         Args:
           run_folder: the run's folder; the checkpoints are in `checkpoints/` below it.
           config: which checkpoints are kept when one is saved; None opens the store for reading only.
-          best_is_max: whether the largest value of `config.best_metric` is the best, rather than the smallest.
+          best: which checkpoint is also kept as the best one; None keeps none.
         """
         self._run_folder = epath.Path(run_folder)
         self._folder = _absolute(self._run_folder) / FOLDER
-        self._best_metric = config.best_metric if config else ""
+        self._best = best
         handlers = {"state": ocp.PyTreeCheckpointHandler(), "data": ocp.JsonCheckpointHandler()}
-        self._manager = _Manager(self._folder, options=_manager_options(config, best_is_max), item_handlers=handlers)
+        self._manager = _Manager(self._folder, options=_manager_options(config, best), item_handlers=handlers)
         self._saved = True
         # The abandoned tasks of a failed save end, and print, much later, so the silence lasts until a save succeeds.
         self._quiet = contextlib.ExitStack()
@@ -97,7 +124,7 @@ class CheckpointStore:
         """The steps that have a checkpoint, ascending."""
         return sorted(self._manager.all_steps())
 
-    def save(self, state: Any, data_state: dict[str, Any], metrics: dict[str, float] | None = None) -> None:
+    def save(self, state: Any, data_state: dict[str, Any]) -> None:
         """Starts to save in the background. The state may be donated as soon as this returns.
 
         A save that fails is logged and leaves the older checkpoints as they are.
@@ -105,17 +132,14 @@ class CheckpointStore:
         Args:
           state: a pytree of arrays with an attribute `step`, int32 [].
           data_state: the position in the data; JSON values.
-          metrics: values measured for this state, which decide whether it is kept as the best.
         """
         step = int(state.step)
-        best = {self._best_metric: metrics[self._best_metric]} if self._best_metric in (metrics or {}) else None
         self._finish()
         self._quiet.callback(silence_saves())
         try:
             self._manager.save(
                 step,
                 args=ocp.args.Composite(state=ocp.args.PyTreeSave(state), data=ocp.args.JsonSave(data_state)),
-                metrics=best,
             )
         # TensorStore and the file system raise many kinds of errors, and training can continue after all of them.
         except Exception as error:
@@ -127,6 +151,11 @@ class CheckpointStore:
             target=self._complete, args=(step, self._given_up), name="checkpoint", daemon=True
         )
         self._watcher.start()
+
+    def add_measured(self, step: int, measured: Mapping[str, float]) -> None:
+        """Takes note of what was measured at a step, which decides whether its checkpoint is kept as the best one."""
+        if self._best is not None:
+            self._best.add(step, measured)
 
     def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
         """Returns the state and the position in the data of a step, after the checksums of all files are verified.

@@ -16,7 +16,7 @@ from clu import parameter_overview
 from etils import epath
 from jax.sharding import Mesh
 
-from rar_jax.checkpoints.store import CheckpointStore
+from rar_jax.checkpoints.store import Best, CheckpointStore
 from rar_jax.data.loader import DeviceBatches
 from rar_jax.errors import UserError
 from rar_jax.parallel.distributed import from_first, is_first, together
@@ -25,6 +25,7 @@ from rar_jax.run_folder import CONFIG_FILE, is_locked_by, lock, read_config
 from rar_jax.schema import check_same_run
 from rar_jax.training.base_program import BaseProgram, State
 from rar_jax.training.evaluators.evaluator import Evaluator, Measure
+from rar_jax.training.metrics import read_metrics
 
 _log = logging.getLogger(__name__)
 
@@ -164,7 +165,11 @@ def open_store(
     """
     # Locked before the store is opened, which deletes leftovers of interrupted saves.
     held = _lock(folder)
-    return CheckpointStore(folder, config.checkpoint, best_is_max=best is not None and best.larger_is_better), held
+    keep = None
+    if best is not None:
+        values = [(entry["step"], entry[best.name]) for entry in read_metrics(folder) if best.name in entry]
+        keep = Best(best.name, best.larger_is_better, dict(from_first(values)))
+    return CheckpointStore(folder, config.checkpoint, keep), held
 
 
 def _lock(folder: epath.Path) -> contextlib.ExitStack | None:

@@ -161,6 +161,7 @@ class _Loop:
         """Runs the evaluators that are due."""
         if self._evaluations.due(self.step):
             self._evaluations.run(self.step, self._state.sampling_params, self._preemption)
+            self._run.store.add_measured(self.step, self._evaluations.measured(self.step))
             self._timer.restart(self.step)
 
     def _save(self) -> None:
@@ -174,7 +175,7 @@ class _Loop:
         self._log.flush()
         self._evaluations.flush()
         position = {"loader": self._batches.get_state(), "pending": self._metrics.fetch_pending()}
-        self._run.store.save(self._state, position, self._evaluations.measured(self.step))
+        self._run.store.save(self._state, position)
         self._saved = self.step
 
 

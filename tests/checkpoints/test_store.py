@@ -14,7 +14,7 @@ import tensorstore
 from etils import epath
 
 from rar_jax.checkpoints.manifest import DamagedError, verify
-from rar_jax.checkpoints.store import CheckpointStore, _absolute
+from rar_jax.checkpoints.store import Best, CheckpointStore, _absolute
 from rar_jax.config import CheckpointConfig, OptimizerConfig
 from rar_jax.errors import UserError
 from rar_jax.models.rar import RAR
@@ -279,9 +279,12 @@ def test_the_newest_checkpoint_without_a_manifest_is_restored_with_a_warning(sav
 
 @pytest.mark.parametrize(("best_is_max", "best"), [(False, 1), (True, 2)])
 def test_the_best_checkpoint_is_kept(state, tmp_path, best_is_max, best):
-    store = CheckpointStore(tmp_path, CheckpointConfig(keep=1, best_metric="score"), best_is_max=best_is_max)
-    for step, score in ((1, 0.0), (2, 9.0), (3, 5.0)):
-        store.save(state.replace(step=np.int32(step)), {}, {"score": score})
+    scores = {1: 0.0, 2: 9.0, 3: 5.0}
+    # The first value is known from an earlier process.
+    store = CheckpointStore(tmp_path, CheckpointConfig(keep=1), Best("score", best_is_max, {1: scores[1]}))
+    for step in (1, 2, 3):
+        store.add_measured(step, {"score": scores[step]} if step > 1 else {"other": 1.0})
+        store.save(state.replace(step=np.int32(step)), {})
     assert store.close()
     assert CheckpointStore(tmp_path).steps == [best, 3]
 

@@ -1,5 +1,6 @@
 """Interrupted and damaged runs lose nothing that was saved, and report what happened."""
 
+import dataclasses
 import json
 import random
 import shutil
@@ -15,6 +16,7 @@ from conftest import ROOT
 
 from rar_jax.errors import UserError
 from rar_jax.training import loop
+from rar_jax.training.evaluators.heldout import HeldOutLosses
 from rar_jax.training.loop import NonFiniteError
 from rar_jax.training.metrics import read_metrics
 from rar_jax.training.preemption import Preempted, Preemption
@@ -185,19 +187,31 @@ def test_repeated_non_finite_updates_end_the_run_and_are_not_saved(small_config,
     run.close()
 
 
-def test_keep_policy(small_config, tmp_path):
+@pytest.mark.parametrize("asked", [None, AskedAt(0, 1)])
+def test_keep_policy(small_config, tmp_path, monkeypatch, asked):
+    """Also if the run is preempted while the best checkpoint is evaluated, which is then saved first."""
+
+    def evaluate(self, step, *arguments):
+        # The loss rises, so that the best checkpoint is not among the newest.
+        result = run(self, step, *arguments)
+        return dataclasses.replace(result, values=result.values | {"heldout/target_loss": float(step)})
+
+    run = HeldOutLosses.run
+    monkeypatch.setattr(HeldOutLosses, "run", evaluate)
     config = config_of(
         small_config,
         checkpoint={"every": 2, "keep": 2, "keep_every": 8, "best_metric": "heldout/target_loss"},
         eval={"every": 4, "samples_per_class": 0},
-        # The loss rises at the end, so that the best checkpoint is not among the newest.
-        optimizer={"learning_rate": 0.3},
     )
+
+    def steps():
+        return {int(path.name) for path in (tmp_path / "checkpoints").iterdir()}
+
+    if asked:
+        assert not loop.train(prepare(config, tmp_path), asked)
+        assert steps() == {2, 4} and "heldout/target_loss" not in read_metrics(tmp_path)[-1]
     assert loop.train(prepare(config, tmp_path))
-    evaluated = {e["step"]: e["heldout/target_loss"] for e in read_metrics(tmp_path) if "heldout/target_loss" in e}
-    best = min(evaluated, key=evaluated.get)
-    steps = {int(path.name) for path in (tmp_path / "checkpoints").iterdir()}
-    assert steps == {8, 16, 18, 20, best}
+    assert steps() == {4, 8, 16, 18, 20}
 
 
 def start(folder, devices, steps):
