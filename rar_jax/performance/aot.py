@@ -32,7 +32,7 @@ PROGRAMS = ("train", "sample", "tokenizer")
 def _traffic(parsed: Program, topology: Topology) -> tuple[dict[str, str], float, float]:
     """Returns a line about each kind of collective, and the bytes that a device sends: in total, and overlapped."""
     found = collectives(parsed, len(topology.devices))
-    if topology.is_gpu:
+    if topology.chip.is_gpu:
         # The schedule of a GPU program does not tell which transfers are hidden.
         found = [each._replace(overlapped=False) for each in found]
     lines = {}
@@ -40,7 +40,7 @@ def _traffic(parsed: Program, topology: Topology) -> tuple[dict[str, str], float
         same = [each for each in found if each.kind == kind]
         count, sent = sum(each.count for each in same), sum(each.count * each.sent for each in same)
         lines[kind] = f"{count}, sending {sent / 1e9:.3f} GB"
-        if not topology.is_gpu:
+        if not topology.chip.is_gpu:
             overlapped = sum(each.count * each.sent for each in same if each.overlapped)
             lines[kind] += f", {overlapped / 1e9:.3f} GB overlapped with computation"
     total = sum(each.count * each.sent for each in found)
@@ -111,7 +111,8 @@ def analyse(
     flops = work["model FLOP"] + work.get("recomputed FLOP", 0)
     waits = (sent - overlapped) / chip.link_rate
     step = sums["roofline with launches, ms"] / 1e3 + waits
-    if program == "sample":
+    if program == "sample" and work["passes"] > 1:
+        # The first pass, which reads the prefix, is not in the loop.
         sums["kernels of a pass"] = sums["kernels in loops"] / (work["passes"] - 1)
     return {
         f"{config.name}, {program}, on {name}": {

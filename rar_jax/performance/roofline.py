@@ -76,7 +76,7 @@ def summary(kernels: list[Kernel], chip: Chip) -> dict[str, dict[str, Any]]:
     """Returns the sections of a report: the sums over all kernels, by kind, by part, and the most costly kernels."""
     time = sum(seconds(kernel, chip) for kernel in kernels)
     runs = sum(kernel.count for kernel in kernels)
-    launches = 0.0 if "tpu" in chip.source else runs * LAUNCH
+    launches = runs * LAUNCH if chip.is_gpu else 0.0
     alike = _groups(kernels, chip, time, _likeness)
     names = {_likeness(kernel): kernel.name for kernel in kernels}
     return {

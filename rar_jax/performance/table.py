@@ -69,10 +69,14 @@ class Measured:
           UserError: the file has other results.
         """
         self._path = None if path is None else pathlib.Path(path)
-        exists = self._path is not None and self._path.exists()
-        self._found = json.loads(self._path.read_text()) if exists else []
+        self._found = []
+        if self._path is not None and self._path.exists():
+            try:
+                self._found = json.loads(self._path.read_text())
+            except json.JSONDecodeError:
+                self._found = None
         if not isinstance(self._found, list):
-            raise UserError(f"json={path!r} has the results of another command: name another file")
+            raise UserError(f"json={path!r} is a file of something else than this table: name another file")
 
     def __call__(self, variant: Variant) -> dict[str, Any]:
         """Returns the columns of a variant, which is compiled unless it was."""

@@ -17,8 +17,8 @@ from jax.experimental import topologies
 from rar_jax.errors import UserError
 from rar_jax.performance.chips import CHIPS, Chip
 
-TPUS = tuple(kind for kind, chip in CHIPS.items() if "tpu" in chip.source)
-GPUS = tuple(kind for kind, chip in CHIPS.items() if "NVIDIA" in chip.source)
+GPUS = tuple(kind for kind, chip in CHIPS.items() if chip.is_gpu)
+TPUS = tuple(kind for kind in CHIPS if kind not in GPUS)
 
 _TARGETS = pathlib.Path(__file__).parent / "gpu_targets"
 _MISSING = "topology={!r} needs {}: install it with launch/install.sh {}, which also works without {}"
@@ -36,10 +36,6 @@ class Topology(NamedTuple):
     devices: list[jax.Device]
     chip: Chip
     options: dict[str, Any]
-
-    @property
-    def is_gpu(self) -> bool:
-        return self.chip.source.startswith("NVIDIA")
 
 
 def _prepare_libtpu() -> None:
@@ -74,7 +70,7 @@ def _open_gpus(name: str, kind: str, sizes: str) -> Topology:
     """Returns GPUs: "8" is a node of eight, "2x8" two such nodes."""
     if not re.fullmatch(r"([1-9]\d*x)?[1-9]\d*", sizes):
         raise UserError(f"topology={name!r} must end with the number of GPUs or with nodes x GPUs, such as h200:2x8")
-    if importlib.util.find_spec("jax_plugins.xla_cuda12") is None:
+    if importlib.util.find_spec("jax_cuda12_plugin") is None:
         packages = "the GPU compiler, the package jax-cuda12-plugin (about 180 MB, no NVIDIA libraries)"
         raise UserError(_MISSING.format(name, packages, "aot", "a GPU"))
     # A topology of XLA is partitions x hosts x devices.
