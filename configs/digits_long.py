@@ -1,11 +1,10 @@
 """The digits, trained until raster order saturates: the base of the studies in configs/studies/."""
 
-import runpy
-from pathlib import Path
+from rar_jax.schema import config_beside
 
 
 def get_config():
-    config = runpy.run_path(str(Path(__file__).parent / "digits.py"))["get_config"]()
+    config = config_beside(__file__, "digits.py")
     config.name = "digits_long"
     config.model.update(dropout=0.1, attention_dropout=0.1)
     config.train.update(epochs=100, remat="none", log_every=89)

@@ -13,6 +13,8 @@ methods:
 
 import dataclasses
 import difflib
+import pathlib
+import runpy
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -23,6 +25,16 @@ from rar_jax.errors import UserError
 from rar_jax.fields import check_fields
 
 _Config = TypeVar("_Config")
+
+
+def config_beside(config_file: str, name: str) -> ml_collections.ConfigDict:
+    """Returns what another config file returns, for a file that changes a few of its fields.
+
+    Args:
+      config_file: `__file__` of the one.
+      name: path of the other, relative to the folder of the one, such as "digits.py".
+    """
+    return runpy.run_path(str(pathlib.Path(config_file).parent / name))["get_config"]()
 
 
 def to_config_dict(config: Any) -> ml_collections.ConfigDict:

@@ -1,8 +1,6 @@
 """Table 2 of the paper: the 15 windows of annealing, scaled to 100 epochs. Random training samples in random orders."""
 
-import runpy
-from pathlib import Path
-
+from rar_jax.schema import config_beside
 from rar_jax.studies.plan import RANDOM, TARGET, Row, Study
 
 # Start and end in percent of the run (in the paper, of 400 epochs) -> the paper's FID.
@@ -16,7 +14,7 @@ WINDOWS = {
 
 
 def get_study():
-    base = runpy.run_path(str(Path(__file__).parents[1] / "digits_long.py"))["get_config"]()
+    base = config_beside(__file__, "../digits_long.py")
     rows = [
         Row(
             f"{start}-{end}",

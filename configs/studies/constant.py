@@ -1,15 +1,13 @@
 """How much randomness is enough if it is never annealed: r is constant, from raster order (0) to random order (1)."""
 
-import runpy
-from pathlib import Path
-
+from rar_jax.schema import config_beside
 from rar_jax.studies.plan import Row, Study
 
 CONSTANTS = (0.0, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0)
 
 
 def get_study():
-    base = runpy.run_path(str(Path(__file__).parents[1] / "digits_long.py"))["get_config"]()
+    base = config_beside(__file__, "../digits_long.py")
     rows = [
         Row(
             f"{r:g}",

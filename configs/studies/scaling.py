@@ -1,8 +1,6 @@
 """Figure 4 of the paper: four sizes, with the ratios of RAR-B, RAR-L, RAR-XL and RAR-XXL."""
 
-import runpy
-from pathlib import Path
-
+from rar_jax.schema import config_beside
 from rar_jax.studies.plan import Row, Study
 
 # Width, depth and hidden width of the MLP: those of the paper divided by 32, 8 and 32.
@@ -11,7 +9,7 @@ PAPER = {"B / 32": 1.95, "L / 32": 1.70, "XL / 32": 1.50, "XXL / 32": 1.48}
 
 
 def get_study():
-    base = runpy.run_path(str(Path(__file__).parents[1] / "digits_long.py"))["get_config"]()
+    base = config_beside(__file__, "../digits_long.py")
     base.eval.update(score_every=1780, score_images=500)
     rows = [
         Row(label, {"model.width": width, "model.depth": depth, "model.mlp_width": mlp_width}, paper=PAPER[label])

@@ -1,8 +1,6 @@
 """Table 3 of the paper: the scan order to which training anneals."""
 
-import runpy
-from pathlib import Path
-
+from rar_jax.schema import config_beside
 from rar_jax.studies.plan import Row, Study
 
 # Scan order -> the paper's FID.
@@ -17,7 +15,7 @@ ORDERS = {
 
 
 def get_study():
-    base = runpy.run_path(str(Path(__file__).parents[1] / "digits_long.py"))["get_config"]()
+    base = config_beside(__file__, "../digits_long.py")
     rows = [Row(order, {"permutation.scan_order": order}, paper=fid) for order, fid in ORDERS.items()]
     return Study(
         base,

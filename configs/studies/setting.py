@@ -1,9 +1,8 @@
 """Dropout, learning rate and weight decay for raster order and for RAR, each with the same nine trials."""
 
 import itertools
-import runpy
-from pathlib import Path
 
+from rar_jax.schema import config_beside
 from rar_jax.studies.plan import Row, Study
 
 METHODS = {"raster": (0, 0), "RAR": (50, 75)}
@@ -12,7 +11,7 @@ TRIALS = (*itertools.product((0.1, 0.2, 0.3, 0.4), (1e-3, 3e-3), (0.03,)), (0.2,
 
 
 def get_study():
-    base = runpy.run_path(str(Path(__file__).parents[1] / "digits_long.py"))["get_config"]()
+    base = config_beside(__file__, "../digits_long.py")
     rows = [
         Row(
             f"{method}, dropout {dropout:g}, rate {rate:g}, weight decay {decay:g}",

@@ -1,8 +1,6 @@
 """What the paper leaves open: the shape of the annealing, and the window's position, when the mean of r is the same."""
 
-import runpy
-from pathlib import Path
-
+from rar_jax.schema import config_beside
 from rar_jax.studies.plan import Row, Study
 
 # Label -> start and end in epochs of 100, the final value of r, and the shape. The mean of r is 0.625 in each.
@@ -19,7 +17,7 @@ SHAPES = {
 
 
 def get_study():
-    base = runpy.run_path(str(Path(__file__).parents[1] / "digits_long.py"))["get_config"]()
+    base = config_beside(__file__, "../digits_long.py")
     rows = [
         Row(
             label,

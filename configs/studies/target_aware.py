@@ -1,8 +1,6 @@
 """Figure 3 of the paper: target-aware embeddings. Annealed and random training, with and without the embeddings."""
 
-import runpy
-from pathlib import Path
-
+from rar_jax.schema import config_beside
 from rar_jax.studies.plan import RANDOM, TARGET, Row, Study
 
 # Start and end of the annealing in epochs of 100.
@@ -10,7 +8,7 @@ WINDOWS = {"annealed": (50, 75), "random": (100, 100)}
 
 
 def get_study():
-    base = runpy.run_path(str(Path(__file__).parents[1] / "digits_long.py"))["get_config"]()
+    base = config_beside(__file__, "../digits_long.py")
     rows = [
         Row(
             f"{name}, {'with' if target_aware else 'without'}",

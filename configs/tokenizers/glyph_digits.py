@@ -1,11 +1,10 @@
 """A smaller tokenizer for the ten digits of the glyphs, with 256 codes. It trains in three minutes on two CPU cores."""
 
-import runpy
-from pathlib import Path
+from rar_jax.schema import config_beside
 
 
 def get_config():
-    config = runpy.run_path(str(Path(__file__).parent / "glyphs.py"))["get_config"]()
+    config = config_beside(__file__, "glyphs.py")
     config.name = "tokenizer_glyph_digits"
     config.model.codebook_size = 256
     config.quantizer.levels = (4, 4, 4, 4)
