@@ -10,7 +10,6 @@ import os
 import re
 import signal
 import sys
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
@@ -19,7 +18,7 @@ import jax
 from absl import app, flags
 
 from rar_jax.config import Config
-from rar_jax.errors import UserError
+from rar_jax.errors import UserError, mistake_in_file
 from rar_jax.files import cache_folder
 from rar_jax.schema import field_paths, unknown_field
 
@@ -77,25 +76,6 @@ def _config_file(argv: Sequence[str]) -> str | None:
     return None
 
 
-def _config_mistake(path: str, error: BaseException) -> str | None:
-    """Returns one line for an exception that a config file raised, or None if it did not come from that file.
-
-    ml_collections and absl replace some exceptions by their own, so that the chain of exceptions is searched.
-    """
-    cause = error
-    while (cause.__cause__ or cause.__context__) is not None:
-        cause = cause.__cause__ or cause.__context__
-    file = os.path.abspath(path)
-    lines = [
-        line for frame, line in traceback.walk_tb(cause.__traceback__)
-        if os.path.abspath(frame.f_code.co_filename) == file
-    ]  # fmt: skip
-    message = " ".join(str(cause).split())
-    if isinstance(cause, SyntaxError) and cause.filename and os.path.abspath(cause.filename) == file:
-        lines, message = [cause.lineno], cause.msg
-    return f"{path}, line {lines[-1]}: {type(cause).__name__}: {message}" if lines else None
-
-
 def _parse_flags(argv: Sequence[str]) -> list[str]:
     """Parses flags. A mistake in them or in the config file ends the program with one line."""
     _check_overrides(argv)
@@ -116,7 +96,7 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
         message = f"{lines[0]} {lines[-1]}" if len(lines) > 1 else lines[0]
         if path is not None and not isinstance(error, flags.Error):
             message = f"--config={path}: {message}"
-        fail((path and _config_mistake(path, error)) or message)
+        fail((path and mistake_in_file(path, error)) or message)
     for name in flags.FLAGS:
         if len(rest) > 1 and flags.FLAGS[name].value is None and getattr(flags.FLAGS[name], "is_argument", False):
             flags.FLAGS[name].value = rest.pop(1)

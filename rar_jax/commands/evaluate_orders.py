@@ -15,9 +15,10 @@ from rar_jax.data.datasets import open_datasets
 from rar_jax.errors import UserError
 from rar_jax.evaluation.report import report_folder
 from rar_jax.evaluation.sample_scores import DigitsScorer
+from rar_jax.evaluation.tables import table
 from rar_jax.generate import Generator, load
 from rar_jax.generation.any_order import Grid, Subject
-from rar_jax.generation.any_order_report import PICTURE, REPORT, SECTIONS, measure, table
+from rar_jax.generation.any_order_report import PICTURE, REPORT, SECTIONS, measure
 from rar_jax.sampling.options import DRAWN_ORDERS
 
 _CHECKPOINT = shared_flags.define_checkpoint()

@@ -12,6 +12,7 @@ import pathlib
 import sys
 
 from absl import flags
+from etils import epath
 
 from rar_jax.commands import cli, shared_flags
 from rar_jax.errors import UserError
@@ -41,7 +42,7 @@ def main(argv):
     study = load_study(file)
     cells = cells_of(study)
     index, count = shared_flags.share_of_work(_PROCESS.value, _COUNT.value)
-    folder = pathlib.Path(_OUT.value or f"runs/studies/{file.stem}")
+    folder = epath.Path(_OUT.value or f"runs/studies/{file.stem}")
     check_folder("out", folder)
     results = Results(folder, cells, read_results("docs/results"))
     # Without a lock, a second start would find the runs of the first one locked, and count their cells as failed.
@@ -50,7 +51,7 @@ def main(argv):
     found = results.write()
     failed = [cell for cell in found if "error" in cell]
     if any("scores" in cell for cell in found):
-        print("\n".join(write_report(study, found, folder)))
+        print("\n".join(write_report(study, cells, found, folder)))
         print(f"{folder}: {RESULTS}, {TABLE}, {FIGURE}; {len(found) - len(failed)} of {len(cells)} cells")
     if not complete:
         sys.exit(cli.PREEMPTED)

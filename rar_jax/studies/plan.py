@@ -11,33 +11,61 @@ import ml_collections
 from etils import epath
 
 from rar_jax.config import Config, from_config_dict
-from rar_jax.errors import UserError
+from rar_jax.data.digits import digits_split
+from rar_jax.errors import UserError, mistake_in_file, naming
 from rar_jax.fields import check_fields, setting
 from rar_jax.schema import field_paths, flat_fields, unknown_field
 
 # The orders in which a study samples: the config's scan order, and a random order for each image.
 TARGET, RANDOM = "target", "random"
 _ORDERS = (TARGET, RANDOM)
-# The label of every score, for tables and figures.
-LABELS = {
-    "validation_end": "validation loss at the end",
-    "validation_best": "validation loss at the best step",
-    "loss_end": "loss at the end",
-    "loss_best": "loss at the best step",
-    "random_loss_end": "loss in random order",
-    "random_loss_best": "loss in random order at the best step",
-    "frechet": "Frechet distance",
-    "frechet_guided": "Frechet, guided",
-    "precision": "precision",
-    "precision_guided": "precision, guided",
-    "recall": "recall",
-    "recall_guided": "recall, guided",
-    "accuracy": "recognised",
-    "accuracy_guided": "recognised, guided",
-    "nearest": "distance to training images",
-    "nearest_guided": "distance to training images, guided",
-    "guidance_scale": "guidance scale",
-    "best_step": "best step",
+
+
+class Score(NamedTuple):
+    """A score of a cell.
+
+    Attributes:
+      label: its name in tables and figures.
+      compared: whether rows can be compared by it, which needs that smaller values are better.
+    """
+
+    label: str
+    compared: bool = True
+
+
+# Of the validation images: all that a study that chooses settings reads.
+VALIDATION_SCORES = {
+    "validation_end": Score("validation loss at the end"),
+    "validation_best": Score("validation loss at the best step"),
+    "best_step": Score("best step", compared=False),
+}
+_LOSSES = {
+    "loss_end": Score("loss at the end"),
+    "loss_best": Score("loss at the best step"),
+    "random_loss_end": Score("loss in random order at the end"),
+    "random_loss_best": Score("loss in random order at the best step"),
+}
+# Of samples; those in orders other than a row's first have the order's name before theirs.
+_SAMPLE_SCORES = {
+    "frechet": Score("Frechet distance"),
+    "frechet_guided": Score("Frechet, guided"),
+    "precision": Score("precision", compared=False),
+    "precision_guided": Score("precision, guided", compared=False),
+    "recall": Score("recall", compared=False),
+    "recall_guided": Score("recall, guided", compared=False),
+    "accuracy": Score("recognised", compared=False),
+    "accuracy_guided": Score("recognised, guided", compared=False),
+    "nearest": Score("distance to training images", compared=False),
+    "nearest_guided": Score("distance to training images, guided", compared=False),
+    "guidance_scale": Score("guidance scale", compared=False),
+}
+# What is kept of the evaluations during training: name -> title of its panel.
+CURVES = {
+    "heldout/target_loss": "validation loss in the target order",
+    "heldout/random_loss": "validation loss in random order",
+    "train/target_loss": "training loss in the target order",
+    "score/frechet_pixels_unguided": "Frechet distance without guidance",
+    "score/frechet_pixels_guided": "Frechet distance with guidance",
 }
 # The scores in the table of a study that names none.
 COLUMNS = (
@@ -45,7 +73,9 @@ COLUMNS = (
     "accuracy_guided", "nearest_guided",
 )  # fmt: skip
 # Prefixes of fields that may change when a run resumes (`Config.may_change`), but that the scores depend on.
-_SCORES_DEPEND_ON = ("eval.every", "eval.num_images", "eval.score_", "sample.", "train.stop_step")
+_SCORES_DEPEND_ON = ("eval.every", "eval.num_images", "eval.score_", "init_from", "sample.", "train.stop_step")
+# Prefixes of fields that the study sets itself.
+_SET_BY_STUDY = ("seed", "name", "checkpoint.")
 _DIGEST_LENGTH = 16
 
 
@@ -108,8 +138,8 @@ class Cell(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Name of the cell in messages and of its folder."""
-        return f"{self.row.label.replace('/', '_').replace(' ', '_')}-seed{self.seed}"
+        """Name of the cell in messages and of its folder, which no cell with other results has."""
+        return f"{self.row.label.replace('/', '_').replace(' ', '_')}-seed{self.seed}-{self.digest}"
 
 
 def load_study(path: epath.PathLike) -> Study:
@@ -121,67 +151,96 @@ def load_study(path: epath.PathLike) -> Study:
     if not epath.Path(path).is_file():
         raise UserError(f"{path}: there is no such file; name a study, such as configs/studies/annealing.py")
     try:
-        study = runpy.run_path(str(path))["get_study"]()
+        get_study = runpy.run_path(str(path)).get("get_study")
+        study = get_study and get_study()
     # A study file is Python code of the user, which can raise any exception.
     except Exception as error:
-        raise UserError(f"{path}: {type(error).__name__}: {error}") from None
+        raise UserError(mistake_in_file(path, error) or f"{path}: {type(error).__name__}: {error}") from None
     if not isinstance(study, Study):
-        raise UserError(f"{path}: get_study() must return a rar_jax.studies.plan.Study, not {type(study).__name__}")
-    check_fields(study, f"{path}: study.")
-    for score in (study.compare, *study.columns):
-        if _plain(score) not in LABELS:
-            raise UserError(f"{path}: there is no score {score!r}; choose from {', '.join(LABELS)}")
+        raise UserError(f"{path}: it must define get_study(), which returns a rar_jax.studies.plan.Study")
+    with naming(str(path)):
+        check_fields(study, "study.")
+        _check_scores(study)
     return study
 
 
-def _plain(score: str) -> str:
-    """Returns the name of a score without the name of an order before it."""
-    return score if score in LABELS else score.removeprefix(f"{RANDOM}_").removeprefix(f"{TARGET}_")
+def _check_scores(study: Study) -> None:
+    """Raises a `UserError` if the table or the comparison needs a score that no row has, or guidance has no scales."""
+    known = scores_of(study)
+    for field, names in (("compare", (study.compare,)), ("columns", study.columns)):
+        if unknown := [name for name in names if name not in known]:
+            raise UserError(f"study.{field}: {unknown[0]!r} is no score of the study; choose from {', '.join(known)}")
+    if not known[study.compare].compared:
+        better = ", ".join(name for name, score in known.items() if score.compared)
+        raise UserError(f"study.compare={study.compare!r} must be a score that is better if smaller: {better}")
+    if not study.guidance_scales:
+        raise UserError("study.guidance_scales=() must have at least one scale")
 
 
-def label_of(score: str) -> str:
-    """Returns the label of a score, which may have the name of an order before its own."""
-    plain = _plain(score)
-    return LABELS[plain] + (f", {score.removesuffix(f'_{plain}')} order" if plain != score else "")
+def scores_of(study: Study) -> dict[str, Score]:
+    """Returns the scores that rows of a study have, by name."""
+    if study.choosing:
+        return VALIDATION_SCORES
+    scores = VALIDATION_SCORES | _LOSSES | _SAMPLE_SCORES
+    for order in sorted({order for row in study.rows for order in row.orders[1:]}):
+        scores |= {
+            f"{order}_{name}": Score(f"{label}, {order} order", compared)
+            for name, (label, compared) in _SAMPLE_SCORES.items()
+        }
+    return scores
 
 
 def cells_of(study: Study) -> list[Cell]:
     """Returns the cells of a study: all rows with the first seed, then all with the second, and so on.
 
     Raises:
-      UserError: a row has an unknown field, a config that is not valid, or the label of another row; or the data of a
-        row cannot be scored.
+      UserError: a row has an unknown field, a config that is not valid, or the label or the settings of another row; or
+        the data of a row cannot be scored.
     """
     labels = [row.label for row in study.rows]
     for label in labels:
         if labels.count(label) > 1:
             raise UserError(f"row {label!r} is in the study twice: give each row its own label")
-    return [_cell(study, row, seed) for seed in range(study.seeds) for row in study.rows]
+    cells, rows = [], {}
+    for seed in range(study.seeds):
+        for row in study.rows:
+            with naming(f"row {row.label!r}"):
+                cells.append(_cell(study, row, seed))
+            if (first := rows.setdefault(cells[-1].digest, row.label)) != row.label:
+                raise UserError(f"row {row.label!r} has the same settings as row {first!r}: leave one out")
+    return cells
 
 
 def _cell(study: Study, row: Row, seed: int) -> Cell:
+    """Returns a cell. Raises a `UserError`, without the row's name, if it cannot be trained or scored."""
     fields = study.base.copy_and_resolve_references()
     fields.seed, fields.name = seed, f"{row.label}-{seed}"
     for path, value in row.fields.items():
         if path not in field_paths(Config):
-            raise UserError(f"row {row.label!r}: {unknown_field(path, Config)}")
+            raise UserError(unknown_field(path, Config))
+        if path.startswith(_SET_BY_STUDY):
+            raise UserError(f"{path}={value!r}: the study sets this field; leave it out")
         *sections, name = path.split(".")
         section = fields
         for each in sections:
             section = section[each]
-        section[name] = value
+        try:
+            section[name] = value
+        except TypeError as error:
+            raise UserError(f"config.{path}={value!r}: {error}") from None
     # The best step is chosen among checkpoints, so that every evaluation has one.
     fields.checkpoint.update(every=fields.eval.every, best_metric="heldout/target_loss", keep=1)
-    try:
-        config = from_config_dict(fields)
-    except UserError as error:
-        raise UserError(f"row {row.label!r}: {error}") from None
-    if not config.eval.num_images:
-        raise UserError(f"row {row.label!r}: config.eval.num_images=0 would leave no held-out images to report")
+    config = from_config_dict(fields)
     if config.data.name != "digits":
-        raise UserError(f"row {row.label!r}: config.data.name={config.data.name!r} must be digits, which are scored")
-    if unknown := [order for order in row.orders if order not in _ORDERS]:
-        raise UserError(f"row {row.label!r}: orders={unknown[0]!r} must be some of {', '.join(_ORDERS)}")
+        raise UserError(f"config.data.name={config.data.name!r} must be digits, which are scored")
+    heldout = len(digits_split("heldout")[1])
+    if not 0 < config.eval.num_images < heldout:
+        raise UserError(
+            f"config.eval.num_images={config.eval.num_images} must be from 1 to {heldout - 1}: the other held-out "
+            "digits are reported"
+        )
+    if not row.orders or not set(row.orders) <= set(_ORDERS):
+        raise UserError(f"orders={row.orders} must be some of {', '.join(_ORDERS)}")
     return Cell(row, seed, config, _digest(study, row, config))
 
 

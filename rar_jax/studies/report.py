@@ -9,22 +9,15 @@ import scipy.stats
 from etils import epath
 
 from rar_jax.evaluation.intervals import Mean, holm, mean_of, paired_p_value
+from rar_jax.evaluation.tables import table
 from rar_jax.files import write_atomically
-from rar_jax.generation.any_order_report import table
 from rar_jax.images.plots import Line
 from rar_jax.images.row_plots import Bars, Curves, plot_rows
 from rar_jax.performance.costs import train_flops
-from rar_jax.studies.plan import Row, Study, cells_of, label_of
+from rar_jax.studies.plan import CURVES, Cell, Study, scores_of
 from rar_jax.studies.run import Result
 
 TABLE, FIGURE = "table.txt", "figure.png"
-_CURVES = {
-    "heldout/target_loss": "validation loss in the target order",
-    "heldout/random_loss": "validation loss in random order",
-    "train/target_loss": "training loss in the target order",
-    "score/frechet_pixels_unguided": "Frechet distance without guidance",
-    "score/frechet_pixels_guided": "Frechet distance with guidance",
-}
 
 # Row label -> seed -> scores.
 Scores = dict[str, dict[int, dict[str, float]]]
@@ -77,35 +70,36 @@ def rank_correlation(study: Study, scores: Scores, name: str) -> tuple[float, in
 
 def report_lines(study: Study, scores: Scores) -> list[str]:
     """Returns the lines of the table and what is below it."""
-    columns = {name: means(scores, name) for name in study.columns}
+    known, columns = scores_of(study), {name: means(scores, name) for name in study.columns}
     p_values = differences(scores, study.compare)
     rows = []
     for row in study.rows:
         if row.label not in scores:
             continue
-        values = {label_of(name): column.get(row.label, "") for name, column in columns.items()}
+        values = {known[name].label: column.get(row.label, "") for name, column in columns.items()}
         paper = {"paper's FID": f"{row.paper:.2f}"} if row.paper is not None else {}
         p_value = {"p": f"{p_values[row.label]:.2g}" if row.label in p_values else ""}
         rows.append({"row": row.label, "seeds": len(scores[row.label])} | values | p_value | paper)
-    compared = label_of(study.compare)
     lines = [study.title, "", *table(rows), ""]
     lines.append("Means over seeds and 95% intervals by Student's t; losses in nats a token, of held-out images.")
     lines.append(
-        f"p: paired two-sided t-test of the {compared} against the best row, after Holm's correction for the rows."
+        f"p: paired two-sided t-test against the best row of the {known[study.compare].label}, after Holm's correction "
+        "for the rows."
     )
     for name in dict.fromkeys((study.compare, *study.columns)):
-        if (found := rank_correlation(study, scores, name)) is not None:
+        if known[name].compared and (found := rank_correlation(study, scores, name)) is not None:
             lines.append(
-                f"Rank correlation of the {label_of(name)} with the paper's FID: {found[0]:.2f}, {found[1]} rows."
+                f"Rank correlation of the {known[name].label} with the paper's FID: {found[0]:.2f}, {found[1]} rows."
             )
     return lines
 
 
-def write_report(study: Study, found: Sequence[Result], folder: epath.PathLike) -> list[str]:
+def write_report(study: Study, cells: Sequence[Cell], found: Sequence[Result], folder: epath.PathLike) -> list[str]:
     """Writes table.txt and figure.png.
 
     Args:
       study: the study.
+      cells: its cells.
       found: the cells of results.json, of which at least one is finished.
       folder: the study's folder.
 
@@ -115,53 +109,46 @@ def write_report(study: Study, found: Sequence[Result], folder: epath.PathLike) 
     folder, scores = epath.Path(folder), scores_by_row(study, found)
     lines = report_lines(study, scores)
     write_atomically(folder / TABLE, "\n".join(lines) + "\n")
-    plot_rows(folder / FIGURE, study.title, list(scores), _panels(study, scores), _curves(study, scores, found))
+    plot_rows(folder / FIGURE, study.title, list(scores), _panels(study, scores), _curves(cells, scores, found))
     return lines
 
 
 def _panels(study: Study, scores: Scores) -> dict[str, list[Bars]]:
     """Returns a panel for the score that is compared, and one for the Frechet distances."""
-    groups = {label_of(study.compare): [study.compare]}
-    groups["Frechet distance of samples"] = [name for name in study.columns if "frechet" in name]
-    panels = {}
-    for title, names in groups.items():
-        if names:
-            panels[title] = [_bars(scores, name) for name in names]
+    known = scores_of(study)
+    panels = {known[study.compare].label: [_bars(scores, study.compare, known[study.compare].label)]}
+    if distances := [name for name in study.columns if "frechet" in name]:
+        panels["Frechet distance of samples"] = [_bars(scores, name, known[name].label) for name in distances]
     return panels
 
 
-def _bars(scores: Scores, name: str) -> Bars:
+def _bars(scores: Scores, name: str, label: str) -> Bars:
     found = means(scores, name)
     missing = Mean(math.nan, None, ())
     rows = [found.get(label, missing) for label in scores]
-    return Bars(
-        label_of(name), [row.mean for row in rows], [row.half_width or 0 for row in rows], [row.values for row in rows]
-    )
+    return Bars(label, [row.mean for row in rows], [row.half_width or 0 for row in rows], [row.values for row in rows])
 
 
-def _curves(study: Study, scores: Scores, found: Sequence[Result]) -> list[Curves]:
+def _curves(cells: Sequence[Cell], scores: Scores, found: Sequence[Result]) -> list[Curves]:
     """Returns the panels of what was measured during training, means over the finished seeds of each row."""
     panels = []
-    for name, title in _CURVES.items():
-        lines = [_line(scores, found, row, name) for row in study.rows if row.label in scores]
+    for name, title in CURVES.items():
+        lines = [_line(found, label, number, name) for number, label in enumerate(scores)]
         if any(line.points for line in lines):
             panels.append(Curves(title, "step", lines))
-    configs = [cell.config for cell in cells_of(study)[: len(study.rows)]]
-    sizes = [config.train.batch_size * train_flops(config.model) for config in configs]
-    if len(set(sizes)) > 1:
-        by_row = dict(zip([row.label for row in study.rows], sizes, strict=True))
-        steps = next(panel for panel in panels if panel.title == _CURVES["train/target_loss"])
+    flops = {cell.row.label: cell.config.train.batch_size * train_flops(cell.config.model) for cell in cells}
+    if len(set(flops.values())) > 1:
+        steps = next(panel for panel in panels if panel.title == CURVES["train/target_loss"])
         lines = [
-            dataclasses.replace(line, points=[(step * by_row[line.label], value) for step, value in line.points])
+            dataclasses.replace(line, points=[(step * flops[line.label], value) for step, value in line.points])
             for line in steps.lines
         ]
         panels.append(Curves(steps.title, "FLOPs", lines))
     return panels
 
 
-def _line(scores: Scores, found: Sequence[Result], row: Row, name: str) -> Line:
-    """Returns the mean curve of a row. Its seeds were evaluated at the same steps."""
-    curves = [cell["curves"][name] for cell in found if cell["row"] == row.label and name in cell.get("curves", ())]
+def _line(found: Sequence[Result], label: str, number: int, name: str) -> Line:
+    """Returns the mean curve of a row, the `number`-th one. Its seeds were evaluated at the same steps."""
+    curves = [cell["curves"][name] for cell in found if cell["row"] == label and name in cell.get("curves", ())]
     points = [(step, value) for step, value in np.mean(curves, axis=0)] if curves else []
-    number = list(scores).index(row.label)
-    return Line(points, row.label, f"C{number % 10}", "-" if number < 10 else "--")
+    return Line(points, label, f"C{number % 10}", "-" if number < 10 else "--")

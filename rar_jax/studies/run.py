@@ -9,6 +9,7 @@ from typing import Any
 
 from etils import epath
 
+from rar_jax.errors import UserError
 from rar_jax.files import read_json_lines, write_atomically
 from rar_jax.progress import Progress
 from rar_jax.studies.plan import Cell, Study
@@ -24,7 +25,7 @@ _log = logging.getLogger(__name__)
 RESULTS = "results.json"
 _CELLS, _RUNS = "cells", "runs"
 
-# The results of a cell: row, fields, seed, digest, and either scores and curves, or error.
+# The results of a cell: row, fields, seed, digest, and either scores, seconds and curves, or error.
 Result = dict[str, Any]
 
 
@@ -51,10 +52,11 @@ class Results:
 
     def read(self, cell: Cell) -> Result | None:
         """Returns the results of a cell, which may be an error, or None if it was not tried."""
-        if cell.digest in self._earlier:
-            return self._earlier[cell.digest] | {"row": cell.row.label}
-        file = self._folder / _CELLS / f"{cell.digest}.json"
-        return json.loads(file.read_text()) if file.exists() else None
+        found, file = self._earlier.get(cell.digest), self._folder / _CELLS / f"{cell.digest}.json"
+        if found is None and file.exists():
+            found = json.loads(file.read_text())
+        # The same settings can be those of a row with another label, of this study or an earlier version of it.
+        return None if found is None else found | self._description(cell)
 
     def finished(self, cell: Cell) -> bool:
         """Returns whether a cell is trained and scored."""
@@ -62,10 +64,13 @@ class Results:
 
     def add(self, cell: Cell, values: Mapping[str, Any]) -> None:
         """Writes what was found for a cell, and results.json anew with the cells of all processes."""
-        result = {"row": cell.row.label, "fields": dict(cell.row.fields), "seed": cell.seed, "digest": cell.digest}
-        text = json.dumps(result | dict(values)) + "\n"
+        text = json.dumps(self._description(cell) | dict(values)) + "\n"
         write_atomically(self._folder / _CELLS / f"{cell.digest}.json", text)
         self.write()
+
+    @staticmethod
+    def _description(cell: Cell) -> Result:
+        return {"row": cell.row.label, "fields": dict(cell.row.fields), "seed": cell.seed, "digest": cell.digest}
 
     def write(self) -> list[Result]:
         """Writes results.json with a line for each cell, in the order of the study. Returns the cells."""
@@ -100,7 +105,7 @@ def run_cells(
             return False
         # Whatever ends one cell, such as updates that are not finite, must not end the study.
         except Exception as error:
-            _log.exception("cell %s failed", cell.name)
+            _log.error("cell %s failed: %s", cell.name, error, exc_info=not isinstance(error, UserError))
             values = {"error": f"{type(error).__name__}: {error}"}
         results.add(cell, values)
         progress.update(note=cell.name)

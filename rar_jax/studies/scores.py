@@ -19,17 +19,9 @@ from rar_jax.models.rar import RAR
 from rar_jax.parallel.mesh import make_mesh, replicated
 from rar_jax.sampling.options import Options
 from rar_jax.sampling.sampler import Sampler, sample_tokens
-from rar_jax.studies.plan import RANDOM, Cell, Study
+from rar_jax.studies.plan import CURVES, RANDOM, Cell, Study
 from rar_jax.training.metrics import read_metrics
 
-# What is kept of the evaluations during training.
-CURVES = (
-    "heldout/target_loss",
-    "heldout/random_loss",
-    "train/target_loss",
-    "score/frechet_pixels_unguided",
-    "score/frechet_pixels_guided",
-)
 _BATCH_SIZE = 250
 # Added to the seed of the samples that guidance is tuned with, so that the reported samples are new ones.
 _TUNING_SEED = 1_000_000
@@ -53,7 +45,7 @@ def heldout_images(datasets: Datasets, config: Config) -> tuple[Images, Images]:
 
 
 def read_curves(folder: epath.PathLike) -> dict[str, list[tuple[int, float]]]:
-    """Returns those of `CURVES` that a run has measured: name -> (step, value) pairs."""
+    """Returns those of `plan.CURVES` that a run has measured: name -> (step, value) pairs."""
     lines = read_metrics(folder)
     curves = {name: [(line["step"], line[name]) for line in lines if name in line] for name in CURVES}
     return {name: points for name, points in curves.items() if points}
@@ -75,7 +67,7 @@ class CellScorer:
         self._training = datasets.train.read(np.arange(datasets.train.num_records))["tokens"]
 
     def score(self, folder: epath.PathLike) -> dict[str, float]:
-        """Returns the scores of the run in a folder: name in `plan.LABELS` -> value.
+        """Returns the scores of the run in a folder: name in `plan.scores_of` -> value.
 
         Losses are those of the reported images, in nats a token, after the last step and after the step with the
         smallest validation loss. Samples are drawn from the last step.
@@ -130,9 +122,8 @@ class CellScorer:
 
     def _samples(self, sampler: Sampler, options: Options, count: int, seed: int) -> Images:
         labels = np.arange(count, dtype=np.int32) % self._model.config.num_classes
-        batch_size = sampler.batch_size(_BATCH_SIZE, count)
         tokens = sample_tokens(
-            sampler, labels, options, seed=seed, batch_size=batch_size, on_batch=lambda _: self._check()
+            sampler, labels, options, seed=seed, batch_size=_BATCH_SIZE, on_batch=lambda _: self._check()
         )
         return Images(tokens, labels)
 

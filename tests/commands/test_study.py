@@ -21,10 +21,11 @@ def test_a_study_is_divided_and_reported(tmp_path):
         for index in range(2)
     ]
     assert [part.returncode for part in parts] == [0, 0], parts[1].stderr
-    assert [len(list((tmp_path / "out" / "runs" / name).iterdir())) > 0 for name in ("0-0-seed0", "0-1-seed0")]
+    folders = sorted(folder.name for folder in (tmp_path / "out" / "runs").iterdir())
     assert "1 of 2 cells" in parts[0].stdout and "2 of 2 cells" in parts[1].stdout
     found = json.loads((tmp_path / "out" / RESULTS).read_text())["cells"]
     assert [(cell["row"], cell["seed"]) for cell in found] == [("0-0", 0), ("0-1", 0)]
+    assert folders == [f"{cell['row']}-seed0-{cell['digest']}" for cell in found]
     lines = (tmp_path / "out" / "table.txt").read_text().splitlines()
     assert lines[0] == "tiny" and lines[2].split()[:2] == ["row", "seeds"]
     assert f"{found[0]['scores']['validation_end']:.4g}" in lines[3]

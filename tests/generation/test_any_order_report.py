@@ -3,7 +3,7 @@ import pytest
 from rar_jax.evaluation.intervals import mean_of
 from rar_jax.generation import any_order_report
 from rar_jax.generation.any_order import Decoding
-from rar_jax.generation.any_order_report import plot_steps, summarise, table
+from rar_jax.generation.any_order_report import plot_steps, summarise
 
 ONE, GROUPS = (Decoding("any", "none", "random", "uniform", steps, False, 0) for steps in (16, 4))
 RASTER = ONE._replace(model="raster", scan_order="row_major")
@@ -25,11 +25,6 @@ def test_rows_have_means_over_seeds_and_ratios_to_one_token_a_pass():
     assert [row["ratio"] for row in rows] == [1, 15 / 12, 1]
     without = {cell: values for cell, values in found().items() if cell.steps == 4}
     assert "ratio" not in summarise(without, 16)[0]
-
-
-def test_a_table_aligns_its_columns():
-    lines = table([{"order": "random", "fid": mean_of([10.0, 14.0])}, {"order": "spread", "ratio": 1.25}])
-    assert lines == ["order   fid      ratio", "random  12 ± 25", "spread           1.250"]
 
 
 def test_the_plot_has_a_line_for_each_order_and_schedule_and_a_level_for_the_other_model(tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ from conftest import ROOT
 from running import tiny_study
 
 from rar_jax.errors import UserError
-from rar_jax.studies.plan import Row, cells_of, label_of, load_study
+from rar_jax.studies.plan import RANDOM, TARGET, Row, cells_of, load_study, scores_of
 
 FILE = """
 from rar_jax.studies.plan import Row, Study
@@ -43,13 +43,13 @@ def test_the_cells_of_a_study():
         ("base.optimizer.learning_rate", 1e-4, False),
         ("base.eval.every", 22, False),
         ("base.sample.guidance_power", 1.0, False),
+        ("base.init_from", "runs/other", False),
     ],
 )
 def test_what_a_digest_depends_on(field, value, same):
     changed = tiny_study()
     if field.startswith("base."):
-        _, section, name = field.split(".")
-        changed.base[section][name] = value
+        changed.base.update_from_flattened_dict({field.removeprefix("base."): value})
     else:
         changed = dataclasses.replace(changed, **{field: value})
     assert (cells_of(changed)[0].digest == cells_of(tiny_study())[0].digest) == same
@@ -61,9 +61,14 @@ def test_what_a_digest_depends_on(field, value, same):
         (Row("0-0", {}), "row '0-0' is in the study twice"),
         (Row("a", {"model.dropuot": 1}), "row 'a': config has no field 'model.dropuot'; nearest: model.dropout"),
         (Row("a", {"model.dropout": 1.5}), r"row 'a': config\.model\.dropout=1\.5 must be"),
-        (Row("a", {}, orders=("spiral",)), "row 'a': orders='spiral' must be some of target, random"),
-        (Row("a", {"eval.num_images": 0}), "row 'a': config.eval.num_images=0 would leave"),
+        (Row("a", {"model.dropout": "0.1"}), r"row 'a': config\.model\.dropout='0\.1': "),
+        (Row("a", {"seed": 3}), "row 'a': seed=3: the study sets this field"),
+        (Row("a", {}, orders=("spiral",)), r"row 'a': orders=\('spiral',\) must be some of target, random"),
+        (Row("a", {}, orders=()), r"row 'a': orders=\(\) must be some of"),
+        (Row("a", {"eval.num_images": 0}), "row 'a': config.eval.num_images=0 must be from 1 to 359"),
+        (Row("a", {"eval.num_images": 360}), "row 'a': config.eval.num_images=360 must be from 1 to 359"),
         (Row("a", {"data.name": "synthetic"}), "row 'a': config.data.name='synthetic' must be digits"),
+        (Row("a", tiny_study().rows[0].fields), "row 'a' has the same settings as row '0-0': leave one out"),
     ],
 )
 def test_rows_that_are_refused(row, message):
@@ -75,21 +80,29 @@ def test_rows_that_are_refused(row, message):
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ("return {}", r"get_study\(\) must return a rar_jax.studies.plan.Study, not dict"),
+        ("return {}", r"it must define get_study\(\), which returns a rar_jax.studies.plan.Study"),
         ("return Study(imagenet(), [], seeds=0)", r"study\.seeds=0 must be at least 1"),
-        ("return Study(imagenet(), [], compare='fid')", "there is no score 'fid'; choose from"),
-        ("return 1 / 0", "ZeroDivisionError"),
+        ("return Study(imagenet(), [], compare='fid')", r"study\.compare: 'fid' is no score of the study; choose from"),
+        ("return Study(imagenet(), [], columns=('random_frechet',))", r"study\.columns: 'random_frechet' is no score"),
+        ("return Study(imagenet(), [], choosing=True)", r"study\.compare: 'loss_end' is no score .* validation_end,"),
+        ("return Study(imagenet(), [], compare='accuracy')", r"study\.compare='accuracy' must be .* better if smaller"),
+        ("return Study(imagenet(), [], guidance_scales=())", r"study\.guidance_scales=\(\) must have at least one"),
+        ("return 1 / 0", "line 5: ZeroDivisionError"),
     ],
 )
 def test_study_files_that_are_refused(tmp_path, body, message):
     path = tmp_path / "study.py"
     path.write_text(FILE.replace("return {}", body))
-    with pytest.raises(UserError, match=f"study.py: .*{message}"):
+    with pytest.raises(UserError, match=f"study.py[:,] .*{message}"):
         load_study(path)
     with pytest.raises(UserError, match=r"none\.py: there is no such file"):
         load_study(tmp_path / "none.py")
 
 
-def test_labels():
-    assert label_of("random_loss_end") == "loss in random order"
-    assert label_of("random_frechet") == "Frechet distance, random order"
+def test_scores_in_other_orders():
+    study = tiny_study()
+    assert "random_frechet" not in scores_of(study)
+    study = dataclasses.replace(study, rows=[*study.rows, Row("both", {}, orders=(TARGET, RANDOM))])
+    scores = scores_of(study)
+    assert scores["random_frechet"].label == "Frechet distance, random order"
+    assert scores["random_loss_end"].label == "loss in random order at the end" and "random_loss_best" in scores

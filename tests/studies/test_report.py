@@ -5,13 +5,18 @@ import pytest
 import scipy.stats
 from running import tiny_study
 
-from rar_jax.studies.plan import Row
+from rar_jax.studies.plan import Row, cells_of
 from rar_jax.studies.report import differences, means, rank_correlation, report_lines, scores_by_row, write_report
 
 VALUES = {"a": [1.0, 1.2, 1.1, 1.3], "b": [1.1, 1.25, 1.25, 1.32], "c": [2.0, 2.4, 2.1, 2.2]}
 STUDY = dataclasses.replace(
     tiny_study(),
-    rows=[Row("a", {}, paper=3.0), Row("b", {}, paper=2.5), Row("c", {}, paper=2.0), Row("none", {})],
+    rows=[
+        Row("a", {}, paper=3.0),
+        Row("b", {"model.depth": 2}, paper=2.5),
+        Row("c", {"model.depth": 3}, paper=2.0),
+        Row("none", {"model.depth": 4}),
+    ],
     columns=("loss_end",),
 )
 
@@ -50,7 +55,7 @@ def test_the_order_of_the_rows_is_compared_with_the_paper():
 
 
 def test_the_table_and_the_figure(tmp_path):
-    lines = write_report(STUDY, cells(), tmp_path)
+    lines = write_report(STUDY, cells_of(STUDY), cells(), tmp_path)
     assert (tmp_path / "table.txt").read_text() == "\n".join(lines) + "\n"
     assert (tmp_path / "figure.png").stat().st_size > 10_000
     assert lines == report_lines(STUDY, scores_by_row(STUDY, cells()))

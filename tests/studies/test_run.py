@@ -42,9 +42,11 @@ def test_a_failed_cell_does_not_end_the_study_and_finished_cells_are_kept(tmp_pa
     monkeypatch.setattr(results, "add", lambda cell, values: None)
     run_cells(study, cells, results, folder, Preemption())
     assert tried == ["diverges"]
+    # The results are those of the same settings under any label.
+    cells[2] = cells[2]._replace(row=dataclasses.replace(cells[2].row, label="renamed"))
     known = Results(tmp_path / "other", cells, read_results(tmp_path / "results"))
     assert [known.finished(cell) for cell in cells] == [True, False, True]
-    assert [cell["row"] for cell in known.write()] == ["0-0", "0-1"]
+    assert [cell["row"] for cell in known.write()] == ["0-0", "renamed"]
 
 
 def test_a_study_that_is_asked_to_end_says_so(tmp_path, monkeypatch):
