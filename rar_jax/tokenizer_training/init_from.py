@@ -11,7 +11,7 @@ from jax.experimental import multihost_utils
 
 from rar_jax.checkpoints.weights import Weights, load_weights
 from rar_jax.data.image_loader import TrainImages
-from rar_jax.errors import UserError
+from rar_jax.errors import UserError, naming
 from rar_jax.models.sizes import num_groups
 from rar_jax.models.vqgan import VQGAN
 from rar_jax.parallel.distributed import is_first
@@ -33,16 +33,16 @@ def load_init_from(config: TokenizerConfig) -> Weights:
     Raises:
       UserError: they cannot be read, or their norms have another number of groups.
     """
-    try:
+    with naming(f"config.init_from={config.init_from}"):
         weights = load_weights(config.init_from, "vqgan")
-    except UserError as error:
-        raise UserError(f"config.init_from={config.init_from}: {error}") from None
     ours, theirs = config.model, weights.model.config
     for channels in ours.level_widths:
-        if num_groups(ours.groups, channels) != num_groups(theirs.groups, channels):
+        our_groups, their_groups = (num_groups(each.groups, channels) for each in (ours, theirs))
+        if our_groups != their_groups:
             raise UserError(
-                f"config.model.groups={ours.groups}, but the norms of config.init_from={config.init_from} have "
-                f"{theirs.groups} groups: set --config.model.groups={theirs.groups}"
+                f"config.model.groups={ours.groups} gives {our_groups} groups to norms of {channels} channels, but in "
+                f"config.init_from={config.init_from} they have {their_groups}: set "
+                f"--config.model.groups={theirs.groups}"
             )
     return weights
 

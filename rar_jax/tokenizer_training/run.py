@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from rar_jax.checkpoints.weights import Weights, load_weights
 from rar_jax.data.image_loader import Crops, ImageBatches, TrainImages
-from rar_jax.errors import UserError
+from rar_jax.errors import UserError, naming
 from rar_jax.evaluation.features import InceptionExtractor
 from rar_jax.parallel.distributed import together
 from rar_jax.parallel.mesh import fetch, host_rows, make_mesh
@@ -150,7 +150,5 @@ def open_inception(config: TokenizerConfig) -> Weights | None:
     """
     if not config.inception:
         return None
-    try:
+    with naming(f"config.inception={config.inception}"):
         return load_weights(config.inception, "inception")
-    except UserError as error:
-        raise UserError(f"config.inception={config.inception}: {error}") from None

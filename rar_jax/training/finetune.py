@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from rar_jax.checkpoints.weights import Weights, load_weights
-from rar_jax.errors import UserError
+from rar_jax.errors import UserError, naming
 from rar_jax.models.sizes import ModelConfig
 from rar_jax.parallel.distributed import together
 from rar_jax.parallel.mesh import fetch
@@ -41,10 +41,8 @@ def load_init_from(path: str) -> Weights:
             f"config.init_from={path} is read on the CPU, which JAX_PLATFORMS={platforms} leaves out: set it to "
             f"{platforms},cpu"
         ) from None
-    try:
+    with naming(f"config.init_from={path}"):
         return load_weights(path, "rar", sharding=host)
-    except UserError as error:
-        raise UserError(f"config.init_from={path}: {error}") from None
 
 
 def check_sizes(ours: ModelConfig, theirs: ModelConfig) -> None:

@@ -13,7 +13,7 @@ from rar_jax.data.datasets import Datasets, open_datasets
 from rar_jax.data.glyphs import source_name
 from rar_jax.data.loader import train_iterator
 from rar_jax.data.tokenizers import Tokenizer, load_tokenizer
-from rar_jax.errors import UserError
+from rar_jax.errors import UserError, naming
 from rar_jax.evaluation.sample_scores import DigitsScorer, GlyphScorer, SampleScorer, open_scorer
 from rar_jax.images.plots import plot_scan_orders
 from rar_jax.parallel.distributed import is_first, together
@@ -32,6 +32,8 @@ from rar_jax.training.finetune import check_sizes, load_init_from, start_from
 from rar_jax.training.metrics import read_metrics
 from rar_jax.training.program import Program, make_program
 from rar_jax.training.state import TrainState
+
+_SCORED_WITH = "config.eval.inception and config.eval.reference"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,20 +171,16 @@ def _open_scorer(config: Config) -> SampleScorer | None:
         return None
     if not options.inception:
         return DigitsScorer() if config.data.name == "digits" else GlyphScorer(config.model.num_classes)
-    try:
+    with naming(_SCORED_WITH):
         return open_scorer("inception", options.inception, options.reference, config.data.image_size)
-    except UserError as error:
-        raise UserError(f"config.eval.inception and config.eval.reference: {error}") from None
 
 
 def _prepare_scorer(scorer: SampleScorer | None) -> None:
     """Prepares the scorer now, so that an unusable reference image ends the run before its first step."""
     if scorer is None or not is_first():
         return
-    try:
+    with naming(_SCORED_WITH):
         scorer.prepare()
-    except UserError as error:
-        raise UserError(f"config.eval.inception and config.eval.reference: {error}") from None
 
 
 def _check_init_from(config: Config, folder: epath.Path) -> None:
