@@ -12,8 +12,7 @@ import jax.numpy as jnp
 from rar_jax.config import Config, sample_options
 from rar_jax.performance.collectives import collectives
 from rar_jax.performance.costs import (
-    decode_modulation_flops,
-    decode_passes,
+    decode_work,
     recomputed_flops,
     train_flops,
     vqgan_train_flops,
@@ -58,11 +57,14 @@ def _train_work(config: Config, num_devices: int) -> dict[str, float]:
 
 def _decode_work(config: Config, batch_size: int, num_devices: int) -> dict[str, float]:
     """Returns the FLOPs of a decode loop on each device, and the bytes that it must read."""
-    options, images = sample_options(config), batch_size // num_devices
+    options = sample_options(config)
     itemsize, sizes = jnp.dtype(config.train.dtype).itemsize, options.plan(config.model).sizes
-    passes = list(decode_passes(config.model, (2 if options.guided else 1) * images, itemsize, sizes))
-    flops = sum(work.flops for work in passes) + decode_modulation_flops(config.model, images + options.guided)
-    return {"passes": len(passes), "model FLOP": flops, "bytes read": sum(work.bytes for work in passes)}
+    passes, modulations = decode_work(config.model, batch_size // num_devices, options.guided, itemsize, sizes)
+    return {
+        "passes": len(passes),
+        "model FLOP": sum(work.flops for work in passes) + modulations,
+        "bytes read": sum(work.bytes for work in passes),
+    }
 
 
 def _tokenizer_work(config: TokenizerConfig, num_devices: int) -> dict[str, float]:

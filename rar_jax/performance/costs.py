@@ -105,29 +105,20 @@ def decode_modulation_flops(model: ModelConfig, classes: int) -> int:
     return classes * ((model.num_tokens + 1) * modulation_flops(model) - 4 * model.width**2)
 
 
-def decode_floor(
-    model: ModelConfig,
-    batch: int,
-    guided: bool,
-    itemsize: int,
-    flop_rate: float,
-    bandwidth: float,
-    sizes: Sequence[int],
-) -> tuple[float, float]:
-    """Returns the least time that decoding a batch can take, in s: of its passes by the roofline, and its modulations.
+def decode_work(
+    model: ModelConfig, images: int, guided: bool, itemsize: int, sizes: Sequence[int]
+) -> tuple[list[Work], int]:
+    """Returns the work of each pass of a decode loop, and the FLOPs of its modulations.
 
     Args:
       model: sizes of the network.
-      batch: number of images.
+      images: number of images decoded at once.
       guided: whether each image is also decoded with the null class.
       itemsize: bytes of a number in the compute dtype.
-      flop_rate: rate of matrix products, FLOP/s.
-      bandwidth: rate at which memory is read, bytes/s.
       sizes: sizes of the groups of tokens that a pass predicts.
     """
-    sequences, classes = (2 * batch, batch + 1) if guided else (batch, batch)
-    passes = sum(work.seconds(flop_rate, bandwidth) for work in decode_passes(model, sequences, itemsize, sizes))
-    return passes, decode_modulation_flops(model, classes) / flop_rate
+    passes = decode_passes(model, 2 * images if guided else images, itemsize, sizes)
+    return list(passes), decode_modulation_flops(model, images + 1 if guided else images)
 
 
 def vqgan_train_flops(model: VQGANConfig, image_size: int) -> float:

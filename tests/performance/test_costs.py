@@ -8,9 +8,9 @@ from rar_jax.models.sizes import ModelConfig, VQGANConfig
 from rar_jax.models.vqgan import VQGAN
 from rar_jax.performance.costs import (
     Work,
-    decode_floor,
     decode_modulation_flops,
     decode_passes,
+    decode_work,
     forward_flops,
     modulation_flops,
     recomputed_flops,
@@ -87,11 +87,16 @@ def test_a_decode_sums_to_a_forward_pass():
 def test_the_floor_is_the_slower_of_bytes_and_flops():
     assert Work(flops=10, bytes=10).seconds(flop_rate=1, bandwidth=2) == 10
     assert Work(flops=10, bytes=10).seconds(flop_rate=2, bandwidth=1) == 10
-    steps, modulations = decode_floor(RAR_B, 1, True, 4, flop_rate=1e30, bandwidth=30e9, sizes=(1,) * 256)
+
+
+def test_the_work_of_a_guided_decode():
+    passes, modulations = decode_work(RAR_B, 1, guided=True, itemsize=4, sizes=(1,) * 256)
+    steps = sum(work.seconds(flop_rate=1e30, bandwidth=30e9) for work in passes)
     # 24 blocks of 7,077,888 weights and a head of 786,432 are read 256 times; the cache adds a little.
     weights = 4 * 256 * (24 * 7_077_888 + 786_432) / 30e9
     assert weights < steps < 1.1 * weights
-    assert modulations == pytest.approx(2 * 257 * 2 * (24 * 6 + 2) * 768**2 / 1e30, rel=1e-3)
+    assert modulations == pytest.approx(2 * 257 * 2 * (24 * 6 + 2) * 768**2, rel=1e-3)
+    assert passes == list(decode_passes(RAR_B, sequences=2, itemsize=4, sizes=(1,) * 256))
 
 
 def test_recomputation_is_part_of_a_forward_pass():

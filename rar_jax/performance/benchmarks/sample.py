@@ -19,7 +19,7 @@ from rar_jax.models.vqgan import VQGAN
 from rar_jax.parallel.mesh import batch_sharding, make_mesh, replicated
 from rar_jax.performance import ceilings
 from rar_jax.performance.benchmarks.report import peak_memory
-from rar_jax.performance.costs import decode_floor
+from rar_jax.performance.costs import decode_work
 from rar_jax.sampling.decode import decode_segments
 from rar_jax.sampling.options import Options
 from rar_jax.sampling.sampler import Sampler
@@ -95,9 +95,8 @@ def _measure_batch(
     # Measured before and after, because the ceilings of a machine drift.
     rate, bandwidth = map(statistics.mean, zip(before, measure_ceilings(), strict=True))
     plan = options.plan(model.config)
-    passes, modulations = decode_floor(
-        model.config, batch // devices, guided, model.dtype.itemsize, rate, bandwidth, plan.sizes
-    )
+    passes, modulations = decode_work(model.config, batch // devices, guided, model.dtype.itemsize, plan.sizes)
+    floor = sum(work.seconds(rate, bandwidth) for work in passes)
     results = {
         "batch": batch,
         "guidance": guided,
@@ -111,9 +110,9 @@ def _measure_batch(
         "images/s": batch / seconds,
         "memory bandwidth per device, bytes/s": bandwidth,
         "product rate per device, FLOP/s": rate,
-        "floor of the passes, s": passes,
-        "floor of the modulations, s": modulations,
-        "floor / time": (passes + modulations) / seconds,
+        "floor of the passes, s": floor,
+        "floor of the modulations, s": modulations / rate,
+        "floor / time": (floor + modulations / rate) / seconds,
     }
     if detokenize is not None:
         detokenize(tokens)
