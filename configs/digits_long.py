@@ -10,7 +10,7 @@ def get_config():
     config.train.update(epochs=100, remat="none", log_every=89)
     config.permutation.update(anneal_start_epoch=50, anneal_end_epoch=75)
     config.optimizer.update(learning_rate=2e-3, warmup_epochs=5)
-    # The other 180 of the 360 held-out digits are reported at the end of a study.
+    # The other 180 of the 360 held-out digits are the test images of a study.
     config.eval.update(every=445, num_images=180, samples_per_class=0, report_samples=0, score_every=0)
     config.checkpoint.update(every=445, keep=1)
     return config

@@ -237,7 +237,7 @@ def _cell(study: Study, row: Row, seed: int) -> Cell:
     if not 0 < config.eval.num_images < heldout:
         raise UserError(
             f"config.eval.num_images={config.eval.num_images} must be from 1 to {heldout - 1}: the other held-out "
-            "digits are reported"
+            "digits are the test images"
         )
     if not row.orders or not set(row.orders) <= set(_ORDERS):
         raise UserError(f"orders={row.orders} must be some of {', '.join(_ORDERS)}")

@@ -81,7 +81,7 @@ def report_lines(study: Study, scores: Scores) -> list[str]:
         p_value = {"p": f"{p_values[row.label]:.2g}" if row.label in p_values else ""}
         rows.append({"row": row.label, "seeds": len(scores[row.label])} | values | p_value | paper)
     lines = [study.title, "", *table(rows), ""]
-    lines.append("Means over seeds and 95% intervals by Student's t; losses in nats a token, of held-out images.")
+    lines.append("Means over seeds and 95% intervals by Student's t; losses in nats per token, of held-out images.")
     lines.append(
         f"p: paired two-sided t-test against the best row of the {known[study.compare].label}, after Holm's correction "
         "for the rows."

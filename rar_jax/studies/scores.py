@@ -23,7 +23,7 @@ from rar_jax.studies.plan import CURVES, RANDOM, Cell, Study
 from rar_jax.training.metrics import read_metrics
 
 _BATCH_SIZE = 250
-# Added to the seed of the samples that guidance is tuned with, so that the reported samples are new ones.
+# Added to the seed of the samples that guidance is tuned with, so that the scored samples are new ones.
 _TUNING_SEED = 1_000_000
 
 
@@ -36,7 +36,7 @@ class Images:
 
 
 def heldout_images(datasets: Datasets, config: Config) -> tuple[Images, Images]:
-    """Returns the validation images, which training evaluates, and the others, which are reported."""
+    """Returns the validation images, which training evaluates, and the others, the test images."""
     heldout = datasets.heldout
     # The evaluations of a run take the first images of the same order.
     batch = next(eval_batches(heldout, heldout.num_records, 0))
@@ -63,13 +63,13 @@ class CellScorer:
         self._study, self._cell, self._check = study, cell, check
         self._model = RAR(cell.config.model, jnp.dtype(cell.config.train.dtype))
         self._mesh = make_mesh((1,), jax.devices()[:1])
-        self._validation, self._reported = heldout_images(datasets, cell.config)
+        self._validation, self._test = heldout_images(datasets, cell.config)
         self._training = datasets.train.read(np.arange(datasets.train.num_records))["tokens"]
 
     def score(self, folder: epath.PathLike) -> dict[str, float]:
         """Returns the scores of the run in a folder: name in `plan.scores_of` -> value.
 
-        Losses are those of the reported images, in nats a token, after the last step and after the step with the
+        Losses are those of the test images, in nats per token, after the last step and after the step with the
         smallest validation loss. Samples are drawn from the last step.
         """
         losses = dict(read_curves(folder)["heldout/target_loss"])
@@ -90,7 +90,7 @@ class CellScorer:
         return values
 
     def _losses(self, sampler: Sampler) -> dict[str, float]:
-        tokens = self._reported.tokens
+        tokens = self._test.tokens
         target = np.broadcast_to(sample_options(self._cell.config).positions(self._model.config), tokens.shape)
         # The same orders in every cell.
         random = np.random.default_rng(0).permuted(
@@ -98,11 +98,11 @@ class CellScorer:
         )
         losses = {}
         for name, orders in (("loss", target), ("random_loss", random)):
-            losses[name] = -float(np.mean(sampler.log_likelihoods(self._reported.labels, tokens, orders)))
+            losses[name] = -float(np.mean(sampler.log_likelihoods(self._test.labels, tokens, orders)))
         return losses
 
     def _sample_scores(self, sampler: Sampler, order: str) -> dict[str, float]:
-        """Tunes guidance on the validation images, and scores samples with and without it on the reported ones."""
+        """Tunes guidance on the validation images, and scores samples with and without it on the test images."""
         options = sample_options(self._cell.config)
         if order == RANDOM:
             options = dataclasses.replace(options, scan_order=RANDOM)
@@ -128,7 +128,7 @@ class CellScorer:
         return Images(tokens, labels)
 
     def _quality(self, samples: Images) -> dict[str, float]:
-        real = self._reported.tokens
+        real = self._test.tokens
         precision, recall = precision_recall(real.astype(np.float32), samples.tokens.astype(np.float32))
         near, usual = (distance_to_nearest(tokens, self._training).mean() for tokens in (samples.tokens, real))
         return {

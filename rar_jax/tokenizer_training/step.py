@@ -77,8 +77,8 @@ def train_step(
       inception: the weights of `step.inception`, if there is one.
 
     Returns:
-      The new state, and float32 scalars: loss (all but the discriminator's), its parts, the use of the codebook,
-      grad_norm (before clipping), and skipped, 1 for a skipped update.
+      The new state, and float32 scalars: loss (of reconstruction and quantizer, without the adversarial term), its
+      parts, the use of the codebook, grad_norm (before clipping), and skipped, 1 for a skipped update.
     """
     originals = batch["image"].astype(jnp.float32) / 255
     perceptual = (

@@ -49,6 +49,9 @@ def init_state(model: RAR, optimizer: optax.GradientTransformation, seed: int, w
 def updated_if_finite(old: Any, new: Any, metrics: dict[str, jax.Array]) -> tuple[Any, dict[str, jax.Array]]:
     """Returns the state after an update, or the old state if the update is not finite; counts the step either way.
 
+    The optimizer counts only the updates that were made. After n skipped updates it uses the learning rate of n steps
+    earlier than the one that is logged.
+
     Args:
       old, new: train states of any kind, before and after the update.
       metrics: float32 scalars, of which loss and grad_norm decide.

@@ -29,19 +29,19 @@ def scored(tmp_path_factory):
     return study, cell, folder, run.datasets, CellScorer(study, cell, run.datasets, lambda: None).score(folder)
 
 
-def test_validation_and_reported_images_are_the_held_out_images(scored):
+def test_validation_and_test_images_are_the_held_out_images(scored):
     _, cell, _, datasets, _ = scored
-    validation, reported = heldout_images(datasets, cell.config)
-    assert len(validation.tokens) == len(reported.tokens) == 180
-    found = np.concatenate([validation.tokens, reported.tokens])
+    validation, test = heldout_images(datasets, cell.config)
+    assert len(validation.tokens) == len(test.tokens) == 180
+    found = np.concatenate([validation.tokens, test.tokens])
     heldout = DigitsTokenizer().encode(digits_split("heldout")[0])
     assert sorted(map(tuple, found)) == sorted(map(tuple, heldout))
-    for images in (validation, reported):
+    for images in (validation, test):
         assert np.bincount(images.labels, minlength=10).min() > 8
 
 
 def test_losses_are_those_of_the_right_images(scored):
-    """Training evaluates the validation images, and the others are reported."""
+    """Training evaluates the validation images, and the others are the test images."""
     _, cell, folder, datasets, values = scored
     store = CheckpointStore(folder)
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
@@ -61,14 +61,14 @@ def test_losses_are_those_of_the_right_images(scored):
     assert values["best_step"] == 22 and values["loss_best"] == values["loss_end"]
 
 
-def test_samples_are_scored_against_the_reported_images(scored):
+def test_samples_are_scored_against_the_test_images(scored):
     study, cell, folder, datasets, values = scored
-    reported = heldout_images(datasets, cell.config)[1]
+    test = heldout_images(datasets, cell.config)[1]
     labels = np.arange(study.samples) % 10
     options = {"": {"guidance_scale": 1.0}, "_guided": {"guidance_scale": values["guidance_scale"]}}
     for suffix, given in options.items():
         images = load(folder).generate(labels, seed=cell.seed, **given)
-        expected = frechet_distance(DigitsTokenizer().encode(images), reported.tokens)
+        expected = frechet_distance(DigitsTokenizer().encode(images), test.tokens)
         assert values[f"frechet{suffix}"] == pytest.approx(expected, rel=1e-5)
     assert values["guidance_scale"] in study.guidance_scales
     # Samples in random order are others.
@@ -78,7 +78,7 @@ def test_samples_are_scored_against_the_reported_images(scored):
     assert 0 <= values["accuracy"] <= 1 < values["nearest"]
 
 
-def test_a_study_that_chooses_settings_reads_no_reported_image(scored):
+def test_a_study_that_chooses_settings_reads_no_test_image(scored):
     study, cell, folder, datasets, values = scored
     choosing = dataclasses.replace(study, choosing=True)
     found = CellScorer(choosing, cell, datasets, lambda: None).score(folder)
