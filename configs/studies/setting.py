@@ -14,7 +14,7 @@ def get_study():
     base = config_beside(__file__, "../digits_long.py")
     rows = [
         Row(
-            f"{method}, dropout {dropout:g}, rate {rate:g}, weight decay {decay:g}",
+            f"{method}, {dropout:g}, {rate:g}, {decay:g}",
             {
                 "permutation.anneal_start_epoch": start,
                 "permutation.anneal_end_epoch": end,
@@ -30,7 +30,7 @@ def get_study():
     return Study(
         base,
         rows,
-        title="Settings for raster order and for RAR on the digits, 100 epochs",
+        title="Settings for raster order and for RAR on the digits, 100 epochs: dropout, learning rate, weight decay",
         seeds=1,
         choosing=True,
         compare="validation_end",

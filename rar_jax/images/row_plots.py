@@ -29,7 +29,7 @@ class Curves(NamedTuple):
     Attributes:
       title: the quantity that is drawn.
       over: label of the horizontal axis.
-      lines: a line for each row.
+      lines: a line for each row, in the same order and with the same labels in all panels.
     """
 
     title: str
@@ -44,7 +44,7 @@ def plot_rows(
     panels: Mapping[str, Sequence[Bars]],
     curves: Sequence[Curves],
 ) -> None:
-    """Draws panels of error bars, a row below the other, and panels of curves, two panels in a line.
+    """Draws panels of error bars, one row below another, and panels of curves, two panels in a line.
 
     Args:
       path: the PNG to write.
@@ -68,7 +68,9 @@ def plot_rows(
         axis.set_title(panel.title, fontsize=10)
         axis.set_xlabel(panel.over)
         axis.grid(alpha=0.25)
-        axis.legend(fontsize=7, ncols=2)
+    if curves:
+        # One legend serves all panels, which have lines of the same rows.
+        figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", fontsize=8, ncols=4)
     for axis in places:
         axis.axis("off")
     figure.suptitle(title)
@@ -86,4 +88,5 @@ def _draw_bars(axis: plt.Axes, title: str, rows: Sequence[str], bars: Sequence[B
     axis.invert_yaxis()
     axis.set_title(title, fontsize=10)
     axis.grid(alpha=0.25)
-    axis.legend(fontsize=8)
+    if len(bars) > 1:
+        axis.legend(fontsize=8)

@@ -30,3 +30,4 @@ def test_rows_are_drawn_from_the_top_with_their_error_bars(tmp_path, monkeypatch
     segment = one.lines[2][0].get_segments()[0]
     assert [point[0] for point in segment] == [0.5, 1.5]
     assert [line.get_label() for line in curves.lines] == ["first", "empty"]
+    assert [text.get_text() for text in figures[0].legends[0].get_texts()] == ["first", "empty"]
