@@ -101,10 +101,13 @@ class Events:
                 order = pictures.order_map(frame.painting.orders[0], frame.painting.known[0])
             yield pictures.status(frame.message), shown, order, drawn
 
+    def taken(self, drawn: Drawn | None, number: int) -> dict[str, Any]:
+        """Returns a canvas with one of the images that were drawn."""
+        return self.canvas(_existing(drawn).images[number])
+
     def downloads(self, drawn: Drawn | None) -> str:
         """Returns links to each image, the grid and the animation, and shows the animation."""
-        if drawn is None:
-            raise UserError("Draw images first")
+        drawn = _existing(drawn)
         grid = SampleGrid(drawn.labels, self.studio.generator.class_names)
         whole = encode_animation([grid.draw(images[grid.numbers]) for images in drawn.frames], "gif")
         links = [pictures.download_link(png(grid.draw(drawn.images[grid.numbers])), "image/png", "grid.png", "Grid")]
@@ -149,9 +152,8 @@ class Events:
 
     def open(self, upload: dict[str, Any]) -> np.ndarray:
         """Decodes an uploaded file: uint8 [S, S, 3]."""
-        data = pictures.read_data_uri(upload.get("data") or "")
         # The page does not send a file that is too large.
-        return self.studio.read_upload(data or bytes(min(int(upload.get("size") or 0), 2**26)))
+        return self.studio.read_upload(pictures.read_data_uri(upload.get("data") or ""), int(upload.get("size") or 0))
 
     def remember(self, history: list[dict[str, Any]], canvas: dict[str, Any]) -> list[dict[str, Any]]:
         """Returns the history with a canvas added, for undo."""
@@ -162,6 +164,13 @@ class Events:
         generator = self.studio.generator
         message = generator.order_warning(generator.options(), editing=True)
         return f'<p class="warning">{message[0].upper()}{message[1:]}.</p>' if message else ""
+
+
+def _existing(drawn: Drawn | None) -> Drawn:
+    """Returns what was drawn. The server forgets the images of a page that was not used for long."""
+    if drawn is None:
+        raise UserError("Draw images first")
+    return drawn
 
 
 def _seed(value: float | None) -> int:

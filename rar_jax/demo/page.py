@@ -62,8 +62,8 @@ def page(events: Events) -> gr.Blocks:
         fill.connect(options)
         judge.connect()
 
-        def take(drawn: Drawn, canvas: dict, history: list, pressed: gr.EventData):
-            taken = events.canvas(drawn.images[pressed.number])
+        def take(drawn: Drawn | None, canvas: dict, history: list, pressed: gr.EventData):
+            taken = events.taken(drawn, pressed.number)
             if pressed.action == "fill":
                 yield taken, events.remember(history, canvas), int(drawn.labels[pressed.number]), gr.skip()
             else:

@@ -78,7 +78,7 @@ class Studio:
       generator: the model.
       max_images: largest number of images drawn at once.
       working: held while the model computes.
-      stopped: whether it is to compute nothing more.
+      stopped: whether `stop` was called; no further step is computed.
     """
 
     def __init__(self, generator: Generator, max_images: int):
@@ -114,14 +114,18 @@ class Studio:
 
         return [*filter(defined, SCAN_ORDERS), *DRAWN_ORDERS]
 
-    def read_upload(self, data: bytes) -> np.ndarray:
+    def read_upload(self, data: bytes, size: int = 0) -> np.ndarray:
         """Decodes an uploaded file to an image of the model's size, uint8 [S, S, 3].
+
+        Args:
+          data: the file; empty for a file that is too large to be sent.
+          size: its size in bytes, if it was not sent.
 
         Raises:
           UserError: the file is too large, or it is not an image.
         """
-        if len(data) > MAX_BYTES:
-            raise UserError(f"The file has {len(data) / 2**20:.0f} MiB: choose one of at most {MAX_BYTES // 2**20} MiB")
+        if (size := max(size, len(data))) > MAX_BYTES:
+            raise UserError(f"The file has {size / 2**20:.1f} MiB: choose one of at most {MAX_BYTES // 2**20} MiB")
         try:
             picture = read_picture(data)
         except UserError as error:

@@ -139,8 +139,8 @@ class FillTab(_Drawing):
         self.connect_drawing(self.events.fill, [self.canvas, self.label, self.count, self.seed], options)
         changed = [self.canvas, self.history]
 
-        def keep(drawn: Drawn, canvas: dict, history: list, pressed: gr.EventData):
-            yield self.events.canvas(drawn.images[pressed.number]), self.events.remember(history, canvas)
+        def keep(drawn: Drawn | None, canvas: dict, history: list, pressed: gr.EventData):
+            yield self.events.taken(drawn, pressed.number), self.events.remember(history, canvas)
 
         def opened(canvas: dict, history: list, upload: gr.EventData):
             yield self.events.canvas(self.events.open(upload._data)), self.events.remember(history, canvas)

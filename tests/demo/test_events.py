@@ -151,7 +151,7 @@ def test_bars_and_surprise(events, sampled):
         (lambda events, options: events.judge("", [], 0), "Open an image first"),
         (lambda events, options: [events.open({"data": "data:image/png;base64,bm90IGFuIGltYWdl"})], "not an image"),
         (lambda events, options: [events.open({"data": "no address"})], "it is empty"),
-        (lambda events, options: [events.open({"data": "", "size": 2 * MAX_BYTES})], "The file has 20 MiB"),
+        (lambda events, options: [events.open({"data": "", "size": 2 * MAX_BYTES})], "The file has 20.0 MiB"),
         (lambda events, options: [events.downloads(None)], "Draw images first"),
         (lambda events, options: [events.pixels("01")], "The mask does not fit the model"),
     ],
@@ -178,7 +178,7 @@ def test_uploads_are_cropped_and_the_past_is_kept(events):
 
 
 def test_a_model_annealed_to_one_order_has_a_warning(events, monkeypatch):
-    assert events.warning().startswith('<p class="warning">Groups, drawn orders and editing need a model')
+    assert events.warning().startswith('<p class="warning">Groups, other scan orders and editing need a model')
     kept = dataclasses.replace(events.studio.generator, final_randomness=0.5)
     monkeypatch.setattr(events.studio, "generator", kept)
     assert events.warning() == ""
