@@ -13,7 +13,9 @@ case "$platform" in
   cpu | cuda | tpu | aot) ;;
   *) echo "error: platform '$platform' must be cpu, cuda, tpu or aot" >&2; exit 2 ;;
 esac
-extras=$platform${2:+,$2}
+IFS=,
+extras="$platform${2:+,${*:2}}"
+unset IFS
 
 # Debian's python3 lacks ensurepip, which is in the package python3-venv.
 usable() { "$1" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }

@@ -18,6 +18,14 @@ run=$(realpath -m "${2:-$(dirname "$0")/../runs/$(basename "$images")}")
 cd "$(dirname "$0")/.."
 [ -x .venv/bin/python ] || launch/install.sh "${PLATFORM:-cpu}"
 
+# Completed stages are not repeated, so that the settings must stay.
+settings="images=$images IMAGE_SIZE=${IMAGE_SIZE:-64} HOURS=${HOURS:-2} TOKENIZER=${TOKENIZER:-} INCEPTION=${INCEPTION:-}"
+earlier=$(cat "$run/stages/settings" 2>/dev/null || echo "$settings")
+if [ "$earlier" != "$settings" ]; then
+  echo "error: $run was started with $earlier, not $settings: use the same settings, or another run folder" >&2
+  exit 2
+fi
+
 # stage NAME FLAGS: runs python -m rar_jax FLAGS, unless the stage was completed before.
 stage() {
   local name=$1
@@ -28,6 +36,7 @@ stage() {
   printf '\n'
   .venv/bin/python -m rar_jax "$@"
   mkdir -p "$run/stages"
+  echo "$settings" >"$run/stages/settings"
   touch "$run/stages/$name"
 }
 

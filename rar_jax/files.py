@@ -19,20 +19,25 @@ def aside(path: epath.Path) -> epath.Path:
 
 
 @contextlib.contextmanager
-def replacing(path: epath.PathLike) -> Iterator[IO[bytes]]:
-    """Opens a file that is written aside and moved into place at the end, so that a kill leaves the old one.
+def written_aside(path: epath.Path) -> Iterator[epath.Path]:
+    """Gives a name to write a file under, which is moved into place at the end, so that a kill leaves the old one.
 
     If writing fails, for example on a full disk, the file aside is deleted.
     """
-    path = epath.Path(path)
     partial = aside(path)
     try:
-        with partial.open("wb") as file:
-            yield file
+        yield partial
         partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def replacing(path: epath.PathLike) -> Iterator[IO[bytes]]:
+    """Opens a file to write, which replaces the old one when it is complete; see `written_aside`."""
+    with written_aside(epath.Path(path)) as partial, partial.open("wb") as file:
+        yield file
 
 
 def write_atomically(path: epath.PathLike, text: str) -> None:
@@ -92,6 +97,27 @@ def hold_to_plan(flag: str, folder: epath.PathLike, earlier: Mapping[str, Any], 
             + ", ".join(f"{name}={earlier.get(name)!r}, not {plan.get(name)!r}" for name in different)
             + ": use the same settings, or choose another folder"
         )
+
+
+def begin_or_resume(flag: str, folder: epath.Path, name: str, plan: Mapping[str, Any]) -> None:
+    """Starts work in a folder by writing its plan to a file, or checks that the work there was started with this plan.
+
+    Args:
+      flag: name of the flag that gave the folder.
+      folder: the folder, which is made if it does not exist.
+      name: name of the file with the plan.
+      plan: all settings that decide the results; JSON values.
+
+    Raises:
+      UserError: the plans differ, or a new folder holds other files.
+    """
+    if (folder / name).exists():
+        hold_to_plan(flag, folder, json.loads((folder / name).read_text()), plan)
+    elif folder.exists() and any(folder.iterdir()):
+        raise UserError(f"--{flag}={folder} holds other files: choose another folder")
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / name, json.dumps(plan) + "\n")
 
 
 def cache_folder(name: str) -> epath.Path:

@@ -103,6 +103,16 @@ def test_mistakes(project, arguments, code, message):
     assert done.returncode == code and message in done.stderr, done.stderr
 
 
+def test_other_settings_than_those_of_the_completed_stages_are_refused(project):
+    stages = project / "run" / "stages"
+    stages.mkdir(parents=True)
+    (stages / "settings").write_text("images=glyphs IMAGE_SIZE=64 HOURS=2 TOKENIZER= INCEPTION=\n")
+    assert begin(project, "glyphs", IMAGE_SIZE="32").wait(60) == 2
+    assert (
+        "IMAGE_SIZE=64 HOURS=2 TOKENIZER= INCEPTION=, not images=glyphs IMAGE_SIZE=32" in (project / "log").read_text()
+    )
+
+
 def kill_in(project, scenes, stage, seconds):
     """Starts the script, waits until a stage begins, and kills everything after some seconds."""
     process = begin(project, scenes, IMAGE_SIZE="16")

@@ -14,7 +14,7 @@ from rar_jax.run_folder import check_folder
 
 _IMAGES = flags.DEFINE_string("images", None, "Folder of class folders, or a folder of images, which are one class.")
 _OUTPUT = flags.DEFINE_string("output", None, "Folder to write, on a local file system.")
-_HOLDOUT = flags.DEFINE_float("holdout", 0.1, "Fraction of each class that is held out.", 0.0, 0.9)
+_HOLDOUT = flags.DEFINE_float("holdout", 0.1, "Fraction of each class that is held out; at least one image.", 0.0, 0.9)
 
 
 def main(argv):

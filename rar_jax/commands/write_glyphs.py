@@ -6,15 +6,13 @@
 If it is stopped, the same command resumes the work.
 """
 
-import json
-
 from absl import flags
 from etils import epath
 
 from rar_jax.commands import cli, shared_flags
 from rar_jax.data.glyphs import IDENTITY, SPLITS, Glyphs
 from rar_jax.errors import UserError
-from rar_jax.files import hold_to_plan, replacing, write_atomically
+from rar_jax.files import begin_or_resume, replacing
 from rar_jax.progress import Progress
 from rar_jax.run_folder import check_folder
 
@@ -29,26 +27,14 @@ _SPLIT = flags.DEFINE_enum(
 _NUM_CLASSES = shared_flags.define_glyph_classes()
 
 
-def _begin(folder: epath.Path) -> None:
-    """Creates the folder with its plan, or checks the plan of one that exists."""
-    plan = {"glyphs": IDENTITY, "split": _SPLIT.value, "num": _NUM.value, "num_classes": _NUM_CLASSES.value}
-    file = folder / _PLAN
-    if file.exists():
-        hold_to_plan("output", folder, json.loads(file.read_text()), plan)
-    elif folder.exists() and any(folder.iterdir()):
-        raise UserError(f"--output={folder} holds other files: choose another folder")
-    else:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(file, json.dumps(plan) + "\n")
-
-
 def main(argv):
     del argv
     if not _OUTPUT.value:
         raise UserError("name the folder to write with --output")
     check_folder("output", _OUTPUT.value)
     folder, source = epath.Path(_OUTPUT.value), Glyphs(_SPLIT.value, _NUM.value, int(_NUM_CLASSES.value))
-    _begin(folder)
+    plan = {"glyphs": IDENTITY, "split": _SPLIT.value, "num": _NUM.value, "num_classes": _NUM_CLASSES.value}
+    begin_or_resume("output", folder, _PLAN, plan)
     for name in source.class_names:
         (folder / name).mkdir(exist_ok=True)
     progress = Progress("write", len(source), unit="image")

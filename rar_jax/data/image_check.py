@@ -15,7 +15,7 @@ from rar_jax.data.sources import list_images
 from rar_jax.errors import UserError
 from rar_jax.progress import Progress
 
-# With a tenth held out, fewer images would not fill the smallest batches of the training commands.
+# With fewer images, a tenth held out would be too few to tell whether training goes well.
 LEAST_IMAGES = 50
 # At most this many classes are named in a line, and this many unreadable files have a line of their own.
 _NAMED = 3
@@ -172,8 +172,8 @@ def _notes(folder: epath.Path, good: Sequence[Inspected]) -> list[str]:
     notes = []
     for what, found in (
         ("CMYK images, converted to RGB without their colour profile", [x for x in good if x.mode == "CMYK"]),
-        ("animated images, of which only the first frame is used", [x for x in good if x.frames > 1]),
-        ("images that are not square, of which only the centre is used", [x for x in good if x.size[0] != x.size[1]]),
+        ("animated images (only the first frame is used)", [x for x in good if x.frames > 1]),
+        ("images that are not square (only the centre is used)", [x for x in good if x.size[0] != x.size[1]]),
     ):
         if found:
             notes.append(f"{what}: {len(found):,}, such as {found[0].name}")

@@ -131,7 +131,7 @@ class ImageBatches:
         """Continues at a position.
 
         Raises:
-          UserError: the position is of another number of images, whose epochs have other orders.
+          UserError: the position was saved with another number of images.
         """
         if state.get("num_images", self.source.num_images) != self.source.num_images:
             raise UserError(

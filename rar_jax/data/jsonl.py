@@ -3,6 +3,7 @@
 Each line is {"class_id": int, "tokens": [T ints]}.
 """
 
+import hashlib
 import itertools
 import json
 from collections.abc import Iterable, Iterator
@@ -65,7 +66,8 @@ def import_jsonl(
         crops_together=crops_per_image == 1,
     )
     plan = {"source": str(path), "bytes": size, "tokenizer": tokenizer, "crops_per_image": crops_per_image}
-    plan |= {"shard_size": shard_size, "T": grid_side**2, "V": codebook_size, "C": len(class_names)}
+    classes = hashlib.sha256("\n".join(class_names).encode()).hexdigest()[:12]
+    plan |= {"shard_size": shard_size, "T": grid_side**2, "V": codebook_size, "classes": classes}
     folder = ShardedOutput(output, plan)
     if folder.made is not None:
         return folder.made

@@ -264,7 +264,7 @@ class TokenRecords:
 
         Raises:
           UserError: the folder holds no token records, a shard is missing, unreadable, or not as long as described, or
-            the folder is on a bucket (such as gs://), which ArrayRecord cannot read.
+            the folder is on a bucket (such as gs://), which must be mounted to read records at random.
         """
         scheme, remote, place = str(folder).partition("://")
         if remote:

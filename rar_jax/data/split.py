@@ -1,7 +1,6 @@
 """Splits a folder of images into a training and a held-out part, two folders of links to the files."""
 
 import hashlib
-import json
 import os
 
 import numpy as np
@@ -9,8 +8,7 @@ from etils import epath
 
 from rar_jax.data.image_check import class_folders
 from rar_jax.data.shuffle import shuffled
-from rar_jax.errors import UserError
-from rar_jax.files import hold_to_plan, write_atomically
+from rar_jax.files import begin_or_resume
 
 # Says how a split was made.
 PLAN = "split.json"
@@ -20,8 +18,8 @@ PARTS = ("train", "heldout")
 def split_images(folder: epath.PathLike, output: epath.PathLike, holdout: float) -> dict[str, int]:
     """Makes the folders train and heldout below `output`, with a folder of links for each class.
 
-    The share of each class that is held out is drawn with a fixed seed, and is at least one image of a class of two or
-    more. A flat folder of images is one class.
+    The share of each class that is held out is drawn with a fixed seed. Of a class of two or more images, at least one
+    is held out and at least one is not. A flat folder of images is one class.
 
     Args:
       folder: class folders or a folder of images.
@@ -34,16 +32,13 @@ def split_images(folder: epath.PathLike, output: epath.PathLike, holdout: float)
     Raises:
       UserError: there are no images, or `output` holds the split of other images or something else.
     """
-    output, classes = epath.Path(output), class_folders(folder)
-    listing = hashlib.sha256("\n".join(file for files in classes.values() for file in files).encode())
-    plan = {"images": str(epath.Path(folder).resolve()), "listing": listing.hexdigest()[:12], "holdout": holdout}
-    if (output / PLAN).exists():
-        hold_to_plan("output", output, json.loads((output / PLAN).read_text()), plan)
-    elif output.exists() and any(output.iterdir()):
-        raise UserError(f"--output={output} holds other files: choose another folder")
-    else:
-        output.mkdir(parents=True, exist_ok=True)
-        write_atomically(output / PLAN, json.dumps(plan) + "\n")
+    folder = epath.Path(folder).resolve()
+    classes = class_folders(folder)
+    # Names of files need not be UTF-8.
+    names = "\n".join(os.path.relpath(file, folder) for files in classes.values() for file in files)
+    listing = hashlib.sha256(os.fsencode(names)).hexdigest()[:12]
+    output = epath.Path(output)
+    begin_or_resume("output", output, PLAN, {"images": str(folder), "listing": listing, "holdout": holdout})
     counts = dict.fromkeys(PARTS, 0)
     for name, files in classes.items():
         for part, chosen in zip(PARTS, _divide(files, holdout), strict=True):
@@ -57,7 +52,7 @@ def split_images(folder: epath.PathLike, output: epath.PathLike, holdout: float)
 def _divide(files: list[str], holdout: float) -> tuple[np.ndarray, np.ndarray]:
     """Returns the numbers of the files of a class that are trained on and of those that are held out, ascending."""
     order = shuffled(np.arange(len(files)), len(files), seed=0, epoch=0)
-    count = max(1, round(holdout * len(files))) if len(files) > 1 else 0
+    count = min(len(files) - 1, max(1, round(holdout * len(files))))
     return np.sort(order[count:]), np.sort(order[:count])
 
 

@@ -14,7 +14,7 @@ from rar_jax.config import Config
 from rar_jax.data.digits import DigitsTokenizer
 from rar_jax.errors import UserError
 from rar_jax.models.vqgan import VQGAN
-from rar_jax.parallel.mesh import batch_sharding, make_mesh, replicated
+from rar_jax.parallel.mesh import batch_sharding, local_mesh, replicated
 
 _IMAGES_A_DEVICE = 16
 
@@ -64,7 +64,7 @@ class VQGANTokenizer:
             raise UserError(
                 f"image size {image_size} must be a multiple of {self.downsampling}, the tokenizer's downsampling"
             )
-        mesh = make_mesh((jax.local_device_count(), 1), jax.local_devices())
+        mesh = local_mesh()
         self.fingerprint = _vqgan_fingerprint(params)
         self.batch_size = _IMAGES_A_DEVICE * mesh.size
         self.grid_side = image_size // self.downsampling

@@ -33,7 +33,7 @@ def test_a_good_folder_has_no_problems(pictures):
         f"{pictures}: 80 images of 2 classes, 40 each; the smallest has 40 x 32 pixels, the largest 40 x 32"
     )
     (note,) = report.notes
-    assert note.startswith("images that are not square, of which only the centre is used: 80, such as ")
+    assert note.startswith("images that are not square (only the centre is used): 80, such as ")
 
 
 def test_a_flat_folder_is_one_class(pictures):
@@ -78,7 +78,7 @@ def test_unusual_images_are_noted(pictures):
     notes = "\n".join(check_images(pictures, 32).notes)
     for line in (
         f"CMYK images, converted to RGB without their colour profile: 1, such as {pictures}/cats/print.jpg",
-        f"animated images, of which only the first frame is used: 1, such as {pictures}/dogs/moving.webp",
+        f"animated images (only the first frame is used): 1, such as {pictures}/dogs/moving.webp",
         f"files left out, which are not .jpg, .jpeg, .png, .webp: 1, such as {pictures}/dogs/notes.txt",
     ):
         assert line in notes

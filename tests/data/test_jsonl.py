@@ -105,6 +105,8 @@ def test_it_resumes_at_the_first_unfinished_shard(tmp_path, lines):
     assert (written.stat().st_ino, written.stat().st_mtime_ns) == before
     with pytest.raises(UserError, match=r"was started with crops_per_image=1, not 5"):
         import_jsonl(path, tmp_path / "out", shard_size=10, crops_per_image=5, **OPTIONS)
+    with pytest.raises(UserError, match=r"was started with classes="):
+        import_jsonl(path, tmp_path / "out", shard_size=10, **OPTIONS | {"class_names": ("cat", "dog", "eft")})
 
 
 def test_bad_lines_can_be_left_out_when_the_import_resumes(tmp_path, lines):

@@ -1,3 +1,5 @@
+import os
+
 import pytest
 from PIL import Image
 
@@ -35,6 +37,17 @@ def test_an_interrupted_split_is_completed(pictures, tmp_path):
         link.unlink()
     split_images(pictures, tmp_path / "split", 0.2)
     assert names(tmp_path / "split" / "train") == whole
+
+
+def test_names_that_are_not_utf_8_and_relative_paths(pictures, tmp_path, monkeypatch):
+    os.rename(pictures / "c" / "0.PNG", os.fsencode(pictures / "c") + b"/caf\xe9.PNG")
+    counts = split_images(pictures, tmp_path / "split", 0.2)
+    monkeypatch.chdir(tmp_path)
+    assert split_images("images", tmp_path / "split", 0.2) == counts == {"train": 23, "heldout": 6}
+
+
+def test_a_class_keeps_an_image_to_train_on(pictures, tmp_path):
+    assert split_images(pictures, tmp_path / "split", 0.9) == {"train": 2 + 1 + 1, "heldout": 18 + 6 + 1}
 
 
 def test_another_split_is_refused(pictures, tmp_path):
