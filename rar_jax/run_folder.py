@@ -11,7 +11,7 @@ import filelock
 from etils import epath
 
 from rar_jax.config import Config
-from rar_jax.errors import UserError
+from rar_jax.errors import UserError, naming
 from rar_jax.files import write_atomically
 from rar_jax.schema import flat_fields, from_config_dict
 
@@ -75,10 +75,8 @@ def read_config(folder: epath.PathLike, schema: type[_Config] = Config) -> _Conf
             fields[section] = default | fields[section]
         else:
             fields.setdefault(section, default)
-    try:
+    with naming(str(epath.Path(folder) / CONFIG_FILE)):
         return from_config_dict(fields, schema)
-    except UserError as error:
-        raise UserError(f"{epath.Path(folder) / CONFIG_FILE}: {error}") from None
 
 
 def run_names(folders: Sequence[epath.PathLike]) -> list[str]:
@@ -144,6 +142,6 @@ def lock(folder: epath.PathLike, name: str = _LOCK_NAME, work: str = "trains") -
 
 
 def is_locked_by(folder: epath.PathLike, process: int) -> bool:
-    """Returns whether a process, perhaps on another machine, holds the lock of this very folder; True for gs://."""
+    """Returns whether a process, perhaps on another machine, locked this very folder last; True for gs://."""
     holder = epath.Path(folder) / f"{_LOCK_NAME}.pid"
     return "://" in str(folder) or (holder.exists() and holder.read_text() == str(process))

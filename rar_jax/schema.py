@@ -31,8 +31,8 @@ def config_beside(config_file: str, name: str) -> ml_collections.ConfigDict:
     """Returns what another config file returns, for a file that changes a few of its fields.
 
     Args:
-      config_file: `__file__` of the one.
-      name: path of the other, relative to the folder of the one, such as "digits.py".
+      config_file: `__file__` of the calling config file.
+      name: path of the config file to start from, relative to the calling file's folder, such as "digits.py".
     """
     return runpy.run_path(str(pathlib.Path(config_file).parent / name))["get_config"]()
 
@@ -80,14 +80,14 @@ def field_paths(schema: type, prefix: str = "") -> Iterator[str]:
             yield from field_paths(field.type, f"{prefix}{field.name}.")
 
 
-def unknown_field(path: str, schema: type) -> str:
-    """Returns the message for a field that does not exist, with the nearest names."""
+def unknown_field(path: str, *schemas: type) -> str:
+    """Returns the message for a field that none of some configs has, with the nearest names."""
     leaf = path.rsplit(".", 1)[-1]
-    paths = list(field_paths(schema))
+    paths = list(dict.fromkeys(each for schema in schemas for each in field_paths(schema)))
     near = difflib.get_close_matches(path, paths, n=3)
     near += [p for p in paths if difflib.get_close_matches(leaf, [p.rsplit(".", 1)[-1]], n=1) and p not in near]
-    where = f"see {schema.__module__.replace('.', '/')}.py"
-    return f"config has no field {path!r}; " + (f"nearest: {', '.join(near[:3])}" if near else where)
+    where = " and ".join(f"{schema.__module__.replace('.', '/')}.py" for schema in schemas)
+    return f"config has no field {path!r}; " + (f"nearest: {', '.join(near[:3])}" if near else f"see {where}")
 
 
 def _build(schema: type, section: type, values: Any, prefix: str) -> Any:

@@ -45,12 +45,16 @@ def test_an_edit_keeps_what_is_not_masked(generator, caplog):
     mask[:4] = True
     caplog.set_level("WARNING", "rar_jax")
     edited = generator.edit(images, mask, [1, 1, 1], seed=1, temperature=1.5, steps=4)
-    assert "annealed to the scan order" in caplog.text
+    assert "annealed to its scan order" in caplog.text
+    assert generator.order_warning(generator.options(scan_order="z_curve"))
+    assert not generator.order_warning(generator.options(scan_order="row_major"))
     np.testing.assert_array_equal(edited[:, 4:], images[:, 4:])
     assert (edited[:, :4] != images[:, :4]).any()
     np.testing.assert_array_equal(generator.edit(images, np.zeros((8, 8), bool), [1, 1, 1]), images)
-    with pytest.raises(UserError, match="3 images need as many classes, not 1"):
+    with pytest.raises(UserError, match="1 classes are given for 3 images"):
         generator.edit(images, mask, [1])
+    with pytest.raises(UserError, match=r"images of shape \(3, 16, 16, 3\) must have the shape \(N, 8, 8, 3\)"):
+        generator.edit(images.repeat(2, 1).repeat(2, 2), np.zeros((8, 8), bool), [1, 1, 1], paste=False)
     with pytest.raises(UserError, match="schedule=cosine does not go with editing"):
         generator.edit(images, mask, [1, 1, 1], schedule="cosine", steps=4)
 

@@ -49,10 +49,12 @@ class Best(preservation_policy.PreservationPolicy):
     """
 
     def __init__(self, metric: str, is_max: bool, values: Mapping[int, float]):
-        """Args:
-        metric: name of the metric.
-        is_max: whether the largest value is the best, rather than the smallest.
-        values: step -> value, for the steps that were measured earlier.
+        """Starts with the values that were measured earlier.
+
+        Args:
+          metric: name of the metric.
+          is_max: whether the largest value is the best, rather than the smallest.
+          values: step -> value.
         """
         self._metric, self._values = metric, dict(values)
         self._choose = max if is_max else min
@@ -68,7 +70,7 @@ class Best(preservation_policy.PreservationPolicy):
         *,
         context: preservation_policy.PreservationContext,
     ) -> Sequence[bool]:
-        """See Orbax. Of the checkpoints, those that were not measured are not kept."""
+        """See Orbax. Checkpoints that were not measured are not kept."""
         measured = [info.step for info in checkpoints if info.step in self._values]
         best = self._choose(measured, key=self._values.__getitem__, default=None)
         return [info.step == best for info in checkpoints]

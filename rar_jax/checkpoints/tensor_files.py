@@ -22,7 +22,7 @@ import numpy as np
 from etils import epath
 
 from rar_jax.errors import UserError
-from rar_jax.files import aside
+from rar_jax.files import written_aside
 
 SUFFIXES = (".bin", ".pth", ".pt", ".safetensors")
 
@@ -105,11 +105,9 @@ def write_safetensors(
     """Writes tensors by name, and texts by name, to a file, which appears once it is complete."""
     from safetensors.numpy import save_file
 
-    path = epath.Path(path)
-    partial = aside(path)
-    # Not `ascontiguousarray`, which turns a scalar into a vector.
-    save_file({name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}, partial, metadata)
-    partial.replace(path)
+    with written_aside(epath.Path(path)) as partial:
+        # Not `ascontiguousarray`, which turns a scalar into a vector.
+        save_file({name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}, partial, metadata)
 
 
 class _StorageType(NamedTuple):

@@ -27,7 +27,7 @@ from rar_jax.checkpoints.pytorch import (
 from rar_jax.checkpoints.store import FOLDER, CheckpointStore, restored_dtype, save_params
 from rar_jax.checkpoints.tensor_files import Tensor, read_metadata, read_tensors
 from rar_jax.config import RAR_SIZES, Config, DataConfig, ModelConfig, SampleConfig
-from rar_jax.errors import UserError
+from rar_jax.errors import UserError, naming
 from rar_jax.files import write_atomically
 from rar_jax.models.inception import InceptionV3
 from rar_jax.models.rar import RAR
@@ -96,8 +96,10 @@ def load_weights(
             raise UserError(f"{path} is a file of weights and has no step {step}")
         weights = _from_file(path, sharding, dtype)
     else:
-        path, of_name = split_step(path)
-        step = step if of_name is None else of_name
+        folder, of_name = split_step(path)
+        if of_name is not None and step not in (None, of_name):
+            raise UserError(f"{path} is the checkpoint of step {of_name}, not of step {step}: leave the step out")
+        path, step = folder, step if of_name is None else of_name
         weights = _from_folder(path, step, sharding, dtype)
     if kind not in (None, weights.kind):
         raise UserError(f"{path} holds {weights.kind} weights; {kind} weights are needed")
@@ -121,7 +123,7 @@ def _from_file(path: epath.Path, sharding: jax.sharding.Sharding, dtype: str | N
             f"{list(tensors)[:5]}"
         )
     config = None
-    try:
+    with naming(str(path)):
         if kind in _WITHOUT_CONFIG:
             dtype = dtype or "float32"
             model, params = _network_from_pytorch(kind, tensors, read_metadata(path))
@@ -130,8 +132,6 @@ def _from_file(path: epath.Path, sharding: jax.sharding.Sharding, dtype: str | N
             dtype = dtype or config.train.dtype
             model, params = RAR(config.model, jnp.dtype(dtype)), rar_from_pytorch(tensors)
         return Weights(kind, model, _put(params, sharding, dtype), file_identity(path), config=config)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
 
 
 def _network_from_pytorch(

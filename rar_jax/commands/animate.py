@@ -32,6 +32,7 @@ def main(argv):
     Options(**_OPTIONS())
     generator = load(_CHECKPOINT.value, _STEP.value, _TOKENIZER.value)
     labels, options = choose_labels(generator, _CLASSES.value), generator.options(**_OPTIONS())
+    generator.warn_if_not_trained(options)
     path = out / f"animation.{_FORMAT.value}"
     shown = animate(generator, labels, options, path, seed=_SEED.value, batch_size=_BATCH.value)
     print(f"{path}: {shown} images appear pass by pass, in the order {options.scan_order}")

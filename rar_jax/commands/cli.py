@@ -64,7 +64,7 @@ def _check_overrides(argv: Sequence[str]) -> None:
             break
         match = re.match(r"--?(?:no)?config\.([^=]+)", argument)
         if match and match.group(1) not in known:
-            fail(unknown_field(match.group(1), schemas[0]))
+            fail(unknown_field(match.group(1), *schemas))
 
 
 def _config_file(argv: Sequence[str]) -> str | None:

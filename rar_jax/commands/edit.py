@@ -57,6 +57,8 @@ def main(argv):
         raise UserError("name a model with --checkpoint=RUN, files with --images=A,B and a class with --classes=NAME")
     if not (_MASK.value or _BOX.value or _PLACE.value):
         raise UserError("say what to draw with --mask=FILE, --box=top,left,bottom,right or --place=top,left")
+    if _MASK.value and _BOX.value:
+        raise UserError(f"--mask={_MASK.value} and --box={','.join(_BOX.value)} both say what to draw: give only one")
     if len(_CLASSES.value) not in (1, len(_IMAGES.value)):
         raise UserError(
             f"--classes has {len(_CLASSES.value)} classes for {len(_IMAGES.value)} images: give one class, or one for "
@@ -78,6 +80,9 @@ def main(argv):
     shown = np.where(masks[..., None], np.uint8(128), images)
     grid = np.concatenate([images[:, None], shown[:, None], edited], axis=1)
     write_png(out / "edit.png", image_grid(grid.reshape(-1, side, side, 3), 2 + repeats))
+    # An earlier command can have left more results.
+    for file in (out / "edited").glob("[0-9]*_[0-9]*.png"):
+        file.unlink()
     for i, results in enumerate(edited):
         for j, result in enumerate(results):
             write_png(out / "edited" / f"{i:03d}_{j:03d}.png", result)

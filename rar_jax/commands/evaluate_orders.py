@@ -2,9 +2,9 @@
 
     python -m rar_jax evaluate_orders --checkpoint=runs/digits_any_order --raster=runs/digits --out=FOLDER
 
-It scores samples against the number of steps for each order and schedule, counts the tokens a pass with verification,
-completes held-out images of which half is masked, and classifies them by their likelihood. It prints tables and writes
-orders.json and orders.png. The same command resumes measurements that were stopped.
+It scores samples against the number of steps for each order and schedule, counts the tokens per pass with
+verification, completes held-out images with half of their tokens masked, and classifies them by their likelihood. It
+prints tables and writes orders.json and orders.png. The same command resumes measurements that were stopped.
 """
 
 import numpy as np

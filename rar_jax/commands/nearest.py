@@ -2,7 +2,8 @@
 
     python -m rar_jax nearest --samples=S --training=FOLDER --heldout=FOLDER --tokenizer=RUN --image_size=64
 
-Held-out images are compared in the same way. Samples of a model that copies are nearer to training images than they.
+Held-out images are compared in the same way. If a model copies, its samples are nearer to training images than
+held-out images are.
 """
 
 from absl import flags

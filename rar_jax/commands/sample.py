@@ -62,11 +62,12 @@ def main(argv):
     # Refuses bad values before the weights are read.
     Options(**_OPTIONS())
     generator = load(_CHECKPOINT.value, _STEP.value, _TOKENIZER.value)
-    labels = choose_labels(generator, _CLASSES.value, _NUM.value)
+    labels, options = choose_labels(generator, _CLASSES.value, _NUM.value), generator.options(**_OPTIONS())
+    generator.warn_if_not_trained(options)
     paces = []
     try:
         complete = sample_pictures(
-            generator, labels, generator.options(**_OPTIONS()), out, seed=_SEED.value, batch_size=_BATCH.value,
+            generator, labels, options, out, seed=_SEED.value, batch_size=_BATCH.value,
             outputs=outputs, process_index=index, process_count=count, on_pace=paces.append,
         )  # fmt: skip
     except OSError as error:

@@ -54,7 +54,7 @@ def define_out(content: str) -> flags.FlagHolder[str]:
     """Defines --out, the folder of some content; see `generation.pictures.samples_folder` for the default."""
     return flags.DEFINE_string(
         "out", None,
-        f"Folder of the {content}. Default: samples/ in the run's folder or, for a file of weights, in this folder.",
+        f"Folder of the {content}. Default: samples/ in the run's folder, or in the current one for a file of weights.",
     )  # fmt: skip
 
 

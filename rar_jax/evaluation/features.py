@@ -16,7 +16,7 @@ from rar_jax.errors import UserError
 from rar_jax.evaluation import glyph_classifier
 from rar_jax.evaluation.statistics import inception_score
 from rar_jax.models.inception import InceptionFeatures, InceptionV3
-from rar_jax.parallel.mesh import batch_sharding, make_mesh, replicated
+from rar_jax.parallel.mesh import batch_sharding, local_mesh, replicated
 
 # On two CPU cores, 2 is the fastest of 2, 4, 8, 16 and 32, because the activations fit the caches.
 _IMAGES_A_DEVICE = {"cpu": 2}
@@ -89,7 +89,7 @@ class InceptionExtractor:
           mesh: the devices; by default all devices of this machine.
           batch_size: a multiple of the number of devices; by default one that suits them.
         """
-        mesh = mesh or make_mesh((jax.local_device_count(), 1), jax.local_devices())
+        mesh = mesh or local_mesh()
         self.fingerprint = f"inception-{fingerprint(params)}"
         platform = mesh.devices.flat[0].platform
         self.batch_size = batch_size or mesh.size * _IMAGES_A_DEVICE.get(platform, _IMAGES_AN_ACCELERATOR)

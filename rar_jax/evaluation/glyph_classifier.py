@@ -38,7 +38,7 @@ class Recipe:
 
     Attributes:
       num_images: number of training images of all 36 classes.
-      epochs, batch_size, learning_rate: of the training.
+      epochs, batch_size, learning_rate: how long and how fast it is trained; the rate is the largest one.
       width: channels of the first layer.
       num_features: F, units of the layer before the logits.
     """

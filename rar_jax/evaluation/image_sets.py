@@ -15,7 +15,7 @@ from etils import epath
 from rar_jax.data.glyphs import Glyphs
 from rar_jax.data.pictures import center_square, read_picture
 from rar_jax.data.sources import Example, ImageFile, ImageFolder
-from rar_jax.errors import UserError
+from rar_jax.errors import UserError, naming
 
 _THREADS = 8
 # Number of images that are decoded ahead of the consumer.
@@ -80,10 +80,8 @@ class ExampleImages:
         self.treatment = f"ADM centre crop to {image_size}"
 
     def _read(self, example: Example) -> np.ndarray:
-        try:
+        with naming(example.name):
             decoded = read_picture(example.read()[0])
-        except UserError as error:
-            raise UserError(f"{example.name}: {error}") from None
         image = center_square(decoded, self._image_size) if self._image_size else np.asarray(decoded)
         if self.size not in (None, image.shape[:2]):
             sizes = [f"{width} x {height}" for height, width in (image.shape[:2], self.size)]
@@ -278,7 +276,8 @@ def open_images(path: epath.PathLike, image_size: int | None = None) -> FolderIm
     if image_size and images.size != (image_size, image_size):
         height, width = images.size
         raise UserError(
-            f"{path} has images of {width} x {height}: --image_size={image_size} cuts images of folders only"
+            f"{path} has images of {width} x {height}, and only images of folders are cut to "
+            f"--image_size={image_size}: set it to their size"
         )
     return images
 

@@ -64,7 +64,7 @@ def compare_with_training(
     """Compares samples with the training images, prints the report and writes it.
 
     Held-out images, encoded and decoded by the model's tokenizer, are compared in the same way: a model that does not
-    copy makes samples that are as far from the training images as they are.
+    copy makes samples that are as far from the training images as held-out images are.
 
     Args:
       samples, training, heldout: sets of images of one size.
@@ -74,10 +74,11 @@ def compare_with_training(
     Raises:
       UserError: the sizes differ, an image cannot be used, or `out` has another report.
     """
-    sizes = {images.size for images in (samples, training, heldout)}
-    if len(sizes) > 1:
-        raise UserError(f"the images have different sizes, {sizes} pixels: set --image_size to that of the samples")
-    inputs = {"samples": samples.name, "training": training.name, "heldout": heldout.name}
+    sizes = {images.name: "{1} x {0}".format(*images.size) for images in (samples, training, heldout)}
+    if len(set(sizes.values())) > 1:
+        found = ", ".join(f"{size} in {name}" for name, size in sizes.items())
+        raise UserError(f"the images have different sizes, {found}: set --image_size to that of the samples")
+    inputs = {"samples": samples.name, "training": training.name, "heldout": heldout.name, "size": sizes[samples.name]}
     inputs["tokenizer"] = tokenizer.fingerprint
     begin_report(out, inputs)
     some, real = (_some(images) for images in (samples, heldout))

@@ -22,7 +22,7 @@ _SCORES = {
     "rfid": ("rFID, of reconstructions", ".3f"),
     "rsfid": ("sFID of reconstructions", ".3f"),
     "frechet_pixels": ("Frechet distance of pixels, not FID", ".3f"),
-    "frechet_glyphs": ("Frechet distance of features of the glyphs' classifier, not FID", ".3f"),
+    "frechet_glyphs": ("Frechet distance of glyph features", ".3f"),
     "glyph_accuracy": ("recognised as their class", ".1%"),
     "glyph_accuracy_originals": ("originals recognised as their class", ".1%"),
     "inception_score": ("Inception Score", ".2f"),

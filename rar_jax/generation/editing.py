@@ -9,7 +9,7 @@ from PIL import Image
 
 from rar_jax.data.pictures import center_square, read_picture
 from rar_jax.data.tokenizers import Tokenizer
-from rar_jax.errors import UserError
+from rar_jax.errors import UserError, naming
 from rar_jax.parallel.mesh import fetch
 from rar_jax.sampling.options import Options
 from rar_jax.sampling.sampler import Sampler, padded_batches
@@ -28,7 +28,7 @@ def token_masks(masks: np.ndarray, tokenizer: Tokenizer, num_images: int, margin
       bool [N, T].
 
     Raises:
-      UserError: the masks have another size than the images, or are not as many.
+      UserError: the masks have another size than the images, or their number is not N.
     """
     side, patch = tokenizer.grid_side, tokenizer.downsampling
     masks = np.asarray(masks, bool)
@@ -96,10 +96,8 @@ class Canvas(NamedTuple):
 
 def read_image(path: epath.PathLike) -> Image.Image:
     """Reads an image file. Raises a `UserError` that names it if it is not an image."""
-    try:
+    with naming(str(path)):
         return read_picture(epath.Path(path).read_bytes())
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
 
 
 def read_canvas(path: epath.PathLike, side: int, mask: np.ndarray | None, place: Sequence[int] | None) -> Canvas:

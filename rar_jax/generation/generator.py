@@ -18,7 +18,7 @@ from rar_jax.generation.editing import edit_tokens, token_masks
 from rar_jax.generation.likelihood import Likelihood, LikelihoodScorer, posterior
 from rar_jax.generation.painting import Painting
 from rar_jax.orders import randomness
-from rar_jax.parallel.mesh import make_mesh, replicated
+from rar_jax.parallel.mesh import local_mesh, replicated
 from rar_jax.sampling.options import Options
 from rar_jax.sampling.paint import paint
 from rar_jax.sampling.sampler import Sampler, check_labels, sample_tokens
@@ -267,23 +267,34 @@ class Generator:
         return LikelihoodScorer(self.sampler, options, max(orders, 1), seed, batch_size, on_batch)
 
     def _tokens(self, images: np.ndarray) -> np.ndarray:
-        return images if images.ndim == 2 else self.tokenizer.encode(images)
+        """Returns the tokens of images, int [N, T]. Raises a `UserError` if they have another size than the model's."""
+        num_tokens = self.sampler.model.config.num_tokens
+        if images.ndim == 2 and images.shape[1] == num_tokens:
+            return images
+        side = self.tokenizer.grid_side * self.tokenizer.downsampling
+        if images.shape[1:] != (side, side, 3):
+            raise UserError(
+                f"images of shape {images.shape} must have the shape (N, {side}, {side}, 3), or be tokens of the shape "
+                f"(N, {num_tokens})"
+            )
+        return self.tokenizer.encode(images)
 
     def _labels_for(self, images: np.ndarray, classes: Sequence[int | str]) -> np.ndarray:
         """Returns the label of each image, int32 [N]. Raises a `UserError` if there is not one class for each."""
         labels = self.labels(classes)
         if len(labels) != len(images):
-            raise UserError(f"{len(images)} images need as many classes, not {len(labels)}")
+            raise UserError(f"{len(labels)} classes are given for {len(images)} images: give one for each image")
         return labels
 
     def order_warning(self, options: Options, editing: bool = False) -> str | None:
-        """Returns why tokens may be bad that are predicted in orders for which the model was not trained at the end."""
-        if not (editing or options.any_order) or self.final_randomness > 0:
+        """Returns a warning if the model was not trained, at the end, in the orders that these options use."""
+        other = options.any_order or options.scan_order != self.options().scan_order
+        if not (editing or other) or self.final_randomness > 0:
             return None
         loss = "" if self.random_loss is None else f": its held-out loss in random order is {self.random_loss:.2f} nats"
         return (
-            "groups, drawn orders and editing need a model that keeps random orders, and this one was annealed to the "
-            f"scan order{loss}; train it with --config.permutation.final_randomness=0.5"
+            "groups, other scan orders and editing need a model that keeps random orders, and this one was annealed to "
+            f"its scan order{loss}; train it with --config.permutation.final_randomness=0.5"
         )
 
     def warn_if_not_trained(self, options: Options, editing: bool = False) -> None:
@@ -305,7 +316,7 @@ def load_generator(checkpoint: epath.PathLike, step: int | None = None, tokenize
     Raises:
       UserError: there is no such checkpoint, it is damaged, or there is no tokenizer for it.
     """
-    mesh = make_mesh((jax.local_device_count(), 1), jax.local_devices())
+    mesh = local_mesh()
     # bfloat16 is faster on accelerators; on a CPU its matrix products are many times slower than float32's.
     dtype = "float32" if jax.default_backend() == "cpu" else None
     weights = load_weights(checkpoint, "rar", step, replicated(mesh), dtype)

@@ -8,7 +8,7 @@ The files in the folder are the only record of the progress.
     samples.npz           with `npz`: all images and their labels, written once all batches are there
 
 Process p of P samples the batches p, p + P, ...; process 0 completes the job: it waits for all batches, writes
-samples.npz and removes batches/. Until then, the images take twice their size on the disk.
+samples.npz and removes batches/. While it writes samples.npz, the images take twice their size on the disk.
 """
 
 import collections
@@ -237,7 +237,9 @@ def job_images(path: epath.PathLike) -> epath.Path:
         return folder
     if (folder / FILES["npz"]).exists():
         return folder / FILES["npz"]
-    if (folder / FILES["png"]).exists() and not (folder / _BATCHES).exists():
+    # A job that writes PNGs alone to a bucket has no batches/ while it is incomplete.
+    pictures = [name for name in _names(folder / FILES["png"]) if name.endswith(".png")]
+    if not (folder / _BATCHES).exists() and len(pictures) == json.loads((folder / _PLAN).read_text())["num"]:
         return folder / FILES["png"]
     raise UserError(f"{folder} has a job that is not complete: run the same command again to resume it")
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from rar_jax.data.records import HostBatch
 from rar_jax.parallel.mesh import fetch
-from rar_jax.sampling.options import Options
+from rar_jax.sampling.options import MAX_SEED, Options
 from rar_jax.sampling.sampler import Sampler, padded_batches
 
 
@@ -67,7 +67,7 @@ class LikelihoodScorer:
         sums, of_tokens = np.zeros((len(tokens), self.num_orders), np.float32), np.zeros(tokens.shape, np.float32)
         for numbers, padded in padded_batches(len(tokens), self.batch_size):
             for k in range(self.num_orders):
-                orders = self.sampler.orders(first + padded, self.seed + k, self.options)
+                orders = self.sampler.orders(first + padded, (self.seed + k) % (MAX_SEED + 1), self.options)
                 found = fetch(self.sampler.log_likelihoods(labels[padded], tokens[padded], orders))[: len(numbers)]
                 sums[numbers, k] = found.sum(axis=1)
                 of_tokens[numbers] += found / self.num_orders

@@ -183,7 +183,7 @@ class Block(nn.Module):
     def __call__(
         self, x: jax.Array, modulation: jax.Array, attend: Attend, seeds: Seeds = NO_DROPOUT
     ) -> tuple[jax.Array, Any]:
-        """x [B, S, D], modulation [B, S, 6D] (or [B, 1, 6D]) -> ([B, S, D], the value that `attend` keeps)."""
+        """x [B, S, D], modulation [B, S, 6D] -> ([B, S, D], the value that `attend` keeps)."""
         shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(modulation, 6, axis=-1)
         attended, kept = self.attention(self.norm1(x) * (1 + scale1) + shift1, attend, seeds)
         x = x + gate1 * attended

@@ -10,9 +10,9 @@ PREFIX = 2
 MAX_CODEBOOK_SIZE = 2**16
 # Names of the rematerialisation policies, which are in `models.rar`.
 REMAT = ("none", "block", "dots")
-# Names of the implementations of attention in training, which are in `models.rar`.
+# Names of the implementations of attention in training: `models.attention` and `models.pallas_attention`.
 ATTENTION = ("xla", "pallas")
-# The published tokenizer has so many groups in every normalisation.
+# Groups of every normalisation in the published tokenizer.
 PUBLISHED_GROUPS = 32
 
 

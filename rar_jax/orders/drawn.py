@@ -32,7 +32,7 @@ def random_orders(key: jax.Array, numbers: jax.Array, num_tokens: int) -> jax.Ar
 
 
 def group_spacing(side: int, size: int) -> int:
-    """Returns d, the wanted Chebyshev distance within a group: the spacing of so many tokens on a regular grid.
+    """Returns d, the wanted Chebyshev distance within a group: the spacing of a regular grid of `size` tokens.
 
     It is large because the tokens of a group are drawn independently of each other. The last positions of a group are
     often nearer, because positions that are chosen one after another are packed less densely than a regular grid.
@@ -55,8 +55,8 @@ def spread_orders(key: jax.Array, numbers: jax.Array, side: int, sizes: tuple[in
       known: bool [B, T], positions that are known from the beginning, which are not chosen.
 
     Returns:
-      int32 [B, T], the chosen positions in the order visited. If M are not known, the entries after the first M are
-      not to be used.
+      int32 [B, T], the chosen positions in the order visited. If M positions are not known, only the first M
+      entries are valid.
     """
     place = np.stack(np.divmod(np.arange(side**2), side), axis=1)
     offset = np.abs(place[:, None] - place)

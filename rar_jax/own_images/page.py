@@ -33,7 +33,7 @@ _REPORTS = ("samples", "nearest")
 # What is shown of the metrics of both runs: label, format and meaning.
 _MEASURED = {
     "heldout/psnr": ("PSNR of reconstructions, dB", ".2f", "how close the tokenizer comes to held-out images"),
-    "heldout/ssim": ("SSIM of reconstructions", ".3f", "the same by structure; 1 is equal"),
+    "heldout/ssim": ("SSIM of reconstructions", ".3f", "the same, compared by local structure; 1 for equal images"),
     "heldout/codebook_use": ("codes in use", ".1%", "share of the codebook that held-out images use"),
     "heldout/rfid": ("rFID of reconstructions", ".2f", "Frechet distance to the images before reconstruction"),
     "heldout/target_loss": ("held-out loss, nats a token", ".3f", "of the RAR, in the order in which it samples"),
@@ -42,8 +42,8 @@ _MEASURED = {
 # What the scores of reports mean.
 _REPORTED = {
     "nearest_samples": "median distance of samples to their nearest training image, in grey levels",
-    "nearest_heldout": "the same of held-out images; much more than that of samples: copies",
-    "near_samples": "1% without copies",
+    "nearest_heldout": "the same for held-out images; if it is much larger than for samples, the model copies",
+    "near_samples": "about 1% if the model does not copy",
     "frechet_glyphs": "distance of the features of a classifier of glyphs to those of held-out glyphs",
     "glyph_accuracy": "samples that a classifier of glyphs recognises as their class",
     "fid": "Frechet distance to the held-out images; compare it only for equal numbers of images",
@@ -147,8 +147,8 @@ def _curves(name: str) -> list[Picture]:
 
 
 def _commands(run: epath.Path, config: Config, names: Sequence[str]) -> Section:
-    names_in_run = ("rar", RAR, "more", "longer", "samples", "images/heldout")
-    rar, plan, more, longer, samples, heldout = (shlex.quote(str(run / name)) for name in names_in_run)
+    names_in_run = ("rar", RAR, "more", "longer", "samples", "images/heldout", "evaluation/inception")
+    rar, plan, more, longer, samples, heldout, inception = (shlex.quote(str(run / name)) for name in names_in_run)
     features = "--features=pixels" if config.data.image_size <= _SMALL else "--inception=WEIGHTS"
     if report := read_report(run / "evaluation" / "samples"):
         own = report["inputs"]["features"]
@@ -166,7 +166,7 @@ def _commands(run: epath.Path, config: Config, names: Sequence[str]) -> Section:
         (
             "Score the samples with the FID Inception network",
             f"python -m rar_jax evaluate --samples={samples} --reference={heldout} "
-            f"--image_size={config.data.image_size} --inception=WEIGHTS",
+            f"--image_size={config.data.image_size} --inception=WEIGHTS --out={inception}",
         ),
         (
             "Use the generator in Python",
@@ -180,4 +180,4 @@ def _commands(run: epath.Path, config: Config, names: Sequence[str]) -> Section:
                 f"python -m rar_jax.main --config={plan} --workdir={longer}",
             )
         )
-    return Section("Go on", commands=commands)
+    return Section("Next steps", commands=commands)

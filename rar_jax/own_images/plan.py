@@ -104,7 +104,7 @@ def write_plan(
         [
             f"{images.num_train:,} training images and {images.num_heldout:,} held-out images of "
             f"{images.num_classes:,} classes, cut to {images.image_size} x {images.image_size} pixels.",
-            f"{duration(seconds)} of training on {machine.name}, which multiply matrices at "
+            f"{duration(seconds)} of training on {machine.name}; matrices are multiplied at "
             f"{machine.flop_rate / 1e9:,.0f} GFLOP/s.",
             *first.lines,
             f"Tokenization: about {duration(encoding)}.",

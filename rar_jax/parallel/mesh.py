@@ -32,6 +32,11 @@ def make_mesh(shape: Sequence[int], devices: Sequence[jax.Device] | None = None)
     return Mesh(_grid(shape, devices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
+def local_mesh() -> Mesh:
+    """Makes a mesh of the devices of this process, along `data`."""
+    return make_mesh((jax.local_device_count(),), jax.local_devices())
+
+
 def _grid(shape: tuple[int, ...], devices: Sequence[jax.Device]) -> np.ndarray:
     """Returns the devices in the order of the mesh: [data, fsdp, tensor]."""
     slices = len({getattr(device, "slice_index", 0) for device in devices})

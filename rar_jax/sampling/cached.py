@@ -100,7 +100,7 @@ def window(x: jax.Array, start: jax.Array | int, width: int) -> jax.Array:
 
 
 def grow(cache: Cache, length: int) -> Cache:
-    """Makes a cache `length` places long. What is cut off are branches, which nothing reads again."""
+    """Makes a cache `length` places long. The places beyond `length` hold branches, which are not read again."""
     length_now = cache.k.shape[2]
     return Cache(
         *(jnp.pad(x[:, :, :length], ((0, 0), (0, 0), (0, max(0, length - length_now)), (0, 0))) for x in cache)
@@ -166,12 +166,14 @@ class CachedNetwork:
     """The network and the images that it decodes. Nothing in it changes during a loop."""
 
     def __init__(self, model: RAR, params: DecodeParams, labels: jax.Array, orders: jax.Array, guided: bool):
-        """Args:
-        model: the network.
-        params: from `prepare`.
-        labels: int32 [B], 0..C.
-        orders: int32 [B, T].
-        guided: decode each image with the null class too, as sequences B .. 2B - 1.
+        """Computes what the loop needs of the classes and orders.
+
+        Args:
+          model: the network.
+          params: from `prepare`.
+          labels: int32 [B], 0..C.
+          orders: int32 [B, T].
+          guided: decode each image with the null class too, as sequences B .. 2B - 1.
         """
         self._model, self._params = model, params
         self._copies = 2 if guided else 1
@@ -206,7 +208,7 @@ class CachedNetwork:
 
     @property
     def reads_parts_of_caches(self) -> bool:
-        """Whether a product reads a part of a cache as fast as a cache of that length: not on a CPU."""
+        """Whether reading a part of a long cache is as fast as reading a short one, which it is not on a CPU."""
         return not has_transposed_kernels(self._params.blocks[0])
 
     def empty_caches(self, length: int) -> list[Cache]:

@@ -40,7 +40,8 @@ class Plan(NamedTuple):
     Attributes:
       sizes: the sizes of the groups, which sum to T.
       drawn_order: random or spread, if each image has an order of its own; None if the order is given.
-      verify: whether drafted tokens are verified (`sampling.own_pace`). The groups then have one size.
+      verify: whether drafted tokens are verified (`sampling.own_pace`). The groups then have one size, but the last can
+        be smaller.
     """
 
     sizes: tuple[int, ...]

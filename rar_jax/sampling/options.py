@@ -80,7 +80,7 @@ class Options(SampleConfig):
 
     @property
     def any_order(self) -> bool:
-        """Whether tokens are predicted in orders that a network annealed to r = 0 was not trained for at the end."""
+        """Whether tokens are drawn in groups, or in an order of each image's own."""
         return self.scan_order in DRAWN_ORDERS or self.steps > 0
 
     def plan(self, model: ModelConfig, one_size: bool = False) -> Plan:

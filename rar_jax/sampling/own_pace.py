@@ -46,7 +46,8 @@ class OwnPaceState(NamedTuple):
 
     Attributes:
       visited: int32 [B, T + 2G], the tokens in the order visited. The first entry stands for the class token.
-      count: int32 [B], from -1. size: int32 [B], from 1 to G.
+      count: int32 [B], from -1.
+      size: int32 [B], from 1 to G, or 0 once all tokens of the image are known.
       drafted: float32 [B, G, V], the distributions that the tokens of the group were drawn from.
       caches: one for each block.
       pace: so far.

@@ -66,9 +66,11 @@ class _Draw:
         weights: jax.Array | None,
         choice: Choice,
     ):
-        """Args:
-        model, params, key, weights, choice: see `decode.decode`.
-        images: `labels`, `numbers` and `orders`, int32 [B, T]; for `decode.edit` also `tokens` and `masked`.
+        """Prepares to draw the tokens of a batch.
+
+        Args:
+          model, params, key, weights, choice: see `decode.decode`.
+          images: `labels`, `numbers` and `orders`, int32 [B, T]; for `decode.edit` also `tokens` and `masked`.
         """
         self.model, self.images, self.weights, self.choice = model, images, weights, choice
         self.network = CachedNetwork(model, params, images["labels"], images["orders"], weights is not None)

@@ -36,7 +36,7 @@ def jit_on_own_images(function: Callable, model: RAR, plan: Plan, mesh: Mesh) ->
     def run(params, images, rest):
         return function(model, params, plan=plan, **images, **rest)
 
-    # The check is for sums over devices, of which there are none.
+    # The check concerns sums over devices; this program has none.
     specs = {"in_specs": (shared, own, shared), "out_specs": own}
     return jax.jit(jax.shard_map(run, mesh=mesh, check_vma=False, **specs))
 
@@ -125,7 +125,7 @@ class Sampler:
         return jit_on_own_images(function, self.model, plan, self.mesh)(self.params, self.put(images), rest)
 
     def put(self, images: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-        """Puts arrays [B, ...] of a batch on the devices, each of which has its own images."""
+        """Puts arrays [B, ...] of a batch on the devices. Each device gets its own images."""
         held = host_rows(self.mesh, len(images["labels"]))
         return put_batch({name: each[held] for name, each in images.items()}, self.mesh)
 

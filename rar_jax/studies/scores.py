@@ -55,10 +55,12 @@ class CellScorer:
     """Scores a cell whose training is complete."""
 
     def __init__(self, study: Study, cell: Cell, datasets: Datasets, check: Callable[[], None]):
-        """Args:
-        study, cell: the cell.
-        datasets: its data.
-        check: called between batches; may raise `Preempted`.
+        """Reads the images that the cell is scored with.
+
+        Args:
+          study, cell: the cell.
+          datasets: its data.
+          check: called between batches; may raise `Preempted`.
         """
         self._study, self._cell, self._check = study, cell, check
         self._model = RAR(cell.config.model, jnp.dtype(cell.config.train.dtype))

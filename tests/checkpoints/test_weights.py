@@ -116,6 +116,9 @@ def test_missing_damaged_and_unsuitable_weights_are_refused(vqgan_file, rar_file
         load_weights(vqgan_file, "rar")
     with pytest.raises(UserError, match="is a file of weights and has no step 3"):
         load_weights(rar_file, "rar", step=3)
+    (tmp_path / "run" / "checkpoints" / "5").mkdir(parents=True)
+    with pytest.raises(UserError, match="is the checkpoint of step 5, not of step 3: leave the step out"):
+        load_weights(tmp_path / "run" / "checkpoints" / "5", step=3)
     save_file({"w": np.zeros(3)}, tmp_path / "other.safetensors")
     with pytest.raises(UserError, match=r"does not hold a RAR, a MaskGIT-VQGAN or .*; its first tensors are \['w'\]"):
         load_weights(tmp_path / "other.safetensors")

@@ -139,7 +139,7 @@ def test_mixed_sizes_are_refused_or_cut(tmp_path):
     expected = [center_square(read_picture((tmp_path / name).read_bytes()), 8) for name in ("a.png", "b.png")]
     np.testing.assert_array_equal(batch, expected)
     np.savez(tmp_path / "a.npz", random_images(2))
-    with pytest.raises(UserError, match="images of 6 x 5: --image_size=8 cuts images of folders only"):
+    with pytest.raises(UserError, match="6 x 5, and only images of folders are cut to --image_size=8: set it to"):
         open_images(tmp_path / "a.npz", image_size=8)
 
 

@@ -10,10 +10,9 @@ import scipy.stats
 from rar_jax.models.rar import RAR
 from rar_jax.models.sizes import ModelConfig
 from rar_jax.orders import scan_order
-from rar_jax.orders.drawn import random_orders
 from rar_jax.sampling.cached import prepare
 from rar_jax.sampling.choose import Choice
-from rar_jax.sampling.decode import decode, edit
+from rar_jax.sampling.decode import decode, edit, image_orders
 from rar_jax.sampling.groups import Plan
 from rar_jax.sampling.guidance import guidance_weights
 
@@ -133,6 +132,13 @@ def test_each_image_has_a_mask_of_its_own(golden, golden_model, arguments):
         np.testing.assert_array_equal(result[order], visited)
 
 
-def test_random_orders_of_an_edit_are_those_of_sampling(arguments):
-    orders = random_orders(arguments["key"], jnp.arange(6), 16)
-    np.testing.assert_array_equal(np.sort(orders, axis=1), np.tile(np.arange(16), (6, 1)))
+def test_random_orders_of_an_edit_are_those_of_sampling(golden_model, arguments):
+    """The masked positions are drawn in the order in which sampling draws them, after the known ones."""
+    known = np.random.default_rng(0).random((6, 16)) < 0.4
+    plan = FOURS._replace(drawn_order="random")
+    orders = [
+        np.asarray(image_orders(golden_model, arguments["key"], jnp.arange(6), None, plan, each))
+        for each in (None, jnp.asarray(known))
+    ]
+    for whole, edited, given in zip(*orders, known, strict=True):
+        np.testing.assert_array_equal(edited, np.concatenate([np.flatnonzero(given), whole[~given[whole]]]))

@@ -16,7 +16,7 @@ from rar_jax.errors import UserError
 from rar_jax.models.rar import RAR
 from rar_jax.models.sizes import VQGANConfig
 from rar_jax.models.vqgan import VQGAN
-from rar_jax.parallel.mesh import batch_sharding, make_mesh, replicated
+from rar_jax.parallel.mesh import batch_sharding, local_mesh, replicated
 from rar_jax.performance import ceilings
 from rar_jax.performance.benchmarks.report import peak_memory
 from rar_jax.performance.costs import decode_work
@@ -39,7 +39,7 @@ def _init(model: RAR) -> dict[str, Any]:
 def _make_sampler(config: Config, dtype: str | None) -> Sampler:
     dtype = dtype or ("float32" if jax.default_backend() == "cpu" else config.train.dtype)
     model = RAR(config.model, jnp.dtype(dtype))
-    mesh = make_mesh((jax.local_device_count(), 1), jax.local_devices())
+    mesh = local_mesh()
     params = jax.jit(_init, static_argnums=0, out_shardings=replicated(mesh))(model)
     return Sampler(model, params, mesh)
 
