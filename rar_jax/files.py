@@ -1,5 +1,6 @@
-"""Writes files atomically, and refuses to resume work in a folder with other settings."""
+"""Writes files atomically or line by line, and refuses to resume work in a folder with other settings."""
 
+import concurrent.futures
 import contextlib
 import json
 import os
@@ -77,6 +78,54 @@ def read_json_lines(path: epath.PathLike) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break
     return entries
+
+
+class JsonLinesFile:
+    """A file of JSON lines that grows. On gs://, where files cannot grow, a thread writes the whole file each time."""
+
+    def __init__(self, path: epath.Path, entries: list[dict[str, Any]]):
+        """Replaces the file by one with these lines."""
+        self._path, self._text = path, "".join(json.dumps(entry) + "\n" for entry in entries)
+        write_atomically(path, self._text)
+        self._written = self._text
+        self._file = self._thread = None
+        if "://" in str(path):
+            self._thread = concurrent.futures.ThreadPoolExecutor(1)
+            self._last = self._thread.submit(self._write)
+        else:
+            self._file = path.open("a")
+
+    def add(self, values: Mapping[str, Any]) -> None:
+        """Adds a line. On gs://, raises the error of an earlier write that failed."""
+        line = json.dumps(values) + "\n"
+        if self._file is not None:
+            self._file.write(line)
+            self._file.flush()
+            return
+        if self._last.done():
+            self._last.result()
+        self._text += line
+        self._last = self._thread.submit(self._write)
+
+    def _write(self) -> None:
+        """Writes all lines so far. If lines arrive faster than they are written, several new ones share a write."""
+        text = self._text
+        if text != self._written:
+            write_atomically(self._path, text)
+            self._written = text
+
+    def flush(self) -> None:
+        """Waits until all lines are written."""
+        if self._thread is not None:
+            self._last.result()
+
+    def close(self) -> None:
+        """Flushes and closes the file."""
+        if self._file is not None:
+            self._file.close()
+            return
+        self._thread.shutdown()
+        self._last.result()
 
 
 def hold_to_plan(flag: str, folder: epath.PathLike, earlier: Mapping[str, Any], plan: Mapping[str, Any]) -> None:

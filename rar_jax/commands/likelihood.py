@@ -38,8 +38,8 @@ _NUM = flags.DEFINE_integer("num", None, "Number of images, evenly spaced over a
 _ORDERS = flags.DEFINE_integer("orders", 0, "Number of random orders of each image; 0 is the run's scan order.", 0)
 _CLASSIFY = flags.DEFINE_bool("classify", False, "Also compute the probability of each class, and the accuracy.")
 _OUT = shared_flags.define_out("results")
-_SEED = shared_flags.define_seed()
-_BATCH = shared_flags.define_batch_size()
+_SEED = shared_flags.define_seed("the random orders")
+_BATCH = shared_flags.define_batch_size(done="read")
 
 
 class _Images(NamedTuple):

@@ -24,6 +24,7 @@ _OUTPUT = shared_flags.define_picture()
 
 def main(argv):
     del argv
+    cli.keep_compiled_programs()
     source = shared_flags.name_one((_IMAGES, _TFDS, _GLYPHS))
     unused = {"images": (_SPLIT, _DATA_DIR, _NUM_CLASSES), "tfds": (_NUM_CLASSES,), "glyphs": (_DATA_DIR,)}
     shared_flags.refuse(unused[source], source)

@@ -73,14 +73,14 @@ def define_classes() -> flags.FlagHolder[list[str]]:
     )
 
 
-def define_seed() -> flags.FlagHolder[int]:
-    """Defines --seed, the seed of the samples."""
-    return flags.DEFINE_integer("seed", 0, "Seed of the samples. The same seed gives the same images.", 0, MAX_SEED)
+def define_seed(of: str = "the samples. The same seed gives the same images") -> flags.FlagHolder[int]:
+    """Defines --seed, the seed of something."""
+    return flags.DEFINE_integer("seed", 0, f"Seed of {of}.", 0, MAX_SEED)
 
 
-def define_batch_size(default: int = 256) -> flags.FlagHolder[int]:
-    """Defines --batch_size, the batch size of the decode loop."""
-    return flags.DEFINE_integer("batch_size", default, "Number of images decoded at once.", lower_bound=1)
+def define_batch_size(default: int = 256, done: str = "decoded") -> flags.FlagHolder[int]:
+    """Defines --batch_size, the number of images with which something is done at once."""
+    return flags.DEFINE_integer("batch_size", default, f"Number of images {done} at once.", lower_bound=1)
 
 
 def define_options() -> Callable[[], dict[str, Any]]:

@@ -20,6 +20,7 @@ _OUTPUT = shared_flags.define_picture()
 
 def main(argv):
     del argv
+    cli.keep_compiled_programs()
     if not _RECORDS.value or not _TOKENIZER.value:
         raise UserError("name a folder of records with --records and their tokenizer with --tokenizer=WEIGHTS")
     shared_flags.check_picture(_OUTPUT.value)

@@ -135,6 +135,7 @@ def _encode_images() -> Description | None:
 
 def main(argv):
     del argv
+    cli.keep_compiled_programs()
     _check()
     made = _import_lines() if _JSONL.value else _encode_images()
     if made is None:

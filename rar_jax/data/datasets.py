@@ -1,6 +1,5 @@
 """Opens the data sets of a config and checks that they match it."""
 
-import contextlib
 from typing import NamedTuple
 
 import filelock
@@ -9,7 +8,7 @@ from etils import epath
 from rar_jax.config import Config
 from rar_jax.data.digits import write_digits
 from rar_jax.data.glyphs import IDENTITY, NUM_HELDOUT, SIDE, Glyphs
-from rar_jax.data.records import UNKNOWN_TOKENIZER, Records, SyntheticRecords, TokenRecords
+from rar_jax.data.records import UNKNOWN_TOKENIZER, Records, SyntheticRecords, TokenRecords, check_local
 from rar_jax.data.tokenization import tokenize_images
 from rar_jax.data.tokenizers import Tokenizer
 from rar_jax.errors import UserError
@@ -75,9 +74,9 @@ def _tokenized_glyphs(config: Config, tokenizer: Tokenizer) -> list[epath.Path]:
         source = Glyphs(split, num_images, num_classes)
         name = f"{split}_{IDENTITY}_{num_classes}_{num_images}_{data.image_size}_{tokenizer.fingerprint}"
         folder = epath.Path(data.path or cache_folder("glyphs")) / name
+        check_local(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        remote = "://" in str(folder)
-        with contextlib.nullcontext() if remote else filelock.FileLock(f"{folder}.lock"):
+        with filelock.FileLock(f"{folder}.lock"):
             tokenize_images(source, tokenizer, folder, image_size=data.image_size)
         made.append(folder)
     return made

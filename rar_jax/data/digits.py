@@ -14,7 +14,7 @@ from etils import epath
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from rar_jax.data.records import DESCRIPTION, write_records
+from rar_jax.data.records import DESCRIPTION, check_local, write_records
 from rar_jax.errors import UserError
 
 CLASS_NAMES = tuple(str(digit) for digit in range(10))
@@ -72,6 +72,7 @@ def write_digits(folder: epath.PathLike) -> dict[str, epath.Path]:
     Raises:
       UserError: `folder` or the folder of a split exists but is something else.
     """
+    check_local(folder)
     folder = epath.Path(folder)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file, not a folder: remove it, or set --config.data.path to another folder")

@@ -256,6 +256,17 @@ def _write_shard(path: epath.Path, images: Iterable[tuple[np.ndarray, int]], des
     return writer.num_records
 
 
+def check_local(folder: epath.PathLike) -> None:
+    """Raises a `UserError` for a folder of records that is on a bucket, where they are neither written nor read."""
+    scheme, remote, place = str(folder).partition("://")
+    if remote:
+        bucket = place.split("/")[0]
+        raise UserError(
+            f"{folder}: token records cannot be on {scheme}://; mount the bucket on every host, with "
+            f"mkdir -p /mnt/{bucket} && gcsfuse --implicit-dirs {bucket} /mnt/{bucket}, and use /mnt/{place}"
+        )
+
+
 class TokenRecords:
     """A folder of token records, which can be read at random, and by several threads at once."""
 
@@ -266,13 +277,7 @@ class TokenRecords:
           UserError: the folder holds no token records, a shard is missing, unreadable, or not as long as described, or
             the folder is on a bucket (such as gs://), which must be mounted to read records at random.
         """
-        scheme, remote, place = str(folder).partition("://")
-        if remote:
-            bucket = place.split("/")[0]
-            raise UserError(
-                f"{folder}: token records cannot be read from {scheme}://; mount the bucket on every host, with "
-                f"mkdir -p /mnt/{bucket} && gcsfuse --implicit-dirs {bucket} /mnt/{bucket}, and use /mnt/{place}"
-            )
+        check_local(folder)
         folder = epath.Path(folder)
         path = folder / DESCRIPTION
         self.description = read_description(folder)

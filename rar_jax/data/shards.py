@@ -7,7 +7,15 @@ from typing import Any
 
 from etils import epath
 
-from rar_jax.data.records import DESCRIPTION, Description, ShardWriter, read_description, shard_name, write_description
+from rar_jax.data.records import (
+    DESCRIPTION,
+    Description,
+    ShardWriter,
+    check_local,
+    read_description,
+    shard_name,
+    write_description,
+)
 from rar_jax.errors import UserError
 from rar_jax.files import hold_to_plan, write_atomically
 
@@ -35,8 +43,9 @@ class ShardedOutput:
           plan: everything that decides which records a shard holds; JSON values.
 
         Raises:
-          UserError: the folder has a set with another plan, or holds other files.
+          UserError: the folder has a set with another plan, holds other files, or is on a bucket.
         """
+        check_local(folder)
         self._folder = epath.Path(folder)
         self._making = self._folder / _MAKING
         # A round trip through JSON, so that it compares equal to a plan that is read from a file.

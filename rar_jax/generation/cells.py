@@ -1,12 +1,12 @@
 """Measures the cells of a grid of settings one after another. A grid that was stopped is resumed."""
 
-import json
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from etils import epath
 
-from rar_jax.files import hold_to_plan, read_json_lines, write_atomically
+from rar_jax.files import JsonLinesFile, hold_to_plan, read_json_lines
 from rar_jax.progress import Progress
 
 # A NamedTuple of JSON values.
@@ -40,15 +40,14 @@ def measure_cells(
     hold_to_plan("out", path.parent, lines[0], plan)
     path.parent.mkdir(parents=True, exist_ok=True)
     # This removes a last line that was cut short.
-    write_atomically(path, "".join(json.dumps(line) + "\n" for line in lines))
+    file = JsonLinesFile(path, lines)
     found = {kind(*(line.pop(name) for name in kind._fields)): line for line in lines[1:]}
     left = [cell for cell in cells if cell not in found]
     progress = Progress(path.stem, len(cells) * images, (len(cells) - len(left)) * images, unit="image")
-    with path.open("a") as file:
+    with contextlib.closing(file):
         for cell in left:
             found[cell] = measure(cell, progress.update)
-            file.write(json.dumps(cell._asdict() | found[cell]) + "\n")
-            file.flush()
+            file.add(cell._asdict() | found[cell])
             name, value = next(iter(found[cell].items()))
             progress.update(0, f"{_described(cell)}: {name} {value:.4g}")
     progress.close()

@@ -26,7 +26,6 @@ from rar_jax.sampling.decode import (
     begin_segment,
     decode_segments,
     guided,
-    image_orders,
     in_grid_order,
     run_passes,
     token_drawing,
@@ -34,7 +33,7 @@ from rar_jax.sampling.decode import (
 from rar_jax.sampling.groups import Plan, Segment
 from rar_jax.sampling.options import Options
 from rar_jax.sampling.own_pace import OwnPaceState, begin_at_own_pace, run_at_own_pace
-from rar_jax.sampling.sampler import Sampler, seed_key
+from rar_jax.sampling.sampler import Sampler, jit_image_orders, seed_key
 
 # Tokens int32 [B, T] in grid order, and which of them are known, bool [B, T].
 Shown = tuple[jax.Array, jax.Array]
@@ -143,9 +142,6 @@ def _jit(function: Callable, model: RAR, mesh: Mesh, *static: Any) -> Callable[.
     return jax.jit(jax.shard_map(run, mesh=mesh, check_vma=False, **specs), donate_argnums=donated)
 
 
-_orders = jax.jit(image_orders, static_argnames=("model", "plan"))
-
-
 def paint(
     sampler: Sampler,
     labels: np.ndarray,
@@ -181,7 +177,7 @@ def paint(
         images |= {"tokens": edited[0], "masked": edited[1]}
         known = ~edited[1]
     order = arguments.pop("order")
-    images["orders"] = fetch(_orders(sampler.model, arguments["key"], numbers, order, plan, known))
+    images["orders"] = fetch(jit_image_orders(sampler.model, arguments["key"], numbers, order, plan, known))
     plan = plan._replace(drawn_order=None)
     batch = sampler.put(images)
 

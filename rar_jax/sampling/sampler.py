@@ -21,7 +21,7 @@ from rar_jax.sampling.own_pace import Pace
 
 _SHOWN_CLASSES = 10
 
-_image_orders = jax.jit(image_orders, static_argnames=("model", "plan"))
+jit_image_orders = jax.jit(image_orders, static_argnames=("model", "plan"))
 
 
 @functools.cache
@@ -171,7 +171,7 @@ class Sampler:
         """Returns the order in which `decode` decodes each image's tokens: int32 [B, T] for numbers [B]."""
         order = options.arguments(self.model.config)["order"]
         numbers = jnp.asarray(numbers, jnp.int32)
-        return np.asarray(_image_orders(self.model, seed_key(seed), numbers, order, options.plan(self.model.config)))
+        return np.asarray(jit_image_orders(self.model, seed_key(seed), numbers, order, options.plan(self.model.config)))
 
 
 def seed_key(seed: int) -> jax.Array:
@@ -250,9 +250,8 @@ def sample_tokens(
     labels = check_labels(labels, sampler.model.config.num_classes)
     batch_size = sampler.batch_size(batch_size, len(labels))
     batches = []
-    for start in range(0, len(labels), batch_size):
-        numbers = np.arange(start, min(start + batch_size, len(labels)))
-        tokens, pace = sampler.decode_numbers(labels, numbers, batch_size, seed, options)
+    for numbers, padded in padded_batches(len(labels), batch_size):
+        tokens, pace = sampler.decode(labels[padded], padded, seed, options)
         batches.append(fetch(tokens)[: len(numbers)])
         if pace is not None:
             on_pace(Pace(*(fetch(each)[: len(numbers)] for each in pace)))

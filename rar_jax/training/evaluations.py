@@ -5,11 +5,11 @@ from typing import Any
 
 from etils import epath
 
-from rar_jax.files import read_json_lines
+from rar_jax.files import JsonLinesFile, read_json_lines
 from rar_jax.images.files import write_png
 from rar_jax.parallel.distributed import from_first, is_first
 from rar_jax.training.evaluators.evaluator import Evaluator, Result
-from rar_jax.training.metrics import JsonLinesFile, MetricsLog, read_metrics
+from rar_jax.training.metrics import MetricsLog, read_metrics
 from rar_jax.training.preemption import Preemption
 
 FILE = "evaluations.jsonl"

@@ -1,7 +1,5 @@
 """Metrics on disk: metrics.jsonl, speed.jsonl and TensorBoard events, without TensorFlow."""
 
-import concurrent.futures
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +8,7 @@ import numpy as np
 import tensorboardX
 from etils import epath
 
-from rar_jax.files import read_json_lines, write_atomically
+from rar_jax.files import JsonLinesFile, read_json_lines
 from rar_jax.parallel.distributed import is_first
 from rar_jax.training.speed import StepTimer
 
@@ -136,54 +134,6 @@ class TrainingMetrics:
             self._log.write_speed(step, speed)
             note += f", utilisation {speed['utilisation']:.0%}, waiting for data {speed['data_wait']:.0%}"
         return note + (f", {skipped} updates skipped" if skipped else "")
-
-
-class JsonLinesFile:
-    """A file of JSON lines that grows. On gs://, where files cannot grow, a thread writes the whole file each time."""
-
-    def __init__(self, path: epath.Path, entries: list[dict[str, Any]]):
-        """Replaces the file by one with these lines."""
-        self._path, self._text = path, "".join(json.dumps(entry) + "\n" for entry in entries)
-        write_atomically(path, self._text)
-        self._written = self._text
-        self._file = self._thread = None
-        if "://" in str(path):
-            self._thread = concurrent.futures.ThreadPoolExecutor(1)
-            self._last = self._thread.submit(self._write)
-        else:
-            self._file = path.open("a")
-
-    def add(self, values: Mapping[str, Any]) -> None:
-        """Adds a line. On gs://, raises the error of an earlier write that failed."""
-        line = json.dumps(values) + "\n"
-        if self._file is not None:
-            self._file.write(line)
-            self._file.flush()
-            return
-        if self._last.done():
-            self._last.result()
-        self._text += line
-        self._last = self._thread.submit(self._write)
-
-    def _write(self) -> None:
-        """Writes all lines so far. If lines arrive faster than they are written, several new ones share a write."""
-        text = self._text
-        if text != self._written:
-            write_atomically(self._path, text)
-            self._written = text
-
-    def flush(self) -> None:
-        """Waits until all lines are written."""
-        if self._thread is not None:
-            self._last.result()
-
-    def close(self) -> None:
-        """Flushes and closes the file."""
-        if self._file is not None:
-            self._file.close()
-            return
-        self._thread.shutdown()
-        self._last.result()
 
 
 def read_metrics(run_folder: epath.PathLike) -> list[dict[str, Any]]:
