@@ -111,6 +111,7 @@ def test_scores_of_samples_decide_the_features_of_tune(run):
     page = Page(write_page(run).read_text())
     assert "12.346" in page.text and "INCEPTION=WEIGHTS" not in page.text
     assert "--reference=" + f"{run}/images/heldout --inception=WEIGHTS --num=1000" in page.text
+    assert "--inception=WEIGHTS --out=" + f"{run}/evaluation/inception" in page.text
 
 
 def test_missing_samples_are_named(run):
