@@ -78,7 +78,7 @@ def tiny_study(**fields):
     base = runpy.run_path(str(ROOT / "configs" / "digits_long.py"))["get_config"]()
     base.model.update(width=16, depth=1, num_heads=2, mlp_width=32)
     base.train.update(batch_size=128, epochs=2, log_every=11)
-    base.optimizer.warmup_epochs = 1
+    base.optimizer.update(learning_rate=2e-3, warmup_epochs=1)
     base.eval.every = 11
     rows = [
         Row(f"0-{end}", {"permutation.anneal_start_epoch": 0, "permutation.anneal_end_epoch": end}) for end in (0, 1)

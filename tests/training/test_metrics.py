@@ -8,8 +8,8 @@ import tensorboardX
 from etils.epath import backend
 from fsspec.implementations.memory import MemoryFileSystem
 
+from rar_jax import files
 from rar_jax.run_folder import check_folder, lock, read_config, write_config
-from rar_jax.training import metrics
 from rar_jax.training.curves import plot_run
 from rar_jax.training.evaluations import Evaluations
 from rar_jax.training.metrics import MetricsLog, TrainingMetrics, read_metrics
@@ -80,14 +80,14 @@ def test_a_slow_bucket_delays_no_step_and_a_failing_one_raises(bucket, monkeypat
         assert go_on.wait(60)
 
     log = MetricsLog("gs://bucket/slow", 0)
-    monkeypatch.setattr(metrics, "write_atomically", slow)
+    monkeypatch.setattr(files, "write_atomically", slow)
     for step in range(1, 10):
         log.write(step, {"train/loss": 0.0})
     go_on.set()
     log.flush()
     # Lines that were added during the first write are written together.
     assert writes[-1] == 9 and len(writes) <= 3
-    monkeypatch.setattr(metrics, "write_atomically", mock.Mock(side_effect=OSError("no space")))
+    monkeypatch.setattr(files, "write_atomically", mock.Mock(side_effect=OSError("no space")))
     log.write(10, {"train/loss": 0.0})
     with pytest.raises(OSError, match="no space"):
         log.flush()
