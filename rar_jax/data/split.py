@@ -18,7 +18,7 @@ PARTS = ("train", "heldout")
 def split_images(folder: epath.PathLike, output: epath.PathLike, holdout: float) -> dict[str, int]:
     """Makes the folders train and heldout below `output`, with a folder of links for each class.
 
-    The share of each class that is held out is drawn with a fixed seed. Of a class of two or more images, at least one
+    The share of each class that is held out is drawn with a fixed seed. If a class has two or more images, at least one
     is held out and at least one is not. A flat folder of images is one class.
 
     Args:

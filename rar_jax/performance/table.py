@@ -69,12 +69,11 @@ class Measured:
           UserError: the file has other results.
         """
         self._path = None if path is None else pathlib.Path(path)
-        self._found = []
-        if self._path is not None and self._path.exists():
-            try:
-                self._found = json.loads(self._path.read_text())
-            except json.JSONDecodeError:
-                self._found = None
+        exists = self._path is not None and self._path.exists()
+        try:
+            self._found = json.loads(self._path.read_text()) if exists else []
+        except json.JSONDecodeError:
+            self._found = None
         if not isinstance(self._found, list):
             raise UserError(f"json={path!r} is a file of something else than this table: name another file")
 

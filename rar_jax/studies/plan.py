@@ -33,7 +33,7 @@ class Score(NamedTuple):
     compared: bool = True
 
 
-# Of the validation images: all that a study that chooses settings reads.
+# Scores by the validation images. A study that chooses settings has no others.
 VALIDATION_SCORES = {
     "validation_end": Score("validation loss at the end"),
     "validation_best": Score("validation loss at the best step"),
@@ -45,7 +45,7 @@ _LOSSES = {
     "random_loss_end": Score("loss in random order at the end"),
     "random_loss_best": Score("loss in random order at the best step"),
 }
-# Of samples; those in orders other than a row's first have the order's name before theirs.
+# Scores of samples. Those in orders other than a row's first one have the order's name before theirs.
 _SAMPLE_SCORES = {
     "frechet": Score("Frechet distance"),
     "frechet_guided": Score("Frechet, guided"),

@@ -83,7 +83,7 @@ def report_lines(study: Study, scores: Scores) -> list[str]:
     lines = [study.title, "", *table(rows), ""]
     lines.append("Means over seeds and 95% intervals by Student's t; losses in nats per token, of held-out images.")
     lines.append(
-        f"p: paired two-sided t-test against the best row of the {known[study.compare].label}, after Holm's correction "
+        f"p: paired two-sided t-test of the {known[study.compare].label} against the best row, after Holm's correction "
         "for the rows."
     )
     for name in dict.fromkeys((study.compare, *study.columns)):

@@ -189,14 +189,8 @@ def test_the_samples_of_a_job_are_scored_and_not_its_grid(images, tmp_path):
         out = tmp_path / "_".join(outputs)
         with job(out, outputs=outputs) as folder:
             write(folder, images, [0])
-            # On a bucket, a job of PNGs has no folder of batches.
-            for moved in (False, True):
-                if moved and (out / "batches").exists():
-                    (out / "batches").rename(out / "elsewhere")
-                with pytest.raises(UserError, match="has a job that is not complete: run the same command again"):
-                    job_images(out)
-            if (out / "elsewhere").exists():
-                (out / "elsewhere").rename(out / "batches")
+            with pytest.raises(UserError, match="has a job that is not complete: run the same command again"):
+                job_images(out)
             write(folder, images)
             folder.complete()
         write_png(out / "grid.png", images[0])
@@ -205,6 +199,16 @@ def test_the_samples_of_a_job_are_scored_and_not_its_grid(images, tmp_path):
     # A path that is not the folder of a job is returned unchanged.
     for path in (tmp_path / "png" / "images", tmp_path / "npz" / "samples.npz", tmp_path / "nothing"):
         assert job_images(path) == path
+
+
+def test_a_job_without_a_folder_of_batches_is_complete_with_its_last_picture(images, tmp_path):
+    """On a bucket, a job of PNGs has no such folder."""
+    (tmp_path / "job.json").write_text(json.dumps({"num": 2}))
+    write_png(tmp_path / "images" / "000000.png", images[0])
+    with pytest.raises(UserError, match="has a job that is not complete: run the same command again"):
+        job_images(tmp_path)
+    write_png(tmp_path / "images" / "000001.png", images[1])
+    assert job_images(tmp_path) == tmp_path / "images"
 
 
 def test_one_of_two_jobs_that_start_at_the_same_time_is_refused(tmp_path, monkeypatch):
