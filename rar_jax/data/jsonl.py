@@ -51,11 +51,7 @@ def import_jsonl(
         files, or a line is malformed.
     """
     path = epath.Path(path)
-    if not path.is_file():
-        raise UserError(f"--jsonl={path}: there is no such file")
-    size = path.stat().length
-    if not size:
-        raise UserError(f"--jsonl={path} has no lines")
+    size = _size(path)
     described = Description(
         grid_side=grid_side,
         codebook_size=codebook_size,
@@ -71,6 +67,28 @@ def import_jsonl(
     folder = ShardedOutput(output, plan)
     if folder.made is not None:
         return folder.made
+    return folder.complete(_write_shards(folder, described, path, shard_size, skip_bad), described)
+
+
+def _size(path: epath.Path) -> int:
+    """Returns the number of bytes of a file.
+
+    Raises:
+      UserError: the file does not exist or has no lines.
+    """
+    if not path.is_file():
+        raise UserError(f"--jsonl={path}: there is no such file")
+    size = path.stat().length
+    if not size:
+        raise UserError(f"--jsonl={path} has no lines")
+    return size
+
+
+def _write_shards(
+    folder: ShardedOutput, described: Description, path: epath.Path, shard_size: int, skip_bad: bool
+) -> int:
+    """Writes the shards that are not finished. Returns the number of all shards."""
+    size = path.stat().length
     shard, place, line_number = _finished(folder)
     progress = Progress("import", size, done=place, unit="B")
     with path.open("rb") as file:
@@ -85,7 +103,7 @@ def import_jsonl(
             folder.finish(shard, writer, rejected, place=place, line=line_number)
             shard += 1
     progress.close()
-    return folder.complete(shard, described)
+    return shard
 
 
 def _finished(folder: ShardedOutput) -> tuple[int, int, int]:

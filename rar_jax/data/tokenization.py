@@ -91,22 +91,13 @@ def tokenize_images(
     folder = ShardedOutput(output, plan | {"shard_size": shard_size})
     if folder.made is not None:
         return folder.made
-    num_shards = -(-len(source) // shard_size)
-    shards = {
-        shard: [source[i] for i in range(shard * shard_size, min((shard + 1) * shard_size, len(source)))]
-        for shard in range(process_index, num_shards, process_count)
-    }
     side = square_side(crops, image_size)
     cut = functools.partial(cut_crops, image_size=image_size, crops=crops, flip=flip)
     num_crops = len(cut(np.zeros((side, side, 3), np.uint8)))
-    described = Description(
-        grid_side=tokenizer.grid_side,
-        codebook_size=tokenizer.codebook_size,
-        class_names=source.class_names,
-        tokenizer=tokenizer.fingerprint,
-        source=source.name,
-        crops_per_image=num_crops,
-    )
+    described = _describe(source, tokenizer, num_crops)
+    num_shards = -(-len(source) // shard_size)
+    own = range(process_index, num_shards, process_count)
+    shards = {shard: _examples(source, shard * shard_size, (shard + 1) * shard_size) for shard in own}
     unfinished = {shard: examples for shard, examples in shards.items() if folder.report(shard) is None}
     total, left = (sum(map(len, part.values())) for part in (shards, unfinished))
     progress = Progress("tokenize", total, done=total - left, unit="image")
@@ -116,6 +107,23 @@ def tokenize_images(
         _write_shards(folder, _encoded(batches, functools.partial(_encode, tokenizer, cut)), described, progress)
     progress.close()
     return folder.complete(num_shards, described)
+
+
+def _describe(source: Source, tokenizer: Tokenizer, num_crops: int) -> Description:
+    """Returns the description of the records of a source."""
+    return Description(
+        grid_side=tokenizer.grid_side,
+        codebook_size=tokenizer.codebook_size,
+        class_names=source.class_names,
+        tokenizer=tokenizer.fingerprint,
+        source=source.name,
+        crops_per_image=num_crops,
+    )
+
+
+def _examples(source: Source, first: int, end: int) -> list[Example]:
+    """Returns the images of a source from number `first` to before `end`, or to the last one."""
+    return [source[i] for i in range(first, min(end, len(source)))]
 
 
 def _listing(source: Source) -> str:

@@ -3,6 +3,7 @@
 import numpy as np
 from etils import epath
 
+from rar_jax.data.token_batches import evenly_spaced
 from rar_jax.data.tokenizers import Tokenizer
 from rar_jax.errors import UserError
 from rar_jax.evaluation.features import Extractor
@@ -137,7 +138,7 @@ def evaluate_tokenizer(
 
 def draw_neighbours(samples: Summary, reference: Reference) -> Grid:
     """Draws some samples, each with the images of the reference whose features are nearest to its own."""
-    chosen = np.linspace(0, len(samples.shown) - 1, min(_WITH_NEIGHBOURS, len(samples.shown))).round().astype(int)
+    chosen = evenly_spaced(_WITH_NEIGHBOURS, len(samples.shown))
     count = min(_SHOWN_NEIGHBOURS, len(reference.pool))
     found = reference.places[nearest(samples.shown_pool[chosen], reference.pool, count)]
     images = take(reference.images, found.ravel()).reshape(*found.shape, *reference.images.size, 3)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from etils import epath
 
+from rar_jax.data.token_batches import evenly_spaced
 from rar_jax.errors import UserError
 from rar_jax.evaluation.features import Extractor, Features, extract_all
 from rar_jax.evaluation.image_sets import FolderImages, ImageSet, chosen, open_images, rows_at
@@ -65,7 +66,7 @@ class Accumulator:
           logits: whether to keep the logits, for `Extractor.score_classes`.
         """
         self._kept, self._keeps_logits = spread_places(total, keep), logits
-        self._places = set(np.linspace(0, total - 1, min(show, total)).round().astype(int).tolist())
+        self._places = set(evenly_spaced(show, total).tolist())
         self._moments = {"pool": Moments(), "spatial": Moments()}
         self._pool, self._logits, self._shown, self._shown_pool = [], [], [], []
 

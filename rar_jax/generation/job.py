@@ -292,7 +292,7 @@ def run_job(
     """
     sampler = generator.sampler
     # Raises a UserError for options that do not fit the model before the folder is created.
-    options.arguments(sampler.model.config), options.plan(sampler.model.config)
+    options.traced(sampler.model.config, seed), options.plan(sampler.model.config)
     batch_size = sampler.batch_size(batch_size, len(labels))
     plan = generator.origin | _plan_of_labels(labels, sampler.model.config.num_classes) | {"seed": seed}
     plan |= dataclasses.asdict(options)

@@ -17,7 +17,7 @@ from rar_jax.data.sources import ClassFolders
 from rar_jax.data.split import PARTS
 from rar_jax.files import write_atomically
 from rar_jax.models.sizes import VQGANConfig
-from rar_jax.own_images.planned import Fields, Images, Machine, duration
+from rar_jax.own_images.planned import Fields, Images, Machine, Part, duration
 from rar_jax.own_images.rar_plan import plan_rar
 from rar_jax.own_images.tokenizer_plan import plan_tokenizer, tokenizer_config
 from rar_jax.parallel.mesh import make_mesh
@@ -94,12 +94,7 @@ def write_plan(
     codes = tokenizer_config(first.fields).model
     second = plan_rar(images, machine, (1 - _TOKENIZER_SHARE) * seconds, codes, str(folder))
     # Encoding takes about half of a forward pass, and a training step three.
-    encoding = machine.seconds(vqgan_train_flops(codes, images.image_size) / 6) * (
-        images.num_train + images.num_heldout
-    )
-    # With guidance, an image takes two forward passes.
-    num_samples = max(8 * images.num_classes, 1000)
-    sampling = second.image_seconds * 2 / 3 * num_samples
+    encoding = machine.seconds(vqgan_train_flops(codes, images.image_size) / 6)
     text = "\n".join(
         [
             f"{images.num_train:,} training images and {images.num_heldout:,} held-out images of "
@@ -107,9 +102,9 @@ def write_plan(
             f"{duration(seconds)} of training on {machine.name}; matrices are multiplied at "
             f"{machine.flop_rate / 1e9:,.0f} GFLOP/s.",
             *first.lines,
-            f"Tokenization: about {duration(encoding)}.",
+            f"Tokenization: about {duration(encoding * (images.num_train + images.num_heldout))}.",
             *second.lines,
-            f"Sampling: about {duration(sampling)} for {num_samples:,} images.",
+            _sampling_line(images.num_classes, second),
         ]
     )
     write_atomically(folder / TOKENIZER, config_file("rar_jax.tokenizer_config", "tokenizer", first.fields))
@@ -117,6 +112,13 @@ def write_plan(
     # Written last: its presence means that the plan is complete.
     write_atomically(folder / RAR, config_file("rar_jax.config", "imagenet", second.fields))
     return text
+
+
+def _sampling_line(num_classes: int, rar: Part) -> str:
+    """Returns the line on sampling eight images of each class, and at least 1,000 images."""
+    num_samples = max(8 * num_classes, 1000)
+    # With guidance, an image takes two forward passes, a third of a training step each.
+    return f"Sampling: about {duration(rar.image_seconds * 2 / 3 * num_samples)} for {num_samples:,} images."
 
 
 def config_file(module: str, recipe: str, fields: Fields) -> str:

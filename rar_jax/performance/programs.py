@@ -13,8 +13,8 @@ from rar_jax.errors import UserError
 from rar_jax.parallel.mesh import batch_sharding, make_mesh, replicated
 from rar_jax.performance.topologies import Topology
 from rar_jax.sampling.cached import prepare
-from rar_jax.sampling.decode import decode
-from rar_jax.sampling.sampler import jit_on_own_images
+from rar_jax.sampling.decode import Batch
+from rar_jax.sampling.sampler import jit_decode
 from rar_jax.tokenizer_config import TokenizerConfig
 from rar_jax.tokenizer_training.program import make_program as make_tokenizer_program
 from rar_jax.training.program import make_program
@@ -89,10 +89,10 @@ def compile_decode(config: Config, batch_size: int, topology: Topology) -> jax.s
     params = jax.eval_shape(functools.partial(prepare, model, few_rows=False), jax.eval_shape(program.init).params)
     images = _with_shardings(jax.ShapeDtypeStruct((batch_size,), jnp.int32), batch_sharding(mesh))
     options = sample_options(config)
-    rest = jax.eval_shape(lambda: {"key": jax.random.key(0)} | options.arguments(model.config))
-    shared = _with_shardings((params, rest), replicated(mesh))
-    program = jit_on_own_images(decode, model, options.plan(model.config), mesh)
-    return _compile(program.lower(shared[0], {"labels": images, "numbers": images}, shared[1]), topology)
+    traced = jax.eval_shape(lambda: options.traced(model.config, seed=0))
+    params, traced = _with_shardings((params, traced), replicated(mesh))
+    program = jit_decode(model, options.plan(model.config), mesh)
+    return _compile(program.lower(params, Batch(images, images), traced), topology)
 
 
 def compile_tokenizer_step(config: TokenizerConfig, topology: Topology) -> jax.stages.Compiled:

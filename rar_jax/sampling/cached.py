@@ -163,7 +163,13 @@ def for_each_sequence(x: jax.Array, sequences: int) -> jax.Array:
 
 
 class CachedNetwork:
-    """The network and the images that it decodes. Nothing in it changes during a loop."""
+    """The network and the images that it decodes. Nothing in it changes during a loop.
+
+    Attributes:
+      model: the network.
+      codebook_size: V.
+      batch, sequences: B and R.
+    """
 
     def __init__(self, model: RAR, params: DecodeParams, labels: jax.Array, orders: jax.Array, guided: bool):
         """Computes what the loop needs of the classes and orders.
@@ -175,7 +181,7 @@ class CachedNetwork:
           orders: int32 [B, T].
           guided: decode each image with the null class too, as sequences B .. 2B - 1.
         """
-        self._model, self._params = model, params
+        self.model, self._params = model, params
         self._copies = 2 if guided else 1
         self.codebook_size = model.config.codebook_size
         self.batch, self.sequences = labels.shape[0], self._copies * labels.shape[0]
@@ -185,7 +191,7 @@ class CachedNetwork:
         self._orders = jnp.pad(orders, ((0, 0), (1, orders.shape[1])), mode="edge")
 
     def _apply(self, method: Callable, *args: Any) -> jax.Array:
-        return self._model.apply({"params": self._params.outer}, *args, method=method)
+        return self.model.apply({"params": self._params.outer}, *args, method=method)
 
     def positions(self, start: jax.Array | int, width: int) -> jax.Array:
         """Grid positions of `width` tokens of each order, from number `start` ([] or [B], from -1): int32 [B, W]."""
@@ -194,14 +200,14 @@ class CachedNetwork:
     def modulate(self, places: jax.Array) -> Modulation:
         """Computes the modulation at places int32 [S] of the sequence, or at own places [B, S] of each image."""
         # Padding may lie beyond the last place.
-        places = jnp.minimum(places, self._model.config.num_tokens + 1)
+        places = jnp.minimum(places, self.model.config.num_tokens + 1)
         if places.ndim == 1:
             condition = self._apply(RAR.condition, self._labels, places)
         else:
             labels = for_each_sequence(self._labels, self.sequences)
             each = jax.vmap(lambda label, places: self._apply(RAR.condition, label[None], places)[0])
             condition = each(labels, jnp.tile(places, (self._copies, 1)))
-        block = self._model.block()
+        block = self.model.block()
         return Modulation(
             condition, [block.apply({"params": p}, condition, method=Block.modulate) for p in self._params.blocks]
         )
@@ -213,9 +219,9 @@ class CachedNetwork:
 
     def empty_caches(self, length: int) -> list[Cache]:
         """Makes a cache of `length` places for each block."""
-        config = self._model.config
+        config = self.model.config
         shape = (self.sequences, config.num_heads, length, config.width // config.num_heads)
-        zeros = jnp.zeros(shape, self._model.dtype)
+        zeros = jnp.zeros(shape, self.model.dtype)
         return [Cache(zeros, zeros) for _ in self._params.blocks]
 
     def prefill(self, width: int) -> tuple[jax.Array, list[Cache]]:
@@ -326,7 +332,7 @@ class CachedNetwork:
         self, x: jax.Array, caches: list[Cache], length: int, modulation: Modulation, places: Places
     ) -> tuple[jax.Array, list[Cache]]:
         """Applies all blocks to rows x [R, N, D], which read the first `length` places of the caches."""
-        block, written = self._model.block(), []
+        block, written = self.model.block(), []
         for params, block_modulation, cache in zip(self._params.blocks, modulation.blocks, caches, strict=True):
             x, cache = _apply_block(block, length, params, x, block_modulation, cache, places)
             written.append(cache)

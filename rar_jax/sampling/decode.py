@@ -20,9 +20,10 @@ from rar_jax.orders import row_keys
 from rar_jax.orders.drawn import known_first, random_orders, spread_orders
 from rar_jax.performance.costs import block_kernels
 from rar_jax.sampling.cached import Cache, CachedNetwork, DecodeParams, Modulation, grow, window
-from rar_jax.sampling.choose import Choice, choose_token
+from rar_jax.sampling.choose import choose_token
 from rar_jax.sampling.groups import Plan, Segment, segments
 from rar_jax.sampling.guidance import guide
+from rar_jax.sampling.options import TracedOptions
 from rar_jax.sampling.own_pace import Pace, decode_at_own_pace
 
 # (t int32 [G], logits float32 [R, G, V] of the tokens of these numbers) -> the tokens int32 [B, G], and values
@@ -30,6 +31,22 @@ from rar_jax.sampling.own_pace import Pace, decode_at_own_pace
 Choose = Callable[[jax.Array, jax.Array], tuple[jax.Array, Any]]
 # A stage with fewer tokens saves less time than it takes to compile.
 _STAGE_TOKENS = 32
+
+
+class Batch(NamedTuple):
+    """Images to draw. The first axis of every array belongs to the images.
+
+    Attributes:
+      labels: int32 [B], classes 0..C-1 (or C for unconditional images).
+      numbers: int32 [B], each image's number in the job.
+      tokens: int32 [B, T], codes in row-major grid order, of which some are drawn again; None to draw all.
+      masked: bool [B, T], the tokens to draw; the others are known. None to draw all.
+    """
+
+    labels: jax.Array
+    numbers: jax.Array
+    tokens: jax.Array | None = None
+    masked: jax.Array | None = None
 
 
 class State(NamedTuple):
@@ -65,32 +82,22 @@ def decode_segments(model: RAR, sequences: int, sizes: tuple[int, ...]) -> list[
     return segments(sizes, [model.config.num_tokens * i // count for i in range(1, count + 1)])
 
 
-def run_loop(
-    model: RAR,
-    params: DecodeParams,
-    labels: jax.Array,
-    orders: jax.Array,
-    choose: Choose,
-    guided: bool,
-    sizes: tuple[int, ...] | None = None,
-) -> Any:
+def run_loop(network: CachedNetwork, choose: Choose, sizes: tuple[int, ...]) -> Any:
     """Decodes all tokens of B images, each in its own order.
 
     Args:
-      model, params, labels, orders, guided: see `CachedNetwork`.
+      network: the network and the images.
       choose: how tokens are drawn from logits, and what is kept of them (`Choose`).
-      sizes: of the groups; one token each by default.
+      sizes: of the groups, which sum to T.
 
     Returns:
       The values that `choose` kept, with T in place of G.
     """
-    sizes = sizes or (1,) * model.config.num_tokens
-    network = CachedNetwork(model, params, labels, orders, guided)
-    state, all_segments = begin_loop(network, sizes, choose), decode_segments(model, network.sequences, sizes)
+    state, all_segments = begin_loop(network, sizes, choose), decode_segments(network.model, network.sequences, sizes)
     for number, segment in enumerate(all_segments):
         state = begin_segment(network, all_segments, number, state)
         state = run_passes(network, segment, state, choose, 0, len(segment.counts))
-    return jax.tree.map(lambda kept: kept[:, : model.config.num_tokens], state.kept)
+    return jax.tree.map(lambda kept: kept[:, : sum(sizes)], state.kept)
 
 
 def begin_loop(network: CachedNetwork, sizes: tuple[int, ...], choose: Choose) -> State:
@@ -146,117 +153,66 @@ def token_keys(keys: jax.Array, t: jax.Array) -> jax.Array:
     return jax.vmap(jax.vmap(jax.random.fold_in, in_axes=(None, 0)), in_axes=(0, None))(keys, t)
 
 
-def image_orders(
-    model: RAR, key: jax.Array, numbers: jax.Array, order: jax.Array | None, plan: Plan, known: jax.Array | None = None
-) -> jax.Array:
-    """Returns the order of each image, int32 [B, T].
-
-    Args:
-      model: the network.
-      key, numbers, order, plan: see `decode`.
-      known: bool [B, T], positions that are not drawn; None if all are. They come first, in row-major order.
-    """
-    config, shape = model.config, (numbers.shape[0], model.config.num_tokens)
-    given = jnp.zeros(shape, bool) if known is None else known
+def image_orders(model: RAR, batch: Batch, options: TracedOptions, plan: Plan) -> jax.Array:
+    """Returns the order of each image, int32 [B, T]. Known positions come first, in row-major order."""
+    config, shape = model.config, (batch.numbers.shape[0], model.config.num_tokens)
+    known = jnp.zeros(shape, bool) if batch.masked is None else ~batch.masked
     if plan.drawn_order is None:
-        orders = jnp.broadcast_to(order, shape)
+        orders = jnp.broadcast_to(options.order, shape)
     elif plan.drawn_order == "random":
-        orders = random_orders(key, numbers, config.num_tokens)
+        orders = random_orders(options.key, batch.numbers, config.num_tokens)
     else:
-        orders = spread_orders(key, numbers, config.grid_side, plan.sizes, given)
-    return orders if known is None else known_first(orders, given)
+        orders = spread_orders(options.key, batch.numbers, config.grid_side, plan.sizes, known)
+    return orders if batch.masked is None else known_first(orders, known)
+
+
+def known_tokens(batch: Batch, orders: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns the tokens of a batch in the order visited, int32 [B, T], and how many are known, int32 [B].
+
+    The known ones come first; the others have no meaning.
+    """
+    if batch.masked is None:
+        return jnp.zeros_like(orders), jnp.zeros(orders.shape[0], jnp.int32)
+    return jnp.take_along_axis(batch.tokens, orders, axis=1), (~batch.masked).sum(axis=1)
 
 
 def decode(
-    model: RAR,
-    params: DecodeParams,
-    labels: jax.Array,
-    key: jax.Array,
-    numbers: jax.Array,
-    order: jax.Array | None,
-    weights: jax.Array | None,
-    choice: Choice,
-    plan: Plan | None = None,
+    model: RAR, params: DecodeParams, batch: Batch, options: TracedOptions, plan: Plan
 ) -> tuple[jax.Array, Pace | None]:
     """Samples the tokens of a batch of images. Pure; to be jitted with `model` and `plan` static.
-
-    Args:
-      model: the network.
-      params: from `sampling.cached.prepare`.
-      labels: int32 [B], classes 0..C-1 (or C for unconditional images).
-      key: a typed PRNG key [], the same for the whole job.
-      numbers: int32 [B], each image's number in the job. Its draws depend on (key, number, t) alone, so that an image
-        does not depend on its batch.
-      order: int32 [T], the scan order; None if the plan draws orders.
-      weights: float32 [T], the guidance weight of each token; None decodes without guidance, at half the cost.
-      choice: how tokens are drawn.
-      plan: the groups of tokens that are drawn from one pass; by default one token each, in the given order.
-
-    Returns:
-      int32 [B, T], in row-major grid order whatever the scan order; and how the images advanced, if they are verified.
-    """
-    plan = plan or Plan((1,) * model.config.num_tokens)
-    orders = image_orders(model, key, numbers, order, plan)
-    keys = row_keys(key, numbers)
-    if plan.verify:
-        none_known = jnp.zeros(labels.shape, jnp.int32)
-        network = CachedNetwork(model, params, labels, orders, weights is not None)
-        visited, pace = decode_at_own_pace(
-            network, jnp.zeros_like(orders), none_known, plan, keys, guided(weights), choice, all_unknown=True
-        )
-        return in_grid_order(visited, orders), pace
-
-    choose = token_drawing(keys, weights, choice)
-    visited = run_loop(model, params, labels, orders, choose, weights is not None, plan.sizes)
-    return in_grid_order(visited, orders), None
-
-
-def edit(
-    model: RAR,
-    params: DecodeParams,
-    labels: jax.Array,
-    key: jax.Array,
-    numbers: jax.Array,
-    order: jax.Array | None,
-    weights: jax.Array | None,
-    choice: Choice,
-    plan: Plan,
-    tokens: jax.Array,
-    masked: jax.Array,
-) -> tuple[jax.Array, Pace]:
-    """Draws the masked tokens of images again, given the others. Pure; to be jitted with `model` and `plan` static.
 
     One program serves every mask: the known tokens are read in one pass, and the loop begins at the first masked one.
 
     Args:
-      model, params, labels, key, numbers, order, weights, choice, plan: see `decode`. The groups have one size.
-      tokens: int32 [B, T], in grid order.
-      masked: bool [B, T], the tokens to draw.
+      model: the network.
+      params: from `sampling.cached.prepare`.
+      batch: the images. An image's draws depend on (key, number, t) alone, so that it does not depend on its batch.
+      options: how tokens are drawn.
+      plan: the groups of tokens that are drawn from one pass. If tokens are known, the groups have one size.
 
     Returns:
-      int32 [B, T], in grid order, the tokens that are not masked unchanged; and how the images advanced.
+      int32 [B, T], in row-major grid order whatever the scan order, the known tokens unchanged; and how the images
+      advanced, if they advance at their own pace: they are verified, or tokens are known.
     """
-    orders = image_orders(model, key, numbers, order, plan, ~masked)
-    network = CachedNetwork(model, params, labels, orders, weights is not None)
-    visited, pace = decode_at_own_pace(
-        network,
-        jnp.take_along_axis(tokens, orders, axis=1),
-        (~masked).sum(axis=1),
-        plan,
-        row_keys(key, numbers),
-        guided(weights),
-        choice,
-        all_unknown=False,
-    )
+    orders = image_orders(model, batch, options, plan)
+    keys = row_keys(options.key, batch.numbers)
+    network = CachedNetwork(model, params, batch.labels, orders, options.weights is not None)
+    if batch.masked is None and not plan.verify:
+        visited, pace = run_loop(network, token_drawing(keys, options), plan.sizes), None
+    else:
+        visited, known = known_tokens(batch, orders)
+        visited, pace = decode_at_own_pace(
+            network, visited, known, plan, keys, guided(options.weights), options.choice, batch.masked is None
+        )
     return in_grid_order(visited, orders), pace
 
 
-def token_drawing(keys: jax.Array, weights: jax.Array | None, choice: Choice) -> Choose:
+def token_drawing(keys: jax.Array, options: TracedOptions) -> Choose:
     """Returns the function by which the loop draws tokens and keeps them, from the keys [B] of the images."""
 
     def choose(t, logits):
-        logits = guided(weights)(t[None], logits)
-        codes = choose_token(token_keys(keys, t).reshape(-1), logits.reshape(-1, logits.shape[-1]), choice)
+        logits = guided(options.weights)(t[None], logits)
+        codes = choose_token(token_keys(keys, t).reshape(-1), logits.reshape(-1, logits.shape[-1]), options.choice)
         tokens = codes.reshape(keys.shape[0], -1)
         return tokens, tokens
 

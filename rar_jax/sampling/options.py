@@ -2,8 +2,9 @@
 
 import dataclasses
 import math
-from typing import Any
+from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -20,6 +21,22 @@ MAX_SEED = 2**32 - 1
 # Orders that each image draws for itself.
 DRAWN_ORDERS = ("random", "spread")
 SAMPLING_ORDERS = (*SCAN_ORDERS, *DRAWN_ORDERS)
+
+
+class TracedOptions(NamedTuple):
+    """The options that are arguments of a compiled program, so that other values do not compile it again.
+
+    Attributes:
+      key: a typed PRNG key [], the same for the whole job.
+      order: int32 [T], the scan order; None if each image draws one.
+      weights: float32 [T], the guidance weight of each token; None decodes without guidance, at half the cost.
+      choice: how tokens are drawn.
+    """
+
+    key: jax.Array
+    order: jax.Array | None
+    weights: jax.Array | None
+    choice: Choice
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,8 +132,14 @@ class Options(SampleConfig):
         """
         return None if self.scan_order in DRAWN_ORDERS else scan_order(self.scan_order, model.grid_side)
 
-    def arguments(self, model: ModelConfig) -> dict[str, Any]:
-        """Returns the arguments of `sampling.decode.decode` that the options decide, except the static plan."""
+    def traced(self, model: ModelConfig, seed: int) -> TracedOptions:
+        """Returns the options that are arrays, for a model and the seed of all draws of a job.
+
+        Raises:
+          UserError: the scan order is not defined for the model's grid, or the seed is not from 0 to `MAX_SEED`.
+        """
+        if not 0 <= seed <= MAX_SEED:
+            raise UserError(f"seed {seed} must be from 0 to {MAX_SEED}")
         positions = self.positions(model)
         weights = guidance_weights(self.guidance, model.num_tokens, self.guidance_scale, self.guidance_power)
         choice = Choice(
@@ -124,8 +147,9 @@ class Options(SampleConfig):
             top_k=jnp.int32(self.top_k) if 0 < self.top_k < model.codebook_size else None,
             top_p=jnp.float32(self.top_p) if self.top_p < 1 else None,
         )
-        return {
-            "order": None if positions is None else jnp.asarray(positions),
-            "weights": None if weights is None else jnp.asarray(weights),
-            "choice": choice,
-        }
+        return TracedOptions(
+            key=jax.random.key(seed),
+            order=None if positions is None else jnp.asarray(positions),
+            weights=None if weights is None else jnp.asarray(weights),
+            choice=choice,
+        )

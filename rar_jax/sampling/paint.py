@@ -19,21 +19,22 @@ from rar_jax.models.rar import RAR
 from rar_jax.orders import row_keys
 from rar_jax.parallel.mesh import AXES, fetch
 from rar_jax.sampling.cached import CachedNetwork, DecodeParams
-from rar_jax.sampling.choose import Choice
 from rar_jax.sampling.decode import (
+    Batch,
     State,
     begin_loop,
     begin_segment,
     decode_segments,
     guided,
     in_grid_order,
+    known_tokens,
     run_passes,
     token_drawing,
 )
 from rar_jax.sampling.groups import Plan, Segment
-from rar_jax.sampling.options import Options
+from rar_jax.sampling.options import Options, TracedOptions
 from rar_jax.sampling.own_pace import OwnPaceState, begin_at_own_pace, run_at_own_pace
-from rar_jax.sampling.sampler import Sampler, jit_image_orders, seed_key
+from rar_jax.sampling.sampler import Sampler, jit_image_orders
 
 # Tokens int32 [B, T] in grid order, and which of them are known, bool [B, T].
 Shown = tuple[jax.Array, jax.Array]
@@ -60,35 +61,34 @@ class _Draw:
         self,
         model: RAR,
         params: DecodeParams,
-        images: dict[str, jax.Array],
-        key: jax.Array,
-        weights: jax.Array | None,
-        choice: Choice,
+        batch: Batch,
+        orders: jax.Array,
+        options: TracedOptions,
     ):
         """Prepares to draw the tokens of a batch.
 
         Args:
-          model, params, key, weights, choice: see `decode.decode`.
-          images: `labels`, `numbers` and `orders`, int32 [B, T]; for `decode.edit` also `tokens` and `masked`.
+          model, params, batch, options: see `decode.decode`.
+          orders: int32 [B, T], the order of each image.
         """
-        self.model, self.images, self.weights, self.choice = model, images, weights, choice
-        self.network = CachedNetwork(model, params, images["labels"], images["orders"], weights is not None)
-        self.keys = row_keys(key, images["numbers"])
+        self.batch, self.orders, self.options = batch, orders, options
+        self.network = CachedNetwork(model, params, batch.labels, orders, options.weights is not None)
+        self.keys = row_keys(options.key, batch.numbers)
 
     def shown(self, visited: jax.Array, drawn: jax.Array) -> Shown:
         """Returns what is shown of tokens [B, >= T] in the order visited. The first `drawn` [] or [B] are known."""
-        orders = self.images["orders"]
-        known = jnp.broadcast_to(jnp.arange(orders.shape[1]) < drawn[..., None], orders.shape)
-        return in_grid_order(visited[:, : orders.shape[1]], orders), in_grid_order(known, orders)
+        places = jnp.arange(self.orders.shape[1])
+        known = jnp.broadcast_to(places < drawn[..., None], self.orders.shape)
+        return in_grid_order(visited[:, : len(places)], self.orders), in_grid_order(known, self.orders)
 
 
 def _begin(draw: _Draw, plan: Plan, state: None) -> tuple[State, Shown]:
-    state = begin_loop(draw.network, plan.sizes, token_drawing(draw.keys, draw.weights, draw.choice))
+    state = begin_loop(draw.network, plan.sizes, token_drawing(draw.keys, draw.options))
     return state, draw.shown(state.kept, jnp.int32(plan.sizes[0]))
 
 
 def _segments(draw: _Draw, plan: Plan) -> list[Segment]:
-    return decode_segments(draw.model, draw.network.sequences, plan.sizes)
+    return decode_segments(draw.network.model, draw.network.sequences, plan.sizes)
 
 
 def _begin_segment(draw: _Draw, plan: Plan, number: int, state: State) -> State:
@@ -97,7 +97,7 @@ def _begin_segment(draw: _Draw, plan: Plan, number: int, state: State) -> State:
 
 def _run(draw: _Draw, plan: Plan, number: int, state: State, first: jax.Array, last: jax.Array) -> tuple[State, Shown]:
     segment = _segments(draw, plan)[number]
-    choose = token_drawing(draw.keys, draw.weights, draw.choice)
+    choose = token_drawing(draw.keys, draw.options)
     state = run_passes(draw.network, segment, state, choose, first, last)
     # The last pass reads a group and draws the next one.
     drawn = np.cumsum(plan.sizes)
@@ -111,31 +111,27 @@ def _shown_at_own_pace(draw: _Draw, plan: Plan, state: OwnPaceState) -> Shown:
 
 
 def _begin_at_own_pace(draw: _Draw, plan: Plan, state: None) -> tuple[OwnPaceState, Shown]:
-    orders = draw.images["orders"]
-    if "masked" in draw.images:
-        visited = jnp.take_along_axis(draw.images["tokens"], orders, axis=1)
-        known = (~draw.images["masked"]).sum(axis=1)
-    else:
-        visited, known = jnp.zeros_like(orders), jnp.zeros(orders.shape[0], jnp.int32)
-    state = begin_at_own_pace(draw.network, visited, known, plan, "masked" not in draw.images)
+    visited, known = known_tokens(draw.batch, draw.orders)
+    state = begin_at_own_pace(draw.network, visited, known, plan, draw.batch.masked is None)
     return state, _shown_at_own_pace(draw, plan, state)
 
 
 def _run_at_own_pace(draw: _Draw, plan: Plan, state: OwnPaceState, passes: jax.Array) -> tuple[OwnPaceState, Shown]:
-    state = run_at_own_pace(draw.network, plan, state, draw.keys, guided(draw.weights), draw.choice, passes)
+    guide_rows, choice = guided(draw.options.weights), draw.options.choice
+    state = run_at_own_pace(draw.network, plan, state, draw.keys, guide_rows, choice, passes)
     return state, _shown_at_own_pace(draw, plan, state)
 
 
 @functools.cache
 def _jit(function: Callable, model: RAR, mesh: Mesh, *static: Any) -> Callable[..., Any]:
-    """Jits one of the functions above on a mesh, where each device has its own images (`sampler.jit_on_own_images`).
+    """Jits one of the functions above on a mesh, where each device has its own images (`sampler.jit_decode`).
 
     A function that runs passes writes into the caches that it is given.
     """
     own, shared = PartitionSpec(AXES), PartitionSpec()
 
-    def run(params, images, rest, state, numbers):
-        return function(_Draw(model, params, images, **rest), *static, state, *numbers)
+    def run(params, images, options, state, numbers):
+        return function(_Draw(model, params, *images, options), *static, state, *numbers)
 
     specs = {"in_specs": (shared, own, shared, own, shared), "out_specs": own}
     donated = (3,) if function in (_run, _run_at_own_pace) else ()
@@ -169,21 +165,17 @@ def paint(
     """
     if every < 1:
         raise UserError(f"every={every} must be at least 1")
-    arguments = options.arguments(sampler.model.config) | {"key": seed_key(seed)}
+    traced = options.traced(sampler.model.config, seed)
     plan = options.plan(sampler.model.config, one_size=edited is not None)
-    images = {"labels": labels, "numbers": numbers}
-    known = None
-    if edited is not None:
-        images |= {"tokens": edited[0], "masked": edited[1]}
-        known = ~edited[1]
-    order = arguments.pop("order")
-    images["orders"] = fetch(jit_image_orders(sampler.model, arguments["key"], numbers, order, plan, known))
-    plan = plan._replace(drawn_order=None)
-    batch = sampler.put(images)
+    batch = Batch(labels, numbers, *(edited or ()))
+    orders = fetch(jit_image_orders(sampler.model, batch, traced, plan))
+    # One program serves all orders.
+    traced, plan = traced._replace(order=None), plan._replace(drawn_order=None)
+    images = sampler.put((batch, orders))
 
-    def call(function, static, state, *traced):
+    def call(function, static, state, *numbers):
         program = _jit(function, sampler.model, sampler.mesh, plan, *static)
-        return program(sampler.params, batch, arguments, state, traced)
+        return program(sampler.params, images, traced, state, numbers)
 
     if plan.verify or edited is not None:
         chunks = _chunks_at_own_pace(call, every)
@@ -192,7 +184,7 @@ def paint(
         passes = [len(segment.counts) for segment in decode_segments(sampler.model, sequences, plan.sizes)]
         chunks = _chunks(call, passes, every)
     for tokens, known in chunks:
-        yield Painted(fetch(tokens), fetch(known), images["orders"])
+        yield Painted(fetch(tokens), fetch(known), orders)
 
 
 def _chunks(call: Callable, passes: list[int], every: int) -> Iterator[Shown]:

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -13,28 +13,31 @@ from rar_jax.errors import UserError
 from rar_jax.models.rar import RAR
 from rar_jax.parallel.mesh import AXES, fetch, host_rows, put_batch, replicated
 from rar_jax.sampling.cached import prepare
-from rar_jax.sampling.decode import decode, edit, image_orders
+from rar_jax.sampling.decode import Batch, decode, image_orders
 from rar_jax.sampling.groups import Plan
 from rar_jax.sampling.likelihood import token_log_likelihoods
-from rar_jax.sampling.options import MAX_SEED, Options
+from rar_jax.sampling.options import Options
 from rar_jax.sampling.own_pace import Pace
 
 _SHOWN_CLASSES = 10
+
+# Arrays [B, ...] of a batch of images, as a `Batch` or a dict.
+Images = TypeVar("Images")
 
 jit_image_orders = jax.jit(image_orders, static_argnames=("model", "plan"))
 
 
 @functools.cache
-def jit_on_own_images(function: Callable, model: RAR, plan: Plan, mesh: Mesh) -> Callable[..., Any]:
-    """Jits `decode` or `edit` on a mesh, as a function of (params, arrays of the images, shared arguments).
+def jit_decode(model: RAR, plan: Plan, mesh: Mesh) -> Callable[..., tuple[jax.Array, Pace | None]]:
+    """Jits `decode` on a mesh, as a function of (params, batch, options).
 
     Each device has all the weights and decodes its own images, so that nothing is communicated. The partitioner would
     place the sequences that guidance adds on other devices than their images.
     """
     own, shared = PartitionSpec(AXES), PartitionSpec()
 
-    def run(params, images, rest):
-        return function(model, params, plan=plan, **images, **rest)
+    def run(params, batch, options):
+        return decode(model, params, batch, options, plan)
 
     # The check concerns sums over devices; this program has none.
     specs = {"in_specs": (shared, own, shared), "out_specs": own}
@@ -90,10 +93,9 @@ class Sampler:
           int32 [B, T], codes in row-major grid order; and how the images advanced, if they are verified.
 
         Raises:
-          UserError: an option does not fit the model, or the seed is not from 0 to `MAX_SEED`.
+          UserError: an option does not fit the model, or the seed is not from 0 to `options.MAX_SEED`.
         """
-        images = {"labels": labels, "numbers": numbers}
-        return self._run(decode, options.plan(self.model.config), images, seed, options)
+        return self._decode(Batch(labels, numbers), options.plan(self.model.config), seed, options)
 
     def edit(
         self,
@@ -117,17 +119,17 @@ class Sampler:
         Raises:
           UserError: see `decode`.
         """
-        images = {"labels": labels, "numbers": numbers, "tokens": tokens, "masked": masked}
-        return self._run(edit, options.plan(self.model.config, one_size=True), images, seed, options)
+        batch = Batch(labels, numbers, tokens, masked)
+        return self._decode(batch, options.plan(self.model.config, one_size=True), seed, options)
 
-    def _run(self, function: Callable, plan: Plan, images: dict[str, np.ndarray], seed: int, options: Options) -> Any:
-        rest = {"key": seed_key(seed)} | options.arguments(self.model.config)
-        return jit_on_own_images(function, self.model, plan, self.mesh)(self.params, self.put(images), rest)
+    def _decode(self, batch: Batch, plan: Plan, seed: int, options: Options) -> tuple[jax.Array, Pace | None]:
+        traced = options.traced(self.model.config, seed)
+        return jit_decode(self.model, plan, self.mesh)(self.params, self.put(batch), traced)
 
-    def put(self, images: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-        """Puts arrays [B, ...] of a batch on the devices. Each device gets its own images."""
-        held = host_rows(self.mesh, len(images["labels"]))
-        return put_batch({name: each[held] for name, each in images.items()}, self.mesh)
+    def put(self, images: Images) -> Images:
+        """Puts arrays [B, ...] on the devices. Each device gets its own images."""
+        held = host_rows(self.mesh, len(jax.tree.leaves(images)[0]))
+        return put_batch(jax.tree.map(lambda each: each[held], images), self.mesh)
 
     def log_likelihoods(self, labels: np.ndarray, tokens: np.ndarray, orders: np.ndarray) -> jax.Array:
         """Computes log p of each token given the class and the tokens before it: float32 [B, T], nats, in grid order.
@@ -169,20 +171,10 @@ class Sampler:
 
     def orders(self, numbers: np.ndarray, seed: int, options: Options) -> np.ndarray:
         """Returns the order in which `decode` decodes each image's tokens: int32 [B, T] for numbers [B]."""
-        order = options.arguments(self.model.config)["order"]
-        numbers = jnp.asarray(numbers, jnp.int32)
-        return np.asarray(jit_image_orders(self.model, seed_key(seed), numbers, order, options.plan(self.model.config)))
-
-
-def seed_key(seed: int) -> jax.Array:
-    """Returns the PRNG key [] of a seed.
-
-    Raises:
-      UserError: the seed is not from 0 to `MAX_SEED`.
-    """
-    if not 0 <= seed <= MAX_SEED:
-        raise UserError(f"seed {seed} must be from 0 to {MAX_SEED}")
-    return jax.random.key(seed)
+        config, numbers = self.model.config, jnp.asarray(numbers, jnp.int32)
+        # Orders do not depend on labels.
+        batch = Batch(jnp.zeros_like(numbers), numbers)
+        return np.asarray(jit_image_orders(self.model, batch, options.traced(config, seed), options.plan(config)))
 
 
 def spread_classes(num_classes: int) -> np.ndarray:

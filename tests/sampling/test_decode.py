@@ -12,22 +12,25 @@ from rar_jax.models.rar import RAR
 from rar_jax.models.sizes import ModelConfig
 from rar_jax.orders import SCAN_ORDERS, scan_order
 from rar_jax.orders.drawn import random_orders
-from rar_jax.sampling.cached import prepare
+from rar_jax.sampling.cached import CachedNetwork, prepare
 from rar_jax.sampling.choose import Choice, choose_token
-from rar_jax.sampling.decode import decode, decode_segments, run_loop
+from rar_jax.sampling.decode import Batch, decode, decode_segments, run_loop
 from rar_jax.sampling.groups import Plan, group_sizes
 from rar_jax.sampling.guidance import GUIDANCE_SCHEDULES, guidance_weights, guide
+from rar_jax.sampling.options import TracedOptions
 
 APPLY = jax.jit(RAR.apply, static_argnums=0)
 PREPARE = jax.jit(prepare, static_argnums=(0, 2))
 DECODE = jax.jit(decode, static_argnames=("model", "plan"))
+ONE_BY_ONE = Plan((1,) * 16)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 5, 6))
-def forced_logits(model, params, tokens, labels, orders, guided=False, sizes=None):
+def forced_logits(model, params, tokens, labels, orders, guided=False, sizes=(1,) * 16):
     """Returns logits [R, T, V] of a cached decode with given tokens [B, T] in grid order, each row in its own order."""
     visited = jnp.take_along_axis(tokens, orders, axis=1)
-    return run_loop(model, params, labels, orders, lambda t, logits: (visited[:, t], logits), guided, sizes)
+    network = CachedNetwork(model, params, labels, orders, guided)
+    return run_loop(network, lambda t, logits: (visited[:, t], logits), sizes)
 
 
 @pytest.mark.parametrize(("few_rows", "num_stages"), [(True, 4), (False, 2), (True, 8), (False, 5)])
@@ -128,8 +131,9 @@ def assert_equals_the_oracle(golden, golden_model, order, weights, choice):
     labels, key, rows = np.array([0, 3, 6], np.int32), jax.random.key(5), jnp.arange(3)
     order = None if order is None else jnp.asarray(scan_order(order, 4))
     prepared = PREPARE(golden_model, golden.params, True)
-    plan = Plan((1,) * 16, "random" if order is None else None)
-    tokens, _ = DECODE(golden_model, prepared, labels, key, rows, order, weights, choice, plan)
+    plan = ONE_BY_ONE._replace(drawn_order="random" if order is None else None)
+    options = TracedOptions(key, order, weights, choice)
+    tokens, _ = DECODE(golden_model, prepared, Batch(labels, rows), options, plan)
     orders = random_orders(key, rows, 16) if order is None else jnp.tile(order, (3, 1))
     expected = by_full_forwards(golden_model, golden.params, labels, orders, key, weights, choice)
     np.testing.assert_array_equal(tokens, expected)
@@ -161,10 +165,9 @@ def test_random_orders_are_permutations_of_their_own():
 
 def sample(model, params, labels, rows, seed=0, weights=None, temperature=1.0):
     order = jnp.asarray(scan_order("row_major", 4))
-    labels, rows = np.asarray(labels, np.int32), np.asarray(rows)
-    prepared = PREPARE(model, params, True)
-    key = jax.random.key(seed)
-    return np.asarray(DECODE(model, prepared, labels, key, rows, order, weights, Choice(temperature))[0])
+    batch = Batch(np.asarray(labels, np.int32), np.asarray(rows))
+    options = TracedOptions(jax.random.key(seed), order, weights, Choice(temperature))
+    return np.asarray(DECODE(model, PREPARE(model, params, True), batch, options, ONE_BY_ONE)[0])
 
 
 def test_an_image_depends_on_its_row_number_and_seed_alone(golden, golden_model):
@@ -201,11 +204,10 @@ def test_first_token_follows_the_model():
     params = jax.jit(model.init)(jax.random.key(0), ones, ones[0], jnp.arange(4)[None])["params"]
     params["lm_head"]["bias"] = jnp.array([0.0, 1.0, -1.0, 0.5])
     rows = 20_000
-    labels = jnp.ones(rows, jnp.int32)
+    batch = Batch(jnp.ones(rows, jnp.int32), jnp.arange(rows))
     order = jnp.asarray(scan_order("row_major", 2))
-    tokens, _ = DECODE(
-        model, PREPARE(model, params, True), labels, jax.random.key(2), jnp.arange(rows), order, None, Choice(1.0)
-    )
+    options = TracedOptions(jax.random.key(2), order, None, Choice(1.0))
+    tokens, _ = DECODE(model, PREPARE(model, params, True), batch, options, Plan((1,) * 4))
     logits = APPLY(model, {"params": params}, ones, ones[0] + 1, order[None])[:, 0]
     observed = np.bincount(np.asarray(tokens[:, 0]), minlength=4) / rows
     np.testing.assert_allclose(observed, jax.nn.softmax(logits[0]), atol=0.015)

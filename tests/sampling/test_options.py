@@ -37,4 +37,4 @@ def test_an_order_that_the_grid_does_not_admit():
         attention_dropout=0.0,
     )
     with pytest.raises(UserError, match="spiral_in"):
-        Options(scan_order="spiral_in").arguments(model)
+        Options(scan_order="spiral_in").traced(model, seed=0)

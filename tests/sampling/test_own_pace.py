@@ -12,37 +12,38 @@ from rar_jax.models.sizes import ModelConfig
 from rar_jax.orders import scan_order
 from rar_jax.sampling.cached import prepare
 from rar_jax.sampling.choose import Choice
-from rar_jax.sampling.decode import decode, edit, image_orders
+from rar_jax.sampling.decode import Batch, decode, image_orders
 from rar_jax.sampling.groups import Plan
 from rar_jax.sampling.guidance import guidance_weights
+from rar_jax.sampling.options import TracedOptions
 
 APPLY = jax.jit(RAR.apply, static_argnums=0)
 PREPARE = jax.jit(prepare, static_argnums=(0, 2))
 DECODE = jax.jit(decode, static_argnames=("model", "plan"))
-EDIT = jax.jit(edit, static_argnames=("model", "plan"))
 ONE_BY_ONE = Plan((1,) * 16)
 FOURS = Plan((4,) * 4)
 
 
+BATCH = Batch(np.arange(6, dtype=np.int32), np.arange(6))
+GREEDY = TracedOptions(
+    key=jax.random.key(3),
+    order=jnp.asarray(scan_order("z_curve", 4)),
+    weights=guidance_weights("pow_cosine", 16, 3.0, 1.5),
+    choice=Choice(None),
+)
+
+
 @pytest.fixture(scope="module")
-def arguments(golden, golden_model):
-    """The arguments of a decode of six images, with guidance."""
-    return {
-        "model": golden_model,
-        "params": PREPARE(golden_model, golden.params, True),
-        "labels": np.arange(6, dtype=np.int32),
-        "key": jax.random.key(3),
-        "numbers": np.arange(6),
-        "order": jnp.asarray(scan_order("z_curve", 4)),
-        "weights": guidance_weights("pow_cosine", 16, 3.0, 1.5),
-    }
+def draw(golden, golden_model):
+    """Draws images of the golden model: (batch, options, plan) -> tokens and pace."""
+    return functools.partial(DECODE, golden_model, PREPARE(golden_model, golden.params, True))
 
 
 @pytest.mark.parametrize("sizes", [(2,) * 8, (4,) * 4, (5, 5, 5, 1), (16,)], ids=str)
 @pytest.mark.parametrize("order", ["random", None])
-def test_verified_greedy_tokens_are_those_of_one_token_a_pass(arguments, sizes, order):
-    expected, _ = DECODE(**arguments, choice=Choice(None), plan=ONE_BY_ONE._replace(drawn_order=order))
-    tokens, pace = DECODE(**arguments, choice=Choice(None), plan=Plan(sizes, order, verify=True))
+def test_verified_greedy_tokens_are_those_of_one_token_a_pass(draw, sizes, order):
+    expected, _ = draw(BATCH, GREEDY, ONE_BY_ONE._replace(drawn_order=order))
+    tokens, pace = draw(BATCH, GREEDY, Plan(sizes, order, verify=True))
     np.testing.assert_array_equal(tokens, expected)
     assert (pace.passes >= -(-16 // sizes[0])).all() and (pace.passes <= 2 * 16).all()
     assert (pace.accepted <= pace.examined).all() and not pace.examined[:, 0].any()
@@ -80,10 +81,10 @@ def test_verified_images_follow_the_distribution_of_one_token_a_pass(sizes):
     """Chi-square of 30,000 images against the exact probabilities of all 81 images."""
     model, params = tiny()
     order, count = np.array([2, 0, 3, 1]), 30_000
-    images, pace = DECODE(
-        model, PREPARE(model, params, False), np.ones(count, np.int32), jax.random.key(1), jnp.arange(count),
-        jnp.asarray(order), None, Choice(jnp.float32(0.7)), Plan(sizes, verify=True),
-    )  # fmt: skip
+    batch = Batch(np.ones(count, np.int32), jnp.arange(count))
+    options = TracedOptions(jax.random.key(1), jnp.asarray(order), None, Choice(jnp.float32(0.7)))
+    prepared = PREPARE(model, params, False)
+    images, pace = DECODE(model, prepared, batch, options, Plan(sizes, verify=True))
     observed = np.bincount(np.asarray(images) @ 3 ** np.arange(3, -1, -1), minlength=81)
     expected = count * joint(model, params, order, lambda logits: logits / 0.7)
     assert 0.02 < 1 - pace.accepted.sum() / pace.examined.sum() < 0.9
@@ -91,39 +92,35 @@ def test_verified_images_follow_the_distribution_of_one_token_a_pass(sizes):
     observed, expected = (np.append(each[~rare], each[rare].sum()) for each in (observed, expected))
     assert scipy.stats.chisquare(observed, expected * observed.sum() / expected.sum()).pvalue > 1e-3
     # Without verification the tokens of a group are independent, and the test can tell.
-    images, _ = DECODE(
-        model, PREPARE(model, params, False), np.ones(count, np.int32), jax.random.key(1), jnp.arange(count),
-        jnp.asarray(order), None, Choice(jnp.float32(0.7)), Plan(sizes),
-    )  # fmt: skip
+    images, _ = DECODE(model, prepared, batch, options, Plan(sizes))
     observed = np.bincount(np.asarray(images) @ 3 ** np.arange(3, -1, -1), minlength=81)
     observed = np.append(observed[~rare], observed[rare].sum())
     assert scipy.stats.chisquare(observed, expected * observed.sum() / expected.sum()).pvalue < 1e-6
 
 
 @pytest.mark.parametrize("order", [None, "random", "spread"])
-def test_nothing_masked_returns_the_tokens_and_everything_masked_samples(golden, arguments, order):
+def test_nothing_masked_returns_the_tokens_and_everything_masked_samples(golden, draw, order):
     tokens = np.tile(golden["tokens"], (2, 1))[:6].astype(np.int32)
     plan = FOURS._replace(drawn_order=order)
-    choice = Choice(jnp.float32(0.9))
-    same, pace = EDIT(**arguments, choice=choice, plan=plan, tokens=tokens, masked=np.zeros((6, 16), bool))
+    options = GREEDY._replace(choice=Choice(jnp.float32(0.9)))
+    same, pace = draw(BATCH._replace(tokens=tokens, masked=np.zeros((6, 16), bool)), options, plan)
     np.testing.assert_array_equal(same, tokens)
     assert not pace.passes.any()
-    drawn, pace = EDIT(**arguments, choice=choice, plan=plan, tokens=tokens, masked=np.ones((6, 16), bool))
-    expected, _ = DECODE(**arguments, choice=choice, plan=plan)
+    drawn, pace = draw(BATCH._replace(tokens=tokens, masked=np.ones((6, 16), bool)), options, plan)
+    expected, _ = draw(BATCH, options, plan)
     np.testing.assert_array_equal(drawn, expected)
     assert (pace.passes == 4).all()
 
 
-def test_each_image_has_a_mask_of_its_own(golden, golden_model, arguments):
+def test_each_image_has_a_mask_of_its_own(golden, golden_model, draw):
     """Greedy tokens of a partly known image equal those of full forward passes, one masked token at a time."""
     tokens = np.tile(golden["tokens"], (2, 1))[:6].astype(np.int32)
     masked = np.arange(16) < np.array([0, 1, 4, 7, 15, 16])[:, None]
     masked = np.random.default_rng(0).permuted(masked, axis=1)
-    arguments = arguments | {"weights": None}
-    drawn, _ = EDIT(**arguments, choice=Choice(None), plan=ONE_BY_ONE, tokens=tokens, masked=masked)
+    drawn, _ = draw(BATCH._replace(tokens=tokens, masked=masked), GREEDY._replace(weights=None), ONE_BY_ONE)
     np.testing.assert_array_equal(np.asarray(drawn)[~masked], tokens[~masked])
     z_curve = scan_order("z_curve", 4)
-    for image, label, mask, result in zip(tokens, arguments["labels"], masked, np.asarray(drawn), strict=True):
+    for image, label, mask, result in zip(tokens, BATCH.labels, masked, np.asarray(drawn), strict=True):
         order = np.concatenate([np.flatnonzero(~mask), z_curve[mask[z_curve]]])
         visited = np.where(mask, 0, image)[order]
         for t in range((~mask).sum(), 16):
@@ -132,13 +129,13 @@ def test_each_image_has_a_mask_of_its_own(golden, golden_model, arguments):
         np.testing.assert_array_equal(result[order], visited)
 
 
-def test_random_orders_of_an_edit_are_those_of_sampling(golden_model, arguments):
+def test_random_orders_of_an_edit_are_those_of_sampling(golden_model):
     """The masked positions are drawn in the order in which sampling draws them, after the known ones."""
     known = np.random.default_rng(0).random((6, 16)) < 0.4
     plan = FOURS._replace(drawn_order="random")
     orders = [
-        np.asarray(image_orders(golden_model, arguments["key"], jnp.arange(6), None, plan, each))
-        for each in (None, jnp.asarray(known))
+        np.asarray(image_orders(golden_model, BATCH._replace(masked=masked), GREEDY, plan))
+        for masked in (None, jnp.asarray(~known))
     ]
     for whole, edited, given in zip(*orders, known, strict=True):
         np.testing.assert_array_equal(edited, np.concatenate([np.flatnonzero(given), whole[~given[whole]]]))

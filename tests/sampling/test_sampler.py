@@ -6,9 +6,9 @@ import pytest
 
 from rar_jax.errors import UserError
 from rar_jax.parallel.mesh import make_mesh
-from rar_jax.sampling.decode import decode
+from rar_jax.sampling.decode import Batch
 from rar_jax.sampling.options import Options
-from rar_jax.sampling.sampler import Sampler, jit_on_own_images, sample_tokens
+from rar_jax.sampling.sampler import Sampler, jit_decode, sample_tokens
 
 OPTIONS = Options(scan_order="z_curve", guidance_scale=3.0)
 
@@ -38,9 +38,9 @@ def test_batches_and_devices_do_not_matter(golden, golden_model, sampler, option
 def test_devices_send_nothing_to_each_other(golden, golden_model):
     sampler = Sampler(golden_model, golden.params, make_mesh((4, 2)))
     rows = np.arange(8, dtype=np.int32)
-    rest = {"key": jax.random.key(0)} | OPTIONS.arguments(golden_model.config)
-    program = jit_on_own_images(decode, golden_model, OPTIONS.plan(golden_model.config), sampler.mesh)
-    compiled = program.lower(sampler.params, {"labels": rows % 7, "numbers": rows}, rest).compile()
+    program = jit_decode(golden_model, OPTIONS.plan(golden_model.config), sampler.mesh)
+    options = OPTIONS.traced(golden_model.config, seed=0)
+    compiled = program.lower(sampler.params, Batch(rows % 7, rows), options).compile()
     assert not re.search("all-(gather|reduce|to-all)|collective-permute|reduce-scatter", compiled.as_text())
 
 
@@ -55,12 +55,15 @@ def test_orders_are_those_decoded(sampler):
 
 
 def test_a_scale_of_one_is_no_guidance_and_a_top_k_of_all_is_none(golden_model):
-    free = Options(guidance="none").arguments(golden_model.config)
-    assert free["weights"] is None and free["choice"].top_k is None and free["choice"].top_p is None
-    assert Options(guidance="constant", guidance_scale=1, top_k=24).arguments(golden_model.config)["weights"] is None
-    assert Options(top_k=24).arguments(golden_model.config)["choice"].top_k is None
-    assert Options(top_k=23).arguments(golden_model.config)["choice"].top_k == 23
-    assert Options(temperature=0).arguments(golden_model.config)["choice"].temperature is None
+    def traced(**values):
+        return Options(**values).traced(golden_model.config, seed=0)
+
+    free = traced(guidance="none")
+    assert free.weights is None and free.choice.top_k is None and free.choice.top_p is None
+    assert traced(guidance="constant", guidance_scale=1, top_k=24).weights is None
+    assert traced(top_k=24).choice.top_k is None
+    assert traced(top_k=23).choice.top_k == 23
+    assert traced(temperature=0).choice.temperature is None
 
 
 @pytest.mark.parametrize(
