@@ -20,9 +20,9 @@ _COLUMNS = (
     "mesh",
     "remat",
     "accumulation",
-    "images at once per chip",
+    "microbatch per chip",
     "memory per chip, GB",
-    "counted, ms",
+    "counted time of a step, ms",
     "utilisation at most, %",
 )
 HEADER = f"| {' | '.join(_COLUMNS)} |\n|{'---|' * len(_COLUMNS)}"
@@ -51,10 +51,10 @@ def _measure(variant: Variant) -> dict[str, Any]:
     data, fsdp, _ = mesh_shape(config, found["devices"])
     return {
         "mesh": f"data {data}, fsdp {fsdp}",
-        "images at once per chip": config.train.batch_size // (found["devices"] * variant.accumulation),
+        "microbatch per chip": config.train.batch_size // (found["devices"] * variant.accumulation),
         "fits": found["total, GB"] <= found["available, GB"],
         "memory per chip, GB": f"{found['total, GB']:.1f} of {found['available, GB']:.0f}",
-        "counted, ms": found["kernels, launches, collectives, ms"],
+        "counted time of a step, ms": found["kernels, launches, collectives, ms"],
         "utilisation at most, %": found["utilisation, at most, %"],
     }
 
@@ -106,7 +106,7 @@ def _fastest(size: str, topology: str, measured: Measured) -> dict[str, Any]:
     fitting = [row for row in tried if row["fits"]]
     if not fitting:
         return {"size": size, "chips": topology, "remat": "does not fit"}
-    return min(fitting, key=lambda row: row["counted, ms"])
+    return min(fitting, key=lambda row: row["counted time of a step, ms"])
 
 
 def rows(topologies: Sequence[str], path: str | None = None) -> Iterator[dict[str, Any]]:

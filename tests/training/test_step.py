@@ -63,7 +63,7 @@ def compiled(model, shape):
 
 
 def run(shape, steps=5, model=MODEL, step_config=STEP_CONFIG):
-    """Returns the losses of a few steps on a mesh, the final state, and the orders drawn at each step."""
+    """Returns the losses and gradient norms of a few steps on a mesh, the final state, and the orders of each step."""
     mesh = make_mesh(shape, jax.devices()[: math.prod(shape)])
     built = program(model, step_config)
     state = jax.jit(built.init, out_shardings=built.shardings(mesh))()
@@ -74,7 +74,7 @@ def run(shape, steps=5, model=MODEL, step_config=STEP_CONFIG):
         batch = put_batch(batch, mesh)
         orders.append(np.asarray(draw(state.step, batch)[0]["order"]))
         state, metrics = step(state, batch)
-        losses.append(float(metrics["loss"]))
+        losses.append((float(metrics["loss"]), float(metrics["grad_norm"])))
     return np.array(losses), state, np.array(orders)
 
 
@@ -100,9 +100,11 @@ def test_mesh_changes_nothing(one_device, shape):
 
 
 def test_orders_follow_the_annealing(one_device):
-    """r is 1, 1, 1, 0.5, 0 over the five steps."""
-    permuted = (one_device[2] != STEP_CONFIG.scan_order).any(axis=-1).mean(axis=1)
+    """r is 1, 1, 1, 0.5, 0 over the five steps, and each step draws orders of its own."""
+    orders = one_device[2]
+    permuted = (orders != STEP_CONFIG.scan_order).any(axis=-1).mean(axis=1)
     assert (permuted[:3] == 1).all() and 0 < permuted[3] < 1 and permuted[4] == 0
+    assert (orders[0] != orders[1]).any(axis=-1).all()
 
 
 def test_accumulation_gives_the_same_update():
@@ -112,6 +114,21 @@ def test_accumulation_gives_the_same_update():
     np.testing.assert_array_equal(whole[2], parts[2])
     np.testing.assert_allclose(whole[0], parts[0], rtol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), whole[1].params, parts[1].params)
+
+
+def test_microbatches_have_dropout_masks_of_their_own(one_device):
+    """The rows of a batch are pairs of equal ones, so that both microbatches are the same but for dropout."""
+    model = MODEL.clone(config=dataclasses.replace(MODEL.config, dropout=0.5, attention_dropout=0.5))
+    step_config = StepConfig(3, STEP_CONFIG.scan_order, 0, 0, label_dropout=0.0, accumulation=2)
+    state = one_device[1]
+    batch = jax.tree.map(lambda each: np.repeat(each[::2], 2, axis=0), batches(1)[0])
+    examples, key = draw_examples(model, step_config, state.step, batch)
+    half = jax.tree.map(lambda each: each[::2], examples)
+    loss = jax.jit(lambda key: token_losses(model, state.params, half, key)[0].mean())
+    first, second = (float(loss(jax.random.fold_in(key, i))) for i in range(2))
+    _, metrics = jax.jit(program(model, step_config).step)(state, batch)
+    assert first != pytest.approx(second, rel=1e-5)
+    assert float(metrics["loss"]) == pytest.approx((first + second) / 2, rel=1e-6)
 
 
 def test_moving_average():
@@ -141,6 +158,14 @@ def test_drop_labels():
     np.testing.assert_array_equal(drop_labels(jax.random.key(0), labels, 0.0, null_class=5), labels)
 
 
+@pytest.mark.parametrize("rate", [0.0, 1.0])
+def test_examples_have_dropped_labels(rate):
+    batch = batches(1)[0]
+    step_config = dataclasses.replace(STEP_CONFIG, label_dropout=rate)
+    examples, _ = draw_examples(MODEL, step_config, jnp.int32(0), batch)
+    np.testing.assert_array_equal(examples["label"], np.full(BATCH, 5) if rate else batch["label"])
+
+
 def test_eval_step_counts_each_image_once_in_both_orders(one_device):
     params = one_device[1].params
     batch = batches(1)[0] | {"number": np.arange(BATCH, dtype=np.int32), "weight": np.ones(BATCH, np.float32)}
@@ -150,13 +175,16 @@ def test_eval_step_counts_each_image_once_in_both_orders(one_device):
     rest = evaluate(params, batch | {"weight": np.arange(BATCH, dtype=np.float32) >= 10})
     for name, total in whole.items():
         assert float(padded[name] + rest[name]) == pytest.approx(float(total), rel=1e-5)
-    order = np.tile(STEP_CONFIG.scan_order, (BATCH, 1))
-    losses, hits = jax.jit(token_losses, static_argnums=0)(
-        MODEL, params, {"visited": batch["tokens"], "label": batch["label"], "order": order}
-    )
-    assert float(whole["target_loss"]) == pytest.approx(float(losses.mean() * BATCH), rel=1e-5)
-    assert float(whole["target_accuracy"]) == pytest.approx(float(hits.mean() * BATCH), rel=1e-5)
-    assert abs(float(whole["random_loss"] - whole["target_loss"])) > 1e-3
+    # The order of an image is that of its number, wherever it stands in a batch.
+    numbers = 100 + np.random.default_rng(1).permutation(BATCH).astype(np.int32)
+    moved = evaluate(params, batch | {"number": numbers})
+    key = jax.random.key(STEP_CONFIG.seed)
+    random = np.stack([jax.random.permutation(jax.random.fold_in(key, number), 16) for number in numbers])
+    for name, orders in (("target", np.tile(STEP_CONFIG.scan_order, (BATCH, 1))), ("random", random)):
+        examples = {"visited": np.take_along_axis(batch["tokens"], orders, axis=1), "order": orders}
+        losses, hits = jax.jit(token_losses, static_argnums=0)(MODEL, params, examples | {"label": batch["label"]})
+        assert float(moved[f"{name}_loss"]) == pytest.approx(float(losses.mean() * BATCH), rel=1e-5)
+        assert float(moved[f"{name}_accuracy"]) == pytest.approx(float(hits.mean() * BATCH), rel=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(1, 2, 4), (1, 8, 1)])
