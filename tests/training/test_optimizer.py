@@ -1,3 +1,4 @@
+import functools
 import json
 
 import flax.traverse_util
@@ -7,12 +8,13 @@ import pytest
 
 from rar_jax.checkpoints.pytorch import RAR_TENSORS, rar_to_pytorch
 from rar_jax.config import OptimizerConfig
+from rar_jax.training import step
 from rar_jax.training.optimizer import adamw, decay_mask, learning_rate_schedule
-from rar_jax.training.step import token_losses
+from rar_jax.training.state import TrainState
 
 
-def test_golden_updates(golden, golden_model):
-    """Four updates on one batch give the golden losses, gradient norms, learning rates and parameters."""
+def test_golden_updates(golden, golden_model, monkeypatch):
+    """Four steps on one batch give the golden metrics, learning rates and parameters."""
     hyper = json.loads(str(golden["adamw/hparams"]))
     config = OptimizerConfig(
         learning_rate=hyper["lr"],
@@ -30,30 +32,29 @@ def test_golden_updates(golden, golden_model):
         "label": golden.labels,
         "order": golden["orders"].astype(np.int32),
     }
-
-    @jax.jit
-    def update(params, opt_state):
-        loss, grads = jax.value_and_grad(lambda p: token_losses(golden_model, p, examples)[0].mean())(params)
-        norm = sum((g**2).sum() for g in jax.tree.leaves(grads)) ** 0.5
-        updates, opt_state = optimizer.update(grads, opt_state, params)
-        return jax.tree.map(lambda p, u: p + u, params, updates), opt_state, loss, norm
-
-    params = jax.tree.map(jax.numpy.asarray, golden.params)
-    opt_state = optimizer.init(params)
+    # The orders and dropped labels of the published code, in place of those that the step draws. There is no dropout.
+    monkeypatch.setattr(step, "draw_examples", lambda *drawn_from: (examples, jax.random.key(0)))
+    step_config = step.StepConfig(seed=0, scan_order=np.arange(16), anneal_start=0, anneal_end=0)
+    update = jax.jit(
+        functools.partial(step.train_step, model=golden_model, optimizer=optimizer, step_config=step_config)
+    )
+    state = TrainState(np.int32(0), golden.params, optimizer.init(golden.params), None)
     for n in range(4):
         assert float(schedule(n)) == pytest.approx(golden["adamw/learning_rates"][n], rel=1e-5)
-        params, opt_state, loss, norm = update(params, opt_state)
-        assert float(loss) == pytest.approx(golden["adamw/losses"][n], abs=2e-5)
-        assert float(norm) == pytest.approx(golden["adamw/grad_norms"][n], rel=1e-4)
-    errors = []
-    ours = rar_to_pytorch(params)
+        state, metrics = update(state, {})
+        assert float(metrics["loss"]) == pytest.approx(golden["adamw/losses"][n], abs=2e-5)
+        assert float(metrics["grad_norm"]) == pytest.approx(golden["adamw/grad_norms"][n], rel=1e-4)
+        if n == 0:
+            assert float(metrics["accuracy"]) == pytest.approx(golden["accuracy"])
+    ours = rar_to_pytorch(state.params)
     for name, expected in golden.tensors("adamw/params/").items():
         # Its gradient is zero in exact arithmetic, and AdamW amplifies the rounding (DESIGN.md).
-        if not name.endswith("k_norm.bias"):
-            errors.append(np.abs(ours[name] - expected).ravel())
-    errors = np.concatenate(errors)
-    assert errors.max() < 1e-3
-    assert np.mean(errors < 1e-5) > 0.9
+        if name.endswith("k_norm.bias"):
+            continue
+        errors = np.abs(ours[name] - expected)
+        # Weight decay changes a tensor by 2e-4 on average.
+        assert errors.mean() < 1e-5, name
+        assert errors.max() < 1e-3, name
 
 
 def test_decayed_parameters(golden):
