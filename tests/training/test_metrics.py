@@ -31,6 +31,28 @@ def test_a_resumed_log_drops_lines_after_the_checkpoint(tmp_path):
     assert len(list(tmp_path.glob("events.out.tfevents.*"))) >= 1
 
 
+def test_tensorboard_gets_scalars_and_images(tmp_path, monkeypatch):
+    """A resumed log tells TensorBoard to drop the steps after the checkpoint."""
+    writer, image = mock.Mock(), np.zeros((2, 3, 3), np.uint8)
+    monkeypatch.setattr(tensorboardX, "SummaryWriter", writer)
+    log = MetricsLog(tmp_path, 0)
+    log.write(10, {"train/loss": 1.5, "train/epoch": 0.5})
+    log.write_speed(10, {"steps_per_s": 2.0})
+    log.write_image(10, "samples", image)
+    log.close()
+    MetricsLog(tmp_path, 20).close()
+    assert writer.mock_calls == [
+        mock.call(str(tmp_path), purge_step=None),
+        mock.call().add_scalar("train/loss", 1.5, 10),
+        mock.call().add_scalar("train/epoch", 0.5, 10),
+        mock.call().add_scalar("speed/steps_per_s", 2.0, 10),
+        mock.call().add_image("samples", image, 10, dataformats="HWC"),
+        mock.call().close(),
+        mock.call(str(tmp_path), purge_step=21),
+        mock.call().close(),
+    ]
+
+
 def test_the_speed_log_is_continued_after_a_crash(tmp_path):
     MetricsLog(tmp_path, 0).write_speed(10, {"steps_per_s": 1.0})
     with (tmp_path / "speed.jsonl").open("a") as file:

@@ -1,12 +1,13 @@
 import json
 import time
 
+import jax
 import pytest
 
 from rar_jax.training import loop
 from rar_jax.training.metrics import SPEED_FILE
 from rar_jax.training.run import prepare
-from rar_jax.training.speed import StepTimer
+from rar_jax.training.speed import StepTimer, Trace
 
 
 def test_evaluations_do_not_count_in_the_speed(monkeypatch):
@@ -28,6 +29,19 @@ def test_evaluations_do_not_count_in_the_speed(monkeypatch):
         now[0] += 1.5
     assert timer.lap(14) == {"steps_per_s": 0.5, "images_per_s": 8.0, "utilisation": 0.3, "data_wait": 0.25}
     assert timer.lap(14) == {}
+
+
+def test_a_trace_covers_three_steps(monkeypatch):
+    calls = []
+    monkeypatch.setattr(jax.profiler, "start_trace", lambda folder, **options: calls.append(f"start in {folder}"))
+    monkeypatch.setattr(jax.profiler, "stop_trace", lambda: calls.append("stop"))
+    trace = Trace("run", 3)
+    for step in range(1, 9):
+        trace.before(step)
+        calls.append(step)
+        trace.after(step, {})
+    trace.close()
+    assert calls == [1, 2, "start in run", 3, 4, 5, "stop", 6, 7, 8]
 
 
 def test_a_run_logs_its_speed_and_traces_the_requested_steps(small_config, tmp_path):
