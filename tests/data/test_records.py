@@ -1,10 +1,18 @@
+import collections
+import concurrent.futures
+import io
 import json
+import os
 import threading
+import time
+from unittest import mock
 
 import numpy as np
 import pytest
 from array_record.python import array_record_module
+from etils import epath
 
+from rar_jax.data import records as records_module
 from rar_jax.data.records import SyntheticRecords, TokenRecords, write_records
 from rar_jax.errors import UserError
 
@@ -43,21 +51,26 @@ def test_round_trip_in_any_order(folder, images):
     np.testing.assert_array_equal(batch["label"], images[1][indices])
 
 
-def test_several_threads_can_read_at_once(folder, images):
-    records, wrong = TokenRecords(folder), []
+class SlowReader(array_record_module.ArrayRecordReader):
+    """Lets other threads run between seeking and reading."""
+
+    def seek(self, place):
+        super().seek(place)
+        time.sleep(1e-6)
+
+
+def test_several_threads_can_read_at_once(folder, images, monkeypatch):
+    monkeypatch.setattr(array_record_module, "ArrayRecordReader", SlowReader)
+    records = TokenRecords(folder)
 
     def read(seed):
-        for _ in range(50):
+        for _ in range(20):
             indices = np.random.default_rng(seed).integers(25, size=16)
-            if not np.array_equal(records.read(indices)["tokens"], images[0][indices]):
-                wrong.append(seed)
+            np.testing.assert_array_equal(records.read(indices)["tokens"], images[0][indices])
 
-    threads = [threading.Thread(target=read, args=(seed,)) for seed in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+    with concurrent.futures.ThreadPoolExecutor(4) as threads:
+        # Fetching the results raises the errors of the threads.
+        list(threads.map(read, range(4)))
 
 
 @pytest.mark.parametrize(("tokens", "label"), [([1024] * 9, 0), ([-1] * 9, 0), ([0] * 9, 3), ([0] * 9, -1)])
@@ -141,9 +154,30 @@ def test_a_negative_label_is_refused(folder):
         TokenRecords(folder).read(np.arange(25))
 
 
-def test_reading_ahead_changes_nothing(folder, images):
-    records = TokenRecords(folder)
+@pytest.mark.parametrize("fits", [True, False])
+def test_reading_ahead_reads_files_that_fit_half_of_the_memory(folder, images, monkeypatch, fits):
+    """A mock replaces the thread. The test calls the function that the thread would run."""
+    records, read = TokenRecords(folder), collections.Counter()
+    sizes = {path: path.stat().length for path in epath.Path(folder).glob("*.array_record")}
+    memory = {"SC_PAGE_SIZE": 2, "SC_PHYS_PAGES": sum(sizes.values()) - (not fits)}
+
+    class File(io.FileIO):
+        def read(self, size):
+            data = super().read(size)
+            read[self.name] += len(data)
+            return data
+
+    thread = mock.Mock()
+    monkeypatch.setattr(threading, "Thread", thread)
+    monkeypatch.setattr(os, "sysconf", memory.get)
+    monkeypatch.setattr(type(epath.Path()), "open", lambda path, mode: File(path))
+    monkeypatch.setattr(records_module, "_SEQUENTIAL_READ", 50_000)
     records.read_ahead()
+    assert not read and thread.call_count == fits
+    if fits:
+        thread.return_value.start.assert_called_once()
+        thread.call_args.kwargs["target"]()
+        assert read == sizes
     np.testing.assert_array_equal(records.read(np.arange(25))["tokens"], images[0])
 
 
