@@ -17,7 +17,7 @@ from rar_jax.evaluation.scoring import (
     spread_places,
     summarise,
 )
-from rar_jax.evaluation.statistics import frechet_distance, gaussian
+from rar_jax.evaluation.statistics import Gaussian, frechet_distance, gaussian
 
 PIXELS = PixelExtractor()
 
@@ -49,11 +49,24 @@ def test_scores_equal_those_of_adm(tmp_path):
     scores, warnings = score(samples, reference, Inception())
     assert scores.keys() == {"fid", "inception_score", "precision", "recall"}
     assert scores["fid"] == pytest.approx(adm["fid"], rel=1e-5)
+    # Logits that are all equal.
+    assert scores["inception_score"] == pytest.approx(1)
     # ADM rounds distances to float16.
     assert scores["precision"] == pytest.approx(adm["precision"], abs=0.005)
     assert scores["recall"] == pytest.approx(adm["recall"], abs=0.005)
     assert warnings == ["no sfid: the reference has no statistics for it"]
     assert reference.kind == "validation images"
+
+
+def test_each_score_has_its_own_features(tmp_path):
+    """The pool features differ in the mean (3^2), the spatial ones in the variance of each (3 * (3 - 1)^2)."""
+    stored = {"pool": Gaussian(np.zeros(2), np.eye(2)), "spatial": Gaussian(np.zeros(3), np.eye(3))}
+    write_statistics(tmp_path / "a.npz", stored)
+    gaussians = {"pool": Gaussian(np.array([0, 3]), np.eye(2)), "spatial": Gaussian(np.zeros(3), 9 * np.eye(3))}
+    # Each of five samples is surely of another class.
+    samples = Summary(gaussians, np.zeros((0, 2)), 100 * np.eye(5), np.zeros((0, 8, 8, 3)), np.zeros((0, 2)))
+    scores, _ = score(samples, Reference(tmp_path / "a.npz", None), Inception())
+    assert scores == pytest.approx({"fid": 9, "sfid": 12, "inception_score": 5})
 
 
 def test_a_set_matches_itself_and_distances_are_symmetric(tmp_path):
