@@ -14,7 +14,7 @@ from rar_jax.sampling.cached import prepare
 from rar_jax.sampling.choose import Choice
 from rar_jax.sampling.decode import Batch, decode, image_orders
 from rar_jax.sampling.groups import Plan
-from rar_jax.sampling.guidance import guidance_weights
+from rar_jax.sampling.guidance import guidance_weights, guide
 from rar_jax.sampling.options import TracedOptions
 
 APPLY = jax.jit(RAR.apply, static_argnums=0)
@@ -112,20 +112,25 @@ def test_nothing_masked_returns_the_tokens_and_everything_masked_samples(golden,
     assert (pace.passes == 4).all()
 
 
-def test_each_image_has_a_mask_of_its_own(golden, golden_model, draw):
+@pytest.mark.parametrize("plan", [ONE_BY_ONE, FOURS._replace(verify=True)], ids=["one by one", "verified"])
+def test_each_image_has_a_mask_of_its_own(golden, golden_model, draw, plan):
     """Greedy tokens of a partly known image equal those of full forward passes, one masked token at a time."""
     tokens = np.tile(golden["tokens"], (2, 1))[:6].astype(np.int32)
     masked = np.arange(16) < np.array([0, 1, 4, 7, 15, 16])[:, None]
     masked = np.random.default_rng(0).permuted(masked, axis=1)
-    drawn, _ = draw(BATCH._replace(tokens=tokens, masked=masked), GREEDY._replace(weights=None), ONE_BY_ONE)
+    # Guidance is strong, so that the tokens also depend on the rows of the null class.
+    weights = guidance_weights("linear", 16, 20.0, 1.0)
+    drawn, _ = draw(BATCH._replace(tokens=tokens, masked=masked), GREEDY._replace(weights=weights), plan)
     np.testing.assert_array_equal(np.asarray(drawn)[~masked], tokens[~masked])
     z_curve = scan_order("z_curve", 4)
     for image, label, mask, result in zip(tokens, BATCH.labels, masked, np.asarray(drawn), strict=True):
         order = np.concatenate([np.flatnonzero(~mask), z_curve[mask[z_curve]]])
         visited = np.where(mask, 0, image)[order]
+        labels, orders = np.array([label, golden_model.config.null_class]), np.stack([order, order])
         for t in range((~mask).sum(), 16):
-            logits = APPLY(golden_model, {"params": golden.params}, visited[None, :-1], label[None], order[None])
-            visited[t] = np.argmax(logits[0, t])
+            both = np.stack([visited, visited])
+            conditional, null = APPLY(golden_model, {"params": golden.params}, both[:, :-1], labels, orders)[:, t]
+            visited[t] = np.argmax(guide(conditional, null, weights[t]))
         np.testing.assert_array_equal(result[order], visited)
 
 
