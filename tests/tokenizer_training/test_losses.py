@@ -41,6 +41,7 @@ def test_balance_is_the_quotient_of_the_norms():
 
 
 def test_the_perceptual_distance_sees_structure(inception_tensors):
+    """The FID Inception network has the layers that are compared. `test_step` compares the value with NumPy."""
     model, params = inception_from_pytorch(inception_tensors)
     function = jax.jit(jax.value_and_grad(functools.partial(inception_distance, model), argnums=1))
     distance = functools.partial(function, params)

@@ -65,9 +65,11 @@ def test_gradients_are_those_of_the_surrogate_loss(config):
 
 
 def test_use_is_a_running_share():
-    use = jnp.full(4, 0.25)
+    use, codes = jnp.full(4, 0.25), jnp.array([[[0, 0], [1, 2]]])
+    # One batch has a weight of 1 %.
+    np.testing.assert_allclose(updated_use(use, codes), [0.2525, 0.25, 0.25, 0.2475], atol=1e-6)
     for _ in range(2000):
-        use = updated_use(use, jnp.array([[[0, 0], [1, 2]]]))
+        use = updated_use(use, codes)
     np.testing.assert_allclose(use, [0.5, 0.25, 0.25, 0], atol=1e-5)
     np.testing.assert_array_equal(dead_codes(VQ, use), [False, False, False, True])
     scores = use_scores(VQ, use)
