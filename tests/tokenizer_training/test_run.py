@@ -17,6 +17,7 @@ from rar_jax.parallel.mesh import make_mesh
 from rar_jax.run_folder import read_config
 from rar_jax.tokenizer_config import TokenizerConfig
 from rar_jax.tokenizer_training import run as run_module
+from rar_jax.tokenizer_training.quantizers import kmeans_codebook
 from rar_jax.tokenizer_training.run import prepare
 from rar_jax.training import loop
 from rar_jax.training.metrics import read_metrics
@@ -47,7 +48,7 @@ def folder_of_images(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def config(tiny_tokenizer, folder_of_images):
-    return tiny_tokenizer(data={"images": str(folder_of_images), "holdout": 0.2})
+    return tiny_tokenizer(data={"images": str(folder_of_images), "holdout": 0.25})
 
 
 @pytest.fixture(scope="module")
@@ -107,12 +108,15 @@ def test_the_folder_is_a_tokenizer_and_its_published_form_gives_the_same_images(
         converted = call("convert", f"--input={source}", f"--output={target}")
         assert converted.returncode == 0, converted.stderr
     assert "encoder.down.1.block.0.conv1.weight" in load_file(file)
-    fingerprints = set()
+    decoded, fingerprints = [], set()
     for named in (whole, whole / "checkpoints" / "12", file, folder):
         tokenizer = open_tokenizer(str(named), 8)
         fingerprints.add(tokenizer.fingerprint)
-        np.testing.assert_array_equal(tokenizer.decode(tokenizer.encode(images)), expected)
+        decoded.append(tokenizer.decode(tokenizer.encode(images)))
+        np.testing.assert_array_equal(decoded[-1], decoded[0])
     assert len(fingerprints) == 1
+    # A compiled program may round a value halfway between two levels to the other one.
+    np.testing.assert_allclose(decoded[0], expected, atol=1)
 
 
 def test_the_scores_are_those_of_the_tokenizer(config, whole, tmp_path):
@@ -124,7 +128,8 @@ def test_the_scores_are_those_of_the_tokenizer(config, whole, tmp_path):
     (last,) = [entry for entry in read_metrics(whole) if "heldout/psnr" in entry and entry["step"] == 12]
     assert last["heldout/psnr"] == pytest.approx(psnr(heldout, tokenizer.decode(codes)).mean(), rel=1e-4)
     assert last["heldout/codebook_use"] == len(np.unique(codes)) / 16
-    assert len(heldout) == 8 and len(run.images.train) == 32
+    # The second batch of 8 images is padded, and the padding is not scored.
+    assert len(heldout) == 10 and len(run.images.train) == 30
 
 
 def test_a_run_starts_from_weights_and_its_new_codes_from_clusters(config, whole, tmp_path, caplog):
@@ -138,12 +143,12 @@ def test_a_run_starts_from_weights_and_its_new_codes_from_clusters(config, whole
     assert any("reinitialised: quantize/embedding" in record.getMessage() for record in caplog.records)
     given = weights(whole)
     np.testing.assert_array_equal(state.ema["encoder"]["conv_in"]["kernel"], given["encoder"]["conv_in"]["kernel"])
-    codes = np.asarray(state.params["quantize"]["embedding"])
-    assert codes.shape == (9, 2) and len(np.unique(codes, axis=0)) == 9
-    # Every code is the mean of latents, so that it is used.
-    images = run.batches(None)._batches.source[0]["image"]
-    used = run.program.settings.model.apply({"params": state.params}, images / 255, method="encode")
-    assert len(np.unique(used)) >= 6
+    # The clusters are those of at least 16 latents for each of the 9 codes, which two training batches have.
+    batches = run.batches(None)._batches.source
+    images = np.concatenate([batches[number]["image"] for number in range(2)]).astype(np.float32) / 255
+    latents = run.program.settings.model.apply({"params": given}, images, method=lambda vqgan, x: vqgan.encoder(x))
+    expected = kmeans_codebook(np.asarray(latents).reshape(-1, 2), 9, config.seed)
+    np.testing.assert_allclose(state.params["quantize"]["embedding"], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +156,7 @@ def test_a_run_starts_from_weights_and_its_new_codes_from_clusters(config, whole
     [
         ("data", {"images": "nowhere"}, "files in 'nowhere'"),
         ("data", {"holdout": 0.001}, r"holdout=0.001 holds out none of the \d+ images of .*: set a larger fraction"),
-        ("train", {"batch_size": 64}, "batch_size=64 is more than the 32 training images"),
+        ("train", {"batch_size": 64}, "batch_size=64 is more than the 30 training images"),
         ("train", {"batch_size": 12}, "batch_size=12 must be divisible by the 8 devices"),
         ("data", {"name": "glyphs", "images": ""}, "image_size=8 must be 32"),
     ],
