@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from rar_jax.checkpoints.pytorch import rar_to_pytorch
+from rar_jax.models import rar
+from rar_jax.models.dropout import Seeds, draw_seeds
 from rar_jax.models.rar import RAR
 from rar_jax.models.sizes import ModelConfig
 from rar_jax.training.step import token_losses
@@ -190,6 +192,7 @@ def test_initialisation(random_case):
 def test_rematerialisation_changes_nothing(random_case):
     """Dropout is on, because rematerialisation must draw the same masks again."""
     model, params = random_case
+    model = model.clone(config=dataclasses.replace(model.config, dropout=0.1, attention_dropout=0.1))
     rng = np.random.default_rng(0)
     examples = {
         "visited": rng.integers(11, size=(3, 16)),
@@ -217,19 +220,19 @@ def test_bfloat16_compute_is_near_float32(random_case):
     assert 1e-5 < error < 0.05
 
 
-def test_each_dropout_is_applied_in_training_only(random_case):
-    """Each rate by itself changes the logits if there is a dropout key, and only then."""
+@pytest.mark.parametrize("place", Seeds._fields)
+def test_each_dropout_is_applied_in_training_only(random_case, monkeypatch, place):
+    """With only its own rate and seeds, each of four dropouts changes the logits if there is a key, and only then."""
     model, params = random_case
     inputs = np.arange(16)[None] % 11, np.array([0]), np.arange(16)[None]
-    plain = APPLY(
-        model.clone(config=dataclasses.replace(model.config, dropout=0.0, attention_dropout=0.0)),
-        {"params": params},
-        *inputs,
-    )
-    for rates in ({"dropout": 0.5, "attention_dropout": 0.0}, {"dropout": 0.0, "attention_dropout": 0.5}):
-        noisy = model.clone(config=dataclasses.replace(model.config, **rates))
-        assert np.abs(APPLY(noisy, {"params": params}, *inputs, jax.random.key(0)) - plain).max() > 1e-3
-        np.testing.assert_array_equal(APPLY(noisy, {"params": params}, *inputs), plain)
+    rate = {"attention_dropout" if place == "weights" else "dropout": 0.5}
+    noisy = model.clone(config=dataclasses.replace(model.config, **rate))
+    monkeypatch.setattr(rar, "draw_seeds", lambda *args: Seeds(**{place: getattr(draw_seeds(*args), place)}))
+    plain = APPLY(model, {"params": params}, *inputs)
+    np.testing.assert_array_equal(APPLY(noisy, {"params": params}, *inputs), plain)
+    # `APPLY` could reuse what it traced with the seeds of another place.
+    dropped = jax.jit(lambda key: noisy.apply({"params": params}, *inputs, key))(jax.random.key(0))
+    assert np.abs(dropped - plain).max() > 1e-3
 
 
 def loop_over_blocks(model, params, examples):
