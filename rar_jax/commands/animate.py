@@ -2,7 +2,7 @@
 
     python -m rar_jax animate --checkpoint=runs/digits --classes=3,7 --format=webp
 
-The images are those of the command sample with the same flags.
+The images are those of the command sample with the same flags, but for rounding in batches of another size.
 """
 
 from absl import flags
@@ -20,7 +20,6 @@ _OUT = shared_flags.define_out("animation")
 _FORMAT = flags.DEFINE_enum("format", "gif", ("gif", "webp"), "Format of the animation.")
 _CLASSES = shared_flags.define_classes()
 _SEED = shared_flags.define_seed()
-_BATCH = shared_flags.define_batch_size()
 _OPTIONS = shared_flags.define_options()
 
 
@@ -34,7 +33,7 @@ def main(argv):
     labels, options = choose_labels(generator, _CLASSES.value), generator.options(**_OPTIONS())
     generator.warn_if_not_trained(options)
     path = out / f"animation.{_FORMAT.value}"
-    shown = animate(generator, labels, options, path, seed=_SEED.value, batch_size=_BATCH.value)
+    shown = animate(generator, labels, options, path, seed=_SEED.value)
     print(f"{path}: {shown} images appear pass by pass, in the order {options.scan_order}")
 
 

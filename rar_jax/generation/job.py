@@ -18,6 +18,7 @@ import dataclasses
 import errno
 import hashlib
 import io
+import itertools
 import json
 import os
 import shutil
@@ -235,11 +236,12 @@ def job_images(path: epath.PathLike) -> epath.Path:
     folder = epath.Path(path)
     if not (folder / _PLAN).exists():
         return folder
-    if (folder / FILES["npz"]).exists():
-        return folder / FILES["npz"]
-    # A job that writes PNGs alone to a bucket has no batches/ while it is incomplete.
-    pictures = [name for name in _names(folder / FILES["png"]) if name.endswith(".png")]
-    if not (folder / _BATCHES).exists() and len(pictures) == json.loads((folder / _PLAN).read_text())["num"]:
+    plan = json.loads((folder / _PLAN).read_text())
+    # Files are renamed into place, the archive last.
+    if "npz" in plan["outputs"].split(","):
+        if (folder / FILES["npz"]).exists():
+            return folder / FILES["npz"]
+    elif sum(name.endswith(".png") for name in _names(folder / FILES["png"])) == plan["num"]:
         return folder / FILES["png"]
     raise UserError(f"{folder} has a job that is not complete: run the same command again to resume it")
 
@@ -340,22 +342,18 @@ def _sample(
     def write(batch, images):
         job.write(batch, images())
 
+    def begin(batch):
+        return batch, *generator.sampler.decode_numbers(labels, job.numbers(batch), batch_size, seed, options)
+
     try:
-        sampling = None
-        for batch in [*todo, None]:
-            tokens = pace = None
-            if batch is not None:
-                tokens, pace = generator.sampler.decode_numbers(labels, job.numbers(batch), batch_size, seed, options)
-            # The devices work on the next batch while the images of the one before are decoded and written.
-            if sampling is not None:
-                before, codes, paced = sampling
-                count = job.count([before])
-                images = generator.tokenizer.begin_decode(np.asarray(codes)[:count])
-                if paced is not None:
-                    on_pace(Pace(*(np.asarray(each)[:count] for each in paced)))
-                writing.append((before, writer.submit(write, before, images)))
-                settle(_WRITING)
-            sampling = batch, tokens, pace
+        # In pairs, so that the devices begin the next batch before the images of this one are decoded and written.
+        for (batch, codes, pace), _ in itertools.pairwise(itertools.chain(map(begin, todo), [None])):
+            count = job.count([batch])
+            images = generator.tokenizer.begin_decode(np.asarray(codes)[:count])
+            if pace is not None:
+                on_pace(Pace(*(np.asarray(each)[:count] for each in pace)))
+            writing.append((batch, writer.submit(write, batch, images)))
+            settle(_WRITING)
         settle(0)
     finally:
         writer.shutdown(cancel_futures=True)

@@ -13,7 +13,7 @@ from rar_jax.errors import UserError
 from rar_jax.parallel.mesh import batch_sharding, make_mesh, replicated
 from rar_jax.performance.topologies import Topology
 from rar_jax.sampling.cached import prepare
-from rar_jax.sampling.decode import Batch
+from rar_jax.sampling.drawing import Batch
 from rar_jax.sampling.sampler import jit_decode
 from rar_jax.tokenizer_config import TokenizerConfig
 from rar_jax.tokenizer_training.program import make_program as make_tokenizer_program

@@ -16,13 +16,10 @@ import numpy as np
 
 from rar_jax.models.rar import RAR
 from rar_jax.models.sizes import PREFIX
-from rar_jax.orders import row_keys
-from rar_jax.orders.drawn import known_first, random_orders, spread_orders
 from rar_jax.performance.costs import block_kernels
 from rar_jax.sampling.cached import Cache, CachedNetwork, DecodeParams, Modulation, grow, window
-from rar_jax.sampling.choose import choose_token
+from rar_jax.sampling.drawing import Batch, Drawing, image_orders
 from rar_jax.sampling.groups import Plan, Segment, segments
-from rar_jax.sampling.guidance import guide
 from rar_jax.sampling.options import TracedOptions
 from rar_jax.sampling.own_pace import Pace, decode_at_own_pace
 
@@ -31,22 +28,6 @@ from rar_jax.sampling.own_pace import Pace, decode_at_own_pace
 Choose = Callable[[jax.Array, jax.Array], tuple[jax.Array, Any]]
 # A stage with fewer tokens saves less time than it takes to compile.
 _STAGE_TOKENS = 32
-
-
-class Batch(NamedTuple):
-    """Images to draw. The first axis of every array belongs to the images.
-
-    Attributes:
-      labels: int32 [B], classes 0..C-1 (or C for unconditional images).
-      numbers: int32 [B], each image's number in the job.
-      tokens: int32 [B, T], codes in row-major grid order, of which some are drawn again; None to draw all.
-      masked: bool [B, T], the tokens to draw; the others are known. None to draw all.
-    """
-
-    labels: jax.Array
-    numbers: jax.Array
-    tokens: jax.Array | None = None
-    masked: jax.Array | None = None
 
 
 class State(NamedTuple):
@@ -148,32 +129,14 @@ def run_passes(
     return State(tokens, caches, state.modulation, kept)
 
 
-def token_keys(keys: jax.Array, t: jax.Array) -> jax.Array:
-    """Returns the keys [B, G] of tokens number t int32 [G], from the keys [B] of their images."""
-    return jax.vmap(jax.vmap(jax.random.fold_in, in_axes=(None, 0)), in_axes=(0, None))(keys, t)
+def token_drawing(drawing: Drawing) -> Choose:
+    """Returns the function by which the loop draws tokens and keeps them."""
 
+    def choose(t, logits):
+        tokens = drawing.choose(t, drawing.guide(t, logits))
+        return tokens, tokens
 
-def image_orders(model: RAR, batch: Batch, options: TracedOptions, plan: Plan) -> jax.Array:
-    """Returns the order of each image, int32 [B, T]. Known positions come first, in row-major order."""
-    config, shape = model.config, (batch.numbers.shape[0], model.config.num_tokens)
-    known = jnp.zeros(shape, bool) if batch.masked is None else ~batch.masked
-    if plan.drawn_order is None:
-        orders = jnp.broadcast_to(options.order, shape)
-    elif plan.drawn_order == "random":
-        orders = random_orders(options.key, batch.numbers, config.num_tokens)
-    else:
-        orders = spread_orders(options.key, batch.numbers, config.grid_side, plan.sizes, known)
-    return orders if batch.masked is None else known_first(orders, known)
-
-
-def known_tokens(batch: Batch, orders: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns the tokens of a batch in the order visited, int32 [B, T], and how many are known, int32 [B].
-
-    The known ones come first; the others have no meaning.
-    """
-    if batch.masked is None:
-        return jnp.zeros_like(orders), jnp.zeros(orders.shape[0], jnp.int32)
-    return jnp.take_along_axis(batch.tokens, orders, axis=1), (~batch.masked).sum(axis=1)
+    return choose
 
 
 def decode(
@@ -186,7 +149,7 @@ def decode(
     Args:
       model: the network.
       params: from `sampling.cached.prepare`.
-      batch: the images. An image's draws depend on (key, number, t) alone, so that it does not depend on its batch.
+      batch: the images.
       options: how tokens are drawn.
       plan: the groups of tokens that are drawn from one pass. If tokens are known, the groups have one size.
 
@@ -194,43 +157,9 @@ def decode(
       int32 [B, T], in row-major grid order whatever the scan order, the known tokens unchanged; and how the images
       advanced, if they advance at their own pace: they are verified, or tokens are known.
     """
-    orders = image_orders(model, batch, options, plan)
-    keys = row_keys(options.key, batch.numbers)
-    network = CachedNetwork(model, params, batch.labels, orders, options.weights is not None)
-    if batch.masked is None and not plan.verify:
-        visited, pace = run_loop(network, token_drawing(keys, options), plan.sizes), None
+    drawing = Drawing(model, params, batch, image_orders(model, batch, options, plan), options)
+    if drawing.all_unknown and not plan.verify:
+        visited, pace = run_loop(drawing.network, token_drawing(drawing), plan.sizes), None
     else:
-        visited, known = known_tokens(batch, orders)
-        visited, pace = decode_at_own_pace(
-            network, visited, known, plan, keys, guided(options.weights), options.choice, batch.masked is None
-        )
-    return in_grid_order(visited, orders), pace
-
-
-def token_drawing(keys: jax.Array, options: TracedOptions) -> Choose:
-    """Returns the function by which the loop draws tokens and keeps them, from the keys [B] of the images."""
-
-    def choose(t, logits):
-        logits = guided(options.weights)(t[None], logits)
-        codes = choose_token(token_keys(keys, t).reshape(-1), logits.reshape(-1, logits.shape[-1]), options.choice)
-        tokens = codes.reshape(keys.shape[0], -1)
-        return tokens, tokens
-
-    return choose
-
-
-def guided(weights: jax.Array | None) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """Returns (numbers of tokens [B or 1, N], logits [R, N, V]) -> guided logits [B, N, V]."""
-
-    def apply(t, logits):
-        if weights is None:
-            return logits
-        conditional, null = jnp.split(logits, 2)
-        return guide(conditional, null, weights[t][..., None])
-
-    return apply
-
-
-def in_grid_order(visited: jax.Array, orders: jax.Array) -> jax.Array:
-    """Puts tokens int32 [B, T] in the order visited into row-major grid order."""
-    return jax.vmap(lambda tokens, order: jnp.zeros_like(tokens).at[order].set(tokens))(visited, orders)
+        visited, pace = decode_at_own_pace(drawing, plan)
+    return drawing.in_grid_order(visited), pace

@@ -8,23 +8,19 @@ token is drawn again from max(0, p - q), and those behind it are dropped. The im
 token a pass.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from rar_jax.sampling.cached import Cache, CachedNetwork, grow, window
-from rar_jax.sampling.choose import Choice, choose_token, token_probabilities
+from rar_jax.sampling.cached import Cache, grow, window
+from rar_jax.sampling.choose import token_probabilities
+from rar_jax.sampling.drawing import Drawing
 from rar_jax.sampling.groups import Plan
 
 # Folded into an image's key beside the number of a token, for its acceptance and for its second draw.
 _ACCEPTANCE_STREAM = 2**30
 _RESIDUAL_STREAM = 2**30 + 2**29
-
-
-# (numbers of tokens int32 [B, N], logits float32 [R, N, V]) -> guided logits [B, N, V].
-GuideRows = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 class Pace(NamedTuple):
@@ -61,18 +57,13 @@ class OwnPaceState(NamedTuple):
     pace: Pace
 
 
-def _fold_in(keys: jax.Array, t: jax.Array) -> jax.Array:
-    """Keys [B, G] from keys [B] and numbers t [B, G]."""
-    return jax.vmap(jax.vmap(jax.random.fold_in, in_axes=(None, 0)))(keys, t)
-
-
 def _accept(
-    keys: jax.Array, t: jax.Array, tokens: jax.Array, p: jax.Array, q: jax.Array, size: jax.Array
+    drawing: Drawing, t: jax.Array, tokens: jax.Array, p: jax.Array, q: jax.Array, size: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Accepts or refuses the tokens of a group.
 
     Args:
-      keys: of the images, [B].
+      drawing: the images.
       t: int32 [B, G], the numbers of the tokens.
       tokens: int32 [B, G].
       p, q: float32 [B, G, V]; p of the first token is not used.
@@ -84,7 +75,7 @@ def _accept(
     """
     width = tokens.shape[1]
     likelihood = [jnp.take_along_axis(each, tokens[..., None], axis=-1)[..., 0] for each in (p, q)]
-    uniform = jax.vmap(jax.vmap(jax.random.uniform))(_fold_in(keys, t + _ACCEPTANCE_STREAM))
+    uniform = jax.vmap(jax.vmap(jax.random.uniform))(drawing.token_keys(t + _ACCEPTANCE_STREAM))
     taken = uniform * likelihood[1] < likelihood[0]
     taken = taken.at[:, 0].set(True) & (jnp.arange(width) < size[:, None])
     accepted = jnp.cumprod(taken, axis=1).sum(axis=1)
@@ -93,7 +84,7 @@ def _accept(
     residual = jnp.maximum(p - q, 0)
     # Rounding may leave nothing.
     residual = jnp.where(residual.sum(axis=-1, keepdims=True) > 0, residual, p)
-    residual_keys = _fold_in(keys, window(t, refused, 1) + _RESIDUAL_STREAM)[:, 0]
+    residual_keys = drawing.token_keys(window(t, refused, 1) + _RESIDUAL_STREAM)[:, 0]
     return accepted, jax.vmap(jax.random.categorical)(residual_keys, jnp.log(residual)).astype(tokens.dtype)
 
 
@@ -115,21 +106,16 @@ class _Pass(NamedTuple):
     caches: list[Cache]
 
 
-def _read_groups(
-    network: CachedNetwork,
-    state: OwnPaceState,
-    guide_rows: GuideRows,
-    choice: Choice,
-) -> _Pass:
+def _read_groups(drawing: Drawing, state: OwnPaceState) -> _Pass:
     """Reads the group of each image."""
     width = state.drafted.shape[1]
     tokens = window(state.visited, state.count + 1, width)
-    logits, caches = network.read_groups(tokens, state.count, state.size, state.caches)
+    logits, caches = drawing.network.read_groups(tokens, state.count, state.size, state.caches)
     # Row i < G predicts token i + 1 of the group, and the others are branches of its last token.
     places = jnp.arange(width)
     predicted = [state.count[:, None] + 1 + places, (state.count + state.size)[:, None] + places[1:]]
-    logits = guide_rows(jnp.concatenate(predicted, axis=1), logits)
-    probabilities = token_probabilities(logits.reshape(-1, logits.shape[-1]), choice).reshape(logits.shape)
+    logits = drawing.guide(jnp.concatenate(predicted, axis=1), logits)
+    probabilities = token_probabilities(logits.reshape(-1, logits.shape[-1]), drawing.choice).reshape(logits.shape)
     q, logits = (
         jnp.concatenate([window(each, state.size - 1, 1), each[:, width:]], axis=1) for each in (probabilities, logits)
     )
@@ -168,46 +154,27 @@ def _advance(
     return state._replace(visited=visited, count=count, size=size, drafted=result.q, caches=result.caches)
 
 
-def decode_at_own_pace(
-    network: CachedNetwork,
-    visited: jax.Array,
-    known: jax.Array,
-    plan: Plan,
-    keys: jax.Array,
-    guide_rows: GuideRows,
-    choice: Choice,
-    all_unknown: bool,
-) -> tuple[jax.Array, Pace]:
+def decode_at_own_pace(drawing: Drawing, plan: Plan) -> tuple[jax.Array, Pace]:
     """Draws the tokens of B images that are not known, in groups of G.
 
     Args:
-      network, visited, known, plan, all_unknown: see `begin_at_own_pace`.
-      keys, guide_rows, choice: see `run_at_own_pace`.
+      drawing: the images, each in its order, known tokens first.
+      plan: the size of the groups, G = max(plan.sizes), and whether to verify them.
 
     Returns:
       int32 [B, T] in the order visited, and how the images advanced.
     """
-    state = begin_at_own_pace(network, visited, known, plan, all_unknown)
-    state = run_at_own_pace(network, plan, state, keys, guide_rows, choice)
-    return state.visited[:, 1 : visited.shape[1] + 1], state.pace
+    state = run_at_own_pace(drawing, plan, begin_at_own_pace(drawing, plan))
+    return state.visited[:, 1 : drawing.orders.shape[1] + 1], state.pace
 
 
-def begin_at_own_pace(
-    network: CachedNetwork, visited: jax.Array, known: jax.Array, plan: Plan, all_unknown: bool
-) -> OwnPaceState:
-    """Reads the known tokens.
-
-    Args:
-      network: the network and the images, each in its order, known tokens first.
-      visited: int32 [B, T], the tokens in the order visited; those that are not known are ignored.
-      known: int32 [B], how many tokens are known.
-      plan: the size of the groups, G = max(plan.sizes), and whether to verify them.
-      all_unknown: no token is known, which spares the pass that reads the known ones.
-    """
+def begin_at_own_pace(drawing: Drawing, plan: Plan) -> OwnPaceState:
+    """Reads the known tokens. See `decode_at_own_pace` for the arguments."""
+    network, (visited, known) = drawing.network, drawing.known_tokens()
     batch, num_tokens = visited.shape
     width = max(plan.sizes)
     length = num_tokens + 1 + 2 * width
-    if all_unknown:
+    if drawing.all_unknown:
         _, caches = network.prefill(1)
         caches = [grow(cache, length) for cache in caches]
     else:
@@ -232,38 +199,26 @@ def is_done(state: OwnPaceState, plan: Plan) -> jax.Array:
     return (state.count + state.size == num_tokens) & ~unread
 
 
-def run_at_own_pace(
-    network: CachedNetwork,
-    plan: Plan,
-    state: OwnPaceState,
-    keys: jax.Array,
-    guide_rows: GuideRows,
-    choice: Choice,
-    passes: jax.Array | None = None,
-) -> OwnPaceState:
+def run_at_own_pace(drawing: Drawing, plan: Plan, state: OwnPaceState, passes: jax.Array | None = None) -> OwnPaceState:
     """Runs passes until all images are finished.
 
     Args:
-      network, plan: see `begin_at_own_pace`.
+      drawing, plan: see `decode_at_own_pace`.
       state: how far the images are.
-      keys: typed PRNG keys [B].
-      guide_rows: how logits are guided.
-      choice: how tokens are drawn.
       passes: int32 [], the largest number of passes to run; None for no limit.
     """
     width = max(plan.sizes)
 
     def step(state: OwnPaceState) -> OwnPaceState:
-        result = _read_groups(network, state, guide_rows, choice)
+        result = _read_groups(drawing, state)
         place = jnp.arange(width)
         accepted, other = state.size, result.tokens[:, 0]
         if plan.verify:
             numbers = state.count[:, None] + place
-            accepted, other = _accept(keys, numbers, result.tokens, result.p, state.drafted, state.size)
-        draft_keys = _fold_in(keys, (state.count + state.size)[:, None] + place)
-        drawn = choose_token(draft_keys.reshape(-1), result.logits.reshape(-1, network.codebook_size), choice)
+            accepted, other = _accept(drawing, numbers, result.tokens, result.p, state.drafted, state.size)
+        drawn = drawing.choose((state.count + state.size)[:, None] + place, result.logits)
         finished = is_done(state, plan)
-        new = _advance(state, result, drawn.reshape(-1, width), accepted, other)
+        new = _advance(state, result, drawn, accepted, other)
         # A finished image keeps its tokens while others advance.
         return new._replace(
             visited=jnp.where(finished[:, None], state.visited, new.visited),

@@ -16,23 +16,11 @@ from jax.sharding import Mesh, PartitionSpec
 
 from rar_jax.errors import UserError
 from rar_jax.models.rar import RAR
-from rar_jax.orders import row_keys
 from rar_jax.parallel.mesh import AXES, fetch
-from rar_jax.sampling.cached import CachedNetwork, DecodeParams
-from rar_jax.sampling.decode import (
-    Batch,
-    State,
-    begin_loop,
-    begin_segment,
-    decode_segments,
-    guided,
-    in_grid_order,
-    known_tokens,
-    run_passes,
-    token_drawing,
-)
+from rar_jax.sampling.decode import State, begin_loop, begin_segment, decode_segments, run_passes, token_drawing
+from rar_jax.sampling.drawing import Batch, Drawing
 from rar_jax.sampling.groups import Plan, Segment
-from rar_jax.sampling.options import Options, TracedOptions
+from rar_jax.sampling.options import Options
 from rar_jax.sampling.own_pace import OwnPaceState, begin_at_own_pace, run_at_own_pace
 from rar_jax.sampling.sampler import Sampler, jit_image_orders
 
@@ -54,72 +42,52 @@ class Painted(NamedTuple):
     orders: np.ndarray
 
 
-class _Draw:
-    """The images of a batch and how their tokens are drawn, inside a compiled program."""
-
-    def __init__(
-        self,
-        model: RAR,
-        params: DecodeParams,
-        batch: Batch,
-        orders: jax.Array,
-        options: TracedOptions,
-    ):
-        """Prepares to draw the tokens of a batch.
-
-        Args:
-          model, params, batch, options: see `decode.decode`.
-          orders: int32 [B, T], the order of each image.
-        """
-        self.batch, self.orders, self.options = batch, orders, options
-        self.network = CachedNetwork(model, params, batch.labels, orders, options.weights is not None)
-        self.keys = row_keys(options.key, batch.numbers)
-
-    def shown(self, visited: jax.Array, drawn: jax.Array) -> Shown:
-        """Returns what is shown of tokens [B, >= T] in the order visited. The first `drawn` [] or [B] are known."""
-        places = jnp.arange(self.orders.shape[1])
-        known = jnp.broadcast_to(places < drawn[..., None], self.orders.shape)
-        return in_grid_order(visited[:, : len(places)], self.orders), in_grid_order(known, self.orders)
+def _shown(drawing: Drawing, visited: jax.Array, drawn: jax.Array) -> Shown:
+    """Returns what is shown of tokens [B, >= T] in the order visited. The first `drawn` [] or [B] are known."""
+    places = jnp.arange(drawing.orders.shape[1])
+    known = jnp.broadcast_to(places < drawn[..., None], drawing.orders.shape)
+    return drawing.in_grid_order(visited[:, : len(places)]), drawing.in_grid_order(known)
 
 
-def _begin(draw: _Draw, plan: Plan, state: None) -> tuple[State, Shown]:
-    state = begin_loop(draw.network, plan.sizes, token_drawing(draw.keys, draw.options))
-    return state, draw.shown(state.kept, jnp.int32(plan.sizes[0]))
+def _begin(drawing: Drawing, plan: Plan) -> tuple[State, Shown]:
+    state = begin_loop(drawing.network, plan.sizes, token_drawing(drawing))
+    return state, _shown(drawing, state.kept, jnp.int32(plan.sizes[0]))
 
 
-def _segments(draw: _Draw, plan: Plan) -> list[Segment]:
-    return decode_segments(draw.network.model, draw.network.sequences, plan.sizes)
+def _segments(drawing: Drawing, plan: Plan) -> list[Segment]:
+    return decode_segments(drawing.network.model, drawing.network.sequences, plan.sizes)
 
 
-def _begin_segment(draw: _Draw, plan: Plan, number: int, state: State) -> State:
-    return begin_segment(draw.network, _segments(draw, plan), number, state)
+def _begin_segment(drawing: Drawing, plan: Plan, number: int, state: State) -> State:
+    return begin_segment(drawing.network, _segments(drawing, plan), number, state)
 
 
-def _run(draw: _Draw, plan: Plan, number: int, state: State, first: jax.Array, last: jax.Array) -> tuple[State, Shown]:
-    segment = _segments(draw, plan)[number]
-    choose = token_drawing(draw.keys, draw.options)
-    state = run_passes(draw.network, segment, state, choose, first, last)
+def _run(
+    drawing: Drawing, plan: Plan, number: int, state: State, first: jax.Array, last: jax.Array
+) -> tuple[State, Shown]:
+    segment = _segments(drawing, plan)[number]
+    state = run_passes(drawing.network, segment, state, token_drawing(drawing), first, last)
     # The last pass reads a group and draws the next one.
     drawn = np.cumsum(plan.sizes)
     after = drawn[np.searchsorted(drawn, segment.counts + segment.sizes) + 1]
-    return state, draw.shown(state.kept, jnp.asarray(after, jnp.int32)[last - 1])
+    return state, _shown(drawing, state.kept, jnp.asarray(after, jnp.int32)[last - 1])
 
 
-def _shown_at_own_pace(draw: _Draw, plan: Plan, state: OwnPaceState) -> Shown:
+def _shown_at_own_pace(drawing: Drawing, plan: Plan, state: OwnPaceState) -> Shown:
     # Verification may replace the tokens of a group except the first one.
-    return draw.shown(state.visited[:, 1:], state.count + (1 if plan.verify else state.size))
+    return _shown(drawing, state.visited[:, 1:], state.count + (1 if plan.verify else state.size))
 
 
-def _begin_at_own_pace(draw: _Draw, plan: Plan, state: None) -> tuple[OwnPaceState, Shown]:
-    visited, known = known_tokens(draw.batch, draw.orders)
-    state = begin_at_own_pace(draw.network, visited, known, plan, draw.batch.masked is None)
-    return state, _shown_at_own_pace(draw, plan, state)
+def _begin_at_own_pace(drawing: Drawing, plan: Plan) -> tuple[OwnPaceState, Shown]:
+    state = begin_at_own_pace(drawing, plan)
+    return state, _shown_at_own_pace(drawing, plan, state)
 
 
-def _run_at_own_pace(draw: _Draw, plan: Plan, state: OwnPaceState, passes: jax.Array) -> tuple[OwnPaceState, Shown]:
-    guide_rows, choice = guided(draw.options.weights), draw.options.choice
-    state = run_at_own_pace(draw.network, plan, state, draw.keys, guide_rows, choice, passes)
-    return state, _shown_at_own_pace(draw, plan, state)
+def _run_at_own_pace(
+    drawing: Drawing, plan: Plan, state: OwnPaceState, passes: jax.Array
+) -> tuple[OwnPaceState, Shown]:
+    state = run_at_own_pace(drawing, plan, state, passes)
+    return state, _shown_at_own_pace(drawing, plan, state)
 
 
 @functools.cache
@@ -131,7 +99,7 @@ def _jit(function: Callable, model: RAR, mesh: Mesh, *static: Any) -> Callable[.
     own, shared = PartitionSpec(AXES), PartitionSpec()
 
     def run(params, images, options, state, numbers):
-        return function(_Draw(model, params, *images, options), *static, state, *numbers)
+        return function(Drawing(model, params, *images, options), *static, *state, *numbers)
 
     specs = {"in_specs": (shared, own, shared, own, shared), "out_specs": own}
     donated = (3,) if function in (_run, _run_at_own_pace) else ()
@@ -173,7 +141,7 @@ def paint(
     traced, plan = traced._replace(order=None), plan._replace(drawn_order=None)
     images = sampler.put((batch, orders))
 
-    def call(function, static, state, *numbers):
+    def call(function, static=(), state=(), numbers=()):
         program = _jit(function, sampler.model, sampler.mesh, plan, *static)
         return program(sampler.params, images, traced, state, numbers)
 
@@ -189,19 +157,19 @@ def paint(
 
 def _chunks(call: Callable, passes: list[int], every: int) -> Iterator[Shown]:
     """Draws images that advance together, in segments of these numbers of passes."""
-    state, shown = call(_begin, (), None)
+    state, shown = call(_begin)
     yield shown
     for number, last in enumerate(passes):
-        state = call(_begin_segment, (number,), state)
+        state = call(_begin_segment, (number,), (state,))
         for first in range(0, last, every):
-            state, shown = call(_run, (number,), state, first, min(first + every, last))
+            state, shown = call(_run, (number,), (state,), (first, min(first + every, last)))
             yield shown
 
 
 def _chunks_at_own_pace(call: Callable, every: int) -> Iterator[Shown]:
     """Draws images that advance at their own pace, until all tokens are known."""
-    state, shown = call(_begin_at_own_pace, (), None)
+    state, shown = call(_begin_at_own_pace)
     yield shown
     while not fetch(shown[1]).all():
-        state, shown = call(_run_at_own_pace, (), state, every)
+        state, shown = call(_run_at_own_pace, (), (state,), (every,))
         yield shown

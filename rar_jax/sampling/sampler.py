@@ -13,7 +13,8 @@ from rar_jax.errors import UserError
 from rar_jax.models.rar import RAR
 from rar_jax.parallel.mesh import AXES, fetch, host_rows, put_batch, replicated
 from rar_jax.sampling.cached import prepare
-from rar_jax.sampling.decode import Batch, decode, image_orders
+from rar_jax.sampling.decode import decode
+from rar_jax.sampling.drawing import Batch, image_orders
 from rar_jax.sampling.groups import Plan
 from rar_jax.sampling.likelihood import token_log_likelihoods
 from rar_jax.sampling.options import Options

@@ -34,7 +34,8 @@ def images():
 
 
 def job(folder, index=0, count=1, outputs=("png", "npz"), **plan):
-    return JobFolder(folder, {"seed": 0, "num": 23} | plan, LABELS, 5, outputs, index, count)
+    plan = {"seed": 0, "num": 23, "outputs": ",".join(outputs)} | plan
+    return JobFolder(folder, plan, LABELS, 5, outputs, index, count)
 
 
 def write(folder, images, batches=None):
@@ -196,6 +197,9 @@ def test_the_samples_of_a_job_are_scored_and_not_its_grid(images, tmp_path):
         write_png(out / "grid.png", images[0])
         found = open_images(job_images(out))
         assert found.name == str(out / expected) and len(found) == 23
+    # A folder of batches that could not be removed does not matter.
+    (tmp_path / "png" / "batches").mkdir()
+    assert job_images(tmp_path / "png") == tmp_path / "png" / "images"
     # A path that is not the folder of a job is returned unchanged.
     for path in (tmp_path / "png" / "images", tmp_path / "npz" / "samples.npz", tmp_path / "nothing"):
         assert job_images(path) == path
@@ -203,7 +207,7 @@ def test_the_samples_of_a_job_are_scored_and_not_its_grid(images, tmp_path):
 
 def test_a_job_without_a_folder_of_batches_is_complete_with_its_last_picture(images, tmp_path):
     """On a bucket, a job of PNGs has no such folder."""
-    (tmp_path / "job.json").write_text(json.dumps({"num": 2}))
+    (tmp_path / "job.json").write_text(json.dumps({"num": 2, "outputs": "png"}))
     write_png(tmp_path / "images" / "000000.png", images[0])
     with pytest.raises(UserError, match="has a job that is not complete: run the same command again"):
         job_images(tmp_path)

@@ -1,6 +1,7 @@
 import numpy as np
 
 from rar_jax.data.digits import DigitsTokenizer
+from rar_jax.data.tokenizers import open_tokenizer
 from rar_jax.generation.painting import Painting, decode_known
 from rar_jax.sampling.paint import Painted
 
@@ -27,3 +28,15 @@ def test_a_painting_leaves_out_padding_and_pastes():
     images = first.images()
     np.testing.assert_array_equal(images[0, :4], DigitsTokenizer().decode(TOKENS)[0, :4])
     np.testing.assert_array_equal(images[0, 4:], red[0, 4:])
+
+
+def test_only_missing_patches_of_a_vqgan_are_grey(vqgan_file):
+    """All codes are equal, so that the code that stands for the missing ones is right, and each patch too."""
+    tokenizer, tokens = open_tokenizer(str(vqgan_file), 8), np.full((1, 16), 3)
+    whole = tokenizer.decode(tokens)[0]
+    for count in range(17):
+        known = np.arange(16) >= 16 - count
+        image = decode_known(tokenizer, tokens, known[None], np.arange(16)[None, ::-1])[0]
+        patches = known.reshape(4, 4).repeat(2, 0).repeat(2, 1)
+        np.testing.assert_array_equal(image[patches], whole[patches])
+        assert (image[~patches] == 128).all()

@@ -14,7 +14,8 @@ from rar_jax.orders import SCAN_ORDERS, scan_order
 from rar_jax.orders.drawn import random_orders
 from rar_jax.sampling.cached import CachedNetwork, prepare
 from rar_jax.sampling.choose import Choice, choose_token
-from rar_jax.sampling.decode import Batch, decode, decode_segments, run_loop
+from rar_jax.sampling.decode import decode, decode_segments, run_loop
+from rar_jax.sampling.drawing import Batch
 from rar_jax.sampling.groups import Plan, group_sizes
 from rar_jax.sampling.guidance import GUIDANCE_SCHEDULES, guidance_weights, guide
 from rar_jax.sampling.options import TracedOptions

@@ -6,7 +6,7 @@ import pytest
 
 from rar_jax.errors import UserError
 from rar_jax.parallel.mesh import make_mesh
-from rar_jax.sampling.decode import Batch
+from rar_jax.sampling.drawing import Batch
 from rar_jax.sampling.options import Options
 from rar_jax.sampling.sampler import Sampler, jit_decode, sample_tokens
 
