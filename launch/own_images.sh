@@ -18,10 +18,12 @@ run=$(realpath -m "${2:-$(dirname "$0")/../runs/$(basename "$images")}")
 cd "$(dirname "$0")/.."
 [ -x .venv/bin/python ] || launch/install.sh "${PLATFORM:-cpu}"
 
-# Completed stages are not repeated, so that the settings must stay.
+# Completed stages are not repeated. Until the training is planned, only the images must stay.
 settings="images=$images IMAGE_SIZE=${IMAGE_SIZE:-64} HOURS=${HOURS:-2} TOKENIZER=${TOKENIZER:-} INCEPTION=${INCEPTION:-}"
 earlier=$(cat "$run/stages/settings" 2>/dev/null || echo "$settings")
-if [ "$earlier" != "$settings" ]; then
+if [ "$earlier" != "$settings" ] && [ ! -e "$run/stages/plan" ] && [ "${earlier%% IMAGE_SIZE=*}" = "images=$images" ]; then
+  rm -f "$run/stages/check"
+elif [ "$earlier" != "$settings" ]; then
   echo "error: $run was started with $earlier, not $settings: use the same settings, or another run folder" >&2
   exit 2
 fi

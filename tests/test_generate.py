@@ -53,8 +53,9 @@ def test_an_edit_keeps_what_is_not_masked(generator, caplog):
     np.testing.assert_array_equal(generator.edit(images, np.zeros((8, 8), bool), [1, 1, 1]), images)
     with pytest.raises(UserError, match="1 classes are given for 3 images"):
         generator.edit(images, mask, [1])
-    with pytest.raises(UserError, match=r"images of shape \(3, 16, 16, 3\) must have the shape \(N, 8, 8, 3\)"):
-        generator.edit(images.repeat(2, 1).repeat(2, 2), np.zeros((8, 8), bool), [1, 1, 1], paste=False)
+    for wrong in (images.repeat(2, 1).repeat(2, 2), np.zeros((3, 16), int)):
+        with pytest.raises(UserError, match=r"images of shape .* must be uint8, from 0 to 255, of .* \(N, 8, 8, 3\)"):
+            generator.edit(wrong, mask, [1, 1, 1], paste=False)
     with pytest.raises(UserError, match="schedule=cosine does not go with editing"):
         generator.edit(images, mask, [1, 1, 1], schedule="cosine", steps=4)
 
@@ -73,6 +74,20 @@ def test_painting_ends_with_the_images_of_generate_and_edit(generator):
     np.testing.assert_array_equal(first.images()[:, :4], unknown[:, :4])
     np.testing.assert_array_equal(first.images()[:, 4:], images[:, 4:])
     np.testing.assert_array_equal(last.images(), generator.edit(images, mask, [0, 1, 2], seed=1))
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (np.zeros((1, 8, 8, 3), np.float32), r"images of shape \(1, 8, 8, 3\) and dtype float32 must be uint8"),
+        (np.zeros((1, 15), int), r"tokens of shape \(1, 15\) and dtype int64 must be integers of the shape \(N, 16\)"),
+        (np.zeros((1, 16)), r"tokens of shape \(1, 16\) and dtype float64 must be integers"),
+        (np.full((1, 16), 24), "tokens from 24 to 24 must be codes from 0 to 23"),
+    ],
+)
+def test_images_and_tokens_that_are_not_the_models(generator, images, message):
+    with pytest.raises(UserError, match=message):
+        generator.classify(images)
 
 
 def test_likelihood_and_classes(generator, golden):

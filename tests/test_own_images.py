@@ -106,11 +106,27 @@ def test_mistakes(project, arguments, code, message):
 def test_other_settings_than_those_of_the_completed_stages_are_refused(project):
     stages = project / "run" / "stages"
     stages.mkdir(parents=True)
-    (stages / "settings").write_text("images=glyphs IMAGE_SIZE=64 HOURS=2 TOKENIZER= INCEPTION=\n")
+    (stages / "settings").write_text("images=/other IMAGE_SIZE=64 HOURS=2 TOKENIZER= INCEPTION=\n")
     assert begin(project, "glyphs", IMAGE_SIZE="32").wait(60) == 2
     assert (
-        "IMAGE_SIZE=64 HOURS=2 TOKENIZER= INCEPTION=, not images=glyphs IMAGE_SIZE=32" in (project / "log").read_text()
+        "images=/other IMAGE_SIZE=64 HOURS=2 TOKENIZER= INCEPTION=, not images=glyphs IMAGE_SIZE=32" in (project / "log").read_text()
     )
+
+
+def test_settings_may_change_until_the_training_is_planned(project, tmp_path):
+    """The check is repeated, which finds too few images here."""
+    stages = project / "run" / "stages"
+    stages.mkdir(parents=True)
+    (tmp_path / "few").mkdir()
+    earlier = f"images={tmp_path.resolve() / 'few'} IMAGE_SIZE=100 HOURS=2 TOKENIZER= INCEPTION=\n"
+    (stages / "settings").write_text(earlier)
+    (stages / "check").touch()
+    assert begin(project, tmp_path / "few", IMAGE_SIZE="96").wait(120) == 2
+    log = (project / "log").read_text()
+    assert "== check ==" in log and "error: no .jpg" in log and "was started with" not in log
+    (stages / "plan").touch()
+    assert begin(project, tmp_path / "few", IMAGE_SIZE="96").wait(60) == 2
+    assert "IMAGE_SIZE=100 HOURS=2 TOKENIZER= INCEPTION=, not images=" in (project / "log").read_text()
 
 
 def kill_in(project, scenes, stage, seconds):

@@ -320,11 +320,12 @@ class CheckpointStore:
             self._manager.check_for_errors()
         except Exception as error:
             self._failed("the previous save", error)
-        if self._saved:
-            self._quiet.close()
         if self._watcher is not None:
             self._watcher.join(manifest_seconds)
             self._watcher = None
+        # After the watcher, which ends the silence too.
+        if self._saved:
+            self._quiet.close()
 
     def _put_aside(self, steps: list[int]) -> None:
         if is_first():

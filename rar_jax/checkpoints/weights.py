@@ -94,16 +94,11 @@ def load_weights(
     if path.is_file():
         if step is not None:
             raise UserError(f"{path} is a file of weights and has no step {step}")
-        weights = _from_file(path, sharding, dtype)
-    else:
-        folder, of_name = split_step(path)
-        if of_name is not None and step not in (None, of_name):
-            raise UserError(f"{path} is the checkpoint of step {of_name}, not of step {step}: leave the step out")
-        path, step = folder, step if of_name is None else of_name
-        weights = _from_folder(path, step, sharding, dtype)
-    if kind not in (None, weights.kind):
-        raise UserError(f"{path} holds {weights.kind} weights; {kind} weights are needed")
-    return weights
+        return _from_file(path, kind, sharding, dtype)
+    folder, of_name = split_step(path)
+    if of_name is not None and step not in (None, of_name):
+        raise UserError(f"{path} is the checkpoint of step {of_name}, not of step {step}: leave the step out")
+    return _from_folder(folder, kind, step if of_name is None else of_name, sharding, dtype)
 
 
 def split_step(path: epath.PathLike) -> tuple[epath.Path, int | None]:
@@ -114,7 +109,13 @@ def split_step(path: epath.PathLike) -> tuple[epath.Path, int | None]:
     return path, None
 
 
-def _from_file(path: epath.Path, sharding: jax.sharding.Sharding, dtype: str | None) -> Weights:
+def _check_kind(path: epath.Path, wanted: str | None, kind: str) -> None:
+    """Raises a `UserError` if weights are not of the wanted kind, before they are read."""
+    if wanted not in (None, kind):
+        raise UserError(f"{path} holds {kind} weights; {wanted} weights are needed")
+
+
+def _from_file(path: epath.Path, wanted: str | None, sharding: jax.sharding.Sharding, dtype: str | None) -> Weights:
     tensors = read_tensors(path)
     kind = kind_of(tensors)
     if kind is None:
@@ -122,6 +123,7 @@ def _from_file(path: epath.Path, sharding: jax.sharding.Sharding, dtype: str | N
             f"{path} does not hold a RAR, a MaskGIT-VQGAN or the FID Inception network; its first tensors are "
             f"{list(tensors)[:5]}"
         )
+    _check_kind(path, wanted, kind)
     config = None
     with naming(str(path)):
         if kind in _WITHOUT_CONFIG:
@@ -185,8 +187,11 @@ def _published_config(sizes: dict[str, int]) -> Config:
     return Config(name=name, model=model, sample=sample, data=data)
 
 
-def _from_folder(folder: epath.Path, step: int | None, sharding: jax.sharding.Sharding, dtype: str | None) -> Weights:
+def _from_folder(
+    folder: epath.Path, wanted: str | None, step: int | None, sharding: jax.sharding.Sharding, dtype: str | None
+) -> Weights:
     kind = read_kind(folder)
+    _check_kind(folder, wanted, kind)
     config = None if kind in _WITHOUT_CONFIG else read_config(folder)
     dtype = dtype or (config.train.dtype if config else "float32")
     store = CheckpointStore(folder)

@@ -11,16 +11,23 @@ from rar_jax.checkpoints.weights import load_weights
 from rar_jax.commands import cli, shared_flags
 from rar_jax.data.image_check import check_images
 from rar_jax.errors import UserError
+from rar_jax.own_images.tokenizer_plan import chosen_patch
 
 _IMAGES = flags.DEFINE_string("images", None, "Folder of class folders, or a folder of images, which are one class.")
-_TOKENIZER, _IMAGE_SIZE = shared_flags.define_tokenizer()
+_TOKENIZER, _IMAGE_SIZE = shared_flags.define_tokenizer(
+    "Weights of the tokenizer that will encode the images; the image size must be a multiple of its patch. Default: a "
+    "tokenizer is trained on the images."
+)
 
 
 def main(argv):
     del argv
     if not _IMAGES.value:
         raise UserError("name the images with --images=FOLDER")
-    downsampling = load_weights(_TOKENIZER.value, "vqgan").model.config.downsampling if _TOKENIZER.value else None
+    if _TOKENIZER.value:
+        downsampling = load_weights(_TOKENIZER.value, "vqgan").model.config.downsampling
+    else:
+        downsampling = chosen_patch(_IMAGE_SIZE.value)
     report = check_images(_IMAGES.value, _IMAGE_SIZE.value, downsampling)
     print(report.summary)
     for note in report.notes:

@@ -79,7 +79,7 @@ def _config_file(argv: Sequence[str]) -> str | None:
 def _parse_flags(argv: Sequence[str]) -> list[str]:
     """Parses flags. A mistake in them or in the config file ends the program with one line."""
     _check_overrides(argv)
-    path = _config_file(argv)
+    path = _config_file(argv) if "config" in flags.FLAGS else None
     if path is not None and not os.path.isfile(path):
         fail(f"--config={path}: there is no such file")
     try:

@@ -10,10 +10,11 @@ of groups of a VQGAN's norms is read from the file's metadata; without metadata 
 from absl import flags
 from etils import epath
 
-from rar_jax.checkpoints.tensor_files import write_safetensors
+from rar_jax.checkpoints.tensor_files import SUFFIXES, write_safetensors
 from rar_jax.checkpoints.weights import Weights, load_weights, published_form, save_weights
 from rar_jax.commands import cli, shared_flags
 from rar_jax.errors import UserError
+from rar_jax.run_folder import check_folder
 
 _INPUT = flags.DEFINE_string(
     "input", None, "Weights to read: a published .bin, .pth or .safetensors file, or the folder of a run or conversion."
@@ -48,6 +49,9 @@ def main(argv):
     output = epath.Path(_OUTPUT.value)
     if output.exists():
         raise UserError(f"--output={output} exists already: remove it or choose another name")
+    if output.suffix in SUFFIXES and output.suffix != ".safetensors":
+        raise UserError(f"--output={output}: weights are written as a folder or as a .safetensors file")
+    check_folder("output", output.parent)
     weights = load_weights(_INPUT.value, step=_STEP.value)
     _check_num_heads(weights)
     if output.suffix == ".safetensors":

@@ -72,6 +72,8 @@ def main(argv):
     del argv
     cli.keep_compiled_programs()
     out = shared_flags.results_folder(_CHECKPOINT.value, _OUT.value, report_folder)
+    if not _SECTIONS.value:
+        raise UserError(f"--sections is empty: name some of {', '.join(SECTIONS)}")
     if unknown := [section for section in _SECTIONS.value if section not in SECTIONS]:
         raise UserError(f"--sections={','.join(unknown)} must be some of {', '.join(SECTIONS)}")
     steps = [*dict.fromkeys(shared_flags.read_numbers(_STEPS, int, "64,16"))]

@@ -39,7 +39,7 @@ _ORDERS = flags.DEFINE_integer("orders", 0, "Number of random orders of each ima
 _CLASSIFY = flags.DEFINE_bool("classify", False, "Also compute the probability of each class, and the accuracy.")
 _OUT = shared_flags.define_out("results")
 _SEED = shared_flags.define_seed("the random orders")
-_BATCH = shared_flags.define_batch_size(done="read")
+_BATCH = shared_flags.define_batch_size(done="whose likelihood is computed")
 
 
 class _Images(NamedTuple):

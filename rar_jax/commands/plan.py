@@ -15,7 +15,9 @@ from rar_jax.own_images.plan import open_split, this_machine, write_plan
 from rar_jax.run_folder import check_folder
 
 _IMAGES = flags.DEFINE_string("images", None, "Folder that split_images wrote.")
-_TOKENIZER, _IMAGE_SIZE = shared_flags.define_tokenizer()
+_TOKENIZER, _IMAGE_SIZE = shared_flags.define_tokenizer(
+    "Weights of a VQGAN to use as the tokenizer. Default: a tokenizer is trained on the images."
+)
 _HOURS = flags.DEFINE_float("hours", 2.0, "Time for the training of the tokenizer and the RAR together.", 0.0)
 _INCEPTION = flags.DEFINE_string(
     "inception", "", "Weights of the FID Inception network, for the tokenizer's perceptual loss and rFID."

@@ -54,14 +54,16 @@ def define_out(content: str) -> flags.FlagHolder[str]:
     """Defines --out, the folder of some content; see `generation.pictures.samples_folder` for the default."""
     return flags.DEFINE_string(
         "out", None,
-        f"Folder of the {content}. Default: samples/ in the run's folder, or in the current one for a file of weights.",
+        f"Folder of the {content}. Default: samples/ in the run's folder, or in the current folder for a weights file.",
     )  # fmt: skip
 
 
-def define_tokenizer() -> tuple[flags.FlagHolder[str], flags.FlagHolder[int]]:
+def define_tokenizer(
+    meaning: str = "Weights of the tokenizer (a MaskGIT-VQGAN), or digits.",
+) -> tuple[flags.FlagHolder[str], flags.FlagHolder[int]]:
     """Defines --tokenizer and --image_size, for commands that have no model."""
     return (
-        flags.DEFINE_string("tokenizer", None, "Weights of the tokenizer (a MaskGIT-VQGAN), or digits."),
+        flags.DEFINE_string("tokenizer", None, meaning),
         flags.DEFINE_integer("image_size", 256, "Side in pixels of the square cut from each image.", lower_bound=1),
     )
 

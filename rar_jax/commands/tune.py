@@ -20,8 +20,12 @@ _CHECKPOINT = shared_flags.define_checkpoint()
 _TOKENIZER = shared_flags.define_model_tokenizer()
 _REFERENCE = shared_flags.define_reference()
 _FEATURES, _INCEPTION = shared_flags.define_features()
-_SCALES = flags.DEFINE_list("guidance_scales", [], "Scales to try. Default: from half to 1.5 times the run's.")
-_POWERS = flags.DEFINE_list("guidance_powers", [], "Powers to try. Default: from half to 1.5 times the run's.")
+_SCALES = flags.DEFINE_list(
+    "guidance_scales", [], "Scales to try. Default: five values from 0.5 to 1.5 times the run's."
+)
+_POWERS = flags.DEFINE_list(
+    "guidance_powers", [], "Powers to try. Default: five values from 0.5 to 1.5 times the run's."
+)
 _TEMPERATURES = flags.DEFINE_list("temperatures", [], "Temperatures to try. Default: the run's temperature.")
 _SCORE = flags.DEFINE_enum(
     "score", None, ("inception_score", "glyph_accuracy"),

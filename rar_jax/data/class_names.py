@@ -61,7 +61,8 @@ def find_classes(wanted: Sequence[int | str], names: Sequence[str] | None) -> li
     """Finds classes by name or by index.
 
     Args:
-      wanted: names (upper and lower case are the same), WordNet ids of ImageNet, and indices, as numbers or as text.
+      wanted: names (upper and lower case are the same), WordNet ids of ImageNet, and indices, as numbers or as text. A
+        text that is both a name and an index is the name, because folders of classes can have numbers for names.
       names: the names of all classes, or None if they are not known.
 
     Returns:
@@ -74,6 +75,8 @@ def find_classes(wanted: Sequence[int | str], names: Sequence[str] | None) -> li
     for name in wanted:
         if not isinstance(name, str):
             found.append(int(name))
+        elif names is not None and name.strip() in names:
+            found.append(names.index(name.strip()))
         elif re.fullmatch(r"\s*-?\d+\s*", name):
             found.append(int(name))
         elif names is None:

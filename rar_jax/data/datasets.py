@@ -8,7 +8,7 @@ from etils import epath
 from rar_jax.config import Config
 from rar_jax.data.digits import write_digits
 from rar_jax.data.glyphs import IDENTITY, NUM_HELDOUT, SIDE, Glyphs
-from rar_jax.data.records import UNKNOWN_TOKENIZER, Records, SyntheticRecords, TokenRecords, check_local
+from rar_jax.data.records import UNKNOWN_TOKENIZER, Description, Records, SyntheticRecords, TokenRecords, check_local
 from rar_jax.data.tokenization import tokenize_images
 from rar_jax.data.tokenizers import Tokenizer
 from rar_jax.errors import UserError
@@ -53,8 +53,33 @@ def open_datasets(config: Config, tokenizer: Tokenizer | None) -> Datasets:
             f"config.data.num_images={data.num_images}, but {train} holds {records.num_images} images: "
             f"set --config.data.num_images={records.num_images}"
         )
+    heldout = open_records(config, tokenizer, heldout) if heldout else None
+    if heldout is not None:
+        _check_alike(config, records.description, heldout.description)
     records.read_ahead()
-    return Datasets(records, open_records(config, tokenizer, heldout) if heldout else None)
+    return Datasets(records, heldout)
+
+
+def _check_alike(config: Config, train: Description, heldout: Description) -> None:
+    """Checks that held-out records have the codes and labels of the training records.
+
+    Raises:
+      UserError: another tokenizer made them, or their classes are the same in another order.
+    """
+    tokenizers = train.tokenizer, heldout.tokenizer
+    where = f"config.data.eval_path={config.data.eval_path}"
+    if UNKNOWN_TOKENIZER not in tokenizers and len(set(tokenizers)) > 1:
+        raise UserError(
+            f"{where} was made with the tokenizer {heldout.tokenizer}, but the training records with "
+            f"{train.tokenizer}: use one tokenizer for both"
+        )
+    names = train.class_names, heldout.class_names
+    if names[0] != names[1] and sorted(names[0]) == sorted(names[1]):
+        label = next(i for i, (ours, theirs) in enumerate(zip(*names, strict=True)) if ours != theirs)
+        raise UserError(
+            f"{where} has the class {names[1][label]!r} as label {label}, but the training records have "
+            f"{names[0][label]!r}: tokenize both with the same list of classes"
+        )
 
 
 def _tokenized_glyphs(config: Config, tokenizer: Tokenizer) -> list[epath.Path]:

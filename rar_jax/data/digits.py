@@ -6,7 +6,6 @@ It has 1,797 real images of 8x8 pixels with 17 grey levels, in 10 classes.
 import functools
 import os
 import shutil
-import tempfile
 from collections.abc import Callable
 
 import numpy as np
@@ -16,6 +15,7 @@ from sklearn.model_selection import train_test_split
 
 from rar_jax.data.records import DESCRIPTION, check_local, write_records
 from rar_jax.errors import UserError
+from rar_jax.files import aside
 
 CLASS_NAMES = tuple(str(digit) for digit in range(10))
 SPLITS = ("train", "heldout")
@@ -87,20 +87,22 @@ def write_digits(folder: epath.PathLike) -> dict[str, epath.Path]:
             )
         folder.mkdir(parents=True, exist_ok=True)
         images, labels = digits_split(split)
-        aside = tempfile.mkdtemp(dir=folder)
-        write_records(
-            aside,
-            zip(tokenizer.encode(images), labels, strict=True),
-            grid_side=tokenizer.grid_side,
-            codebook_size=tokenizer.codebook_size,
-            class_names=CLASS_NAMES,
-            tokenizer=tokenizer.fingerprint,
-            source=f"UCI handwritten digits, {split}",
-        )
+        partial = aside(target)
         try:
-            os.rename(aside, target)
+            write_records(
+                partial,
+                zip(tokenizer.encode(images), labels, strict=True),
+                grid_side=tokenizer.grid_side,
+                codebook_size=tokenizer.codebook_size,
+                class_names=CLASS_NAMES,
+                tokenizer=tokenizer.fingerprint,
+                source=f"UCI handwritten digits, {split}",
+            )
+            os.rename(partial, target)
         except OSError:
-            shutil.rmtree(aside)
+            # Another process may have made the same records meanwhile.
             if not (target / DESCRIPTION).exists():
                 raise
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
     return folders

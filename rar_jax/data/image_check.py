@@ -147,18 +147,26 @@ def _size_problems(good: Sequence[Inspected], image_size: int, downsampling: int
     problems = []
     if small := [each for each in good if min(each.size) < image_size]:
         least = min(small, key=lambda each: min(each.size))
+        largest = min(least.size) // (downsampling or 1) * (downsampling or 1)
+        choose = f"choose --image_size={largest} or less, or " if largest else ""
         problems.append(
             f"{len(small):,} images are smaller than --image_size={image_size} and would be enlarged, such as "
-            f"{least.name} ({least.size[0]} x {least.size[1]} pixels): choose --image_size={min(least.size)} or less, "
-            "or remove them"
+            f"{least.name} ({least.size[0]} x {least.size[1]} pixels): {choose}remove them"
         )
-    if downsampling and image_size % downsampling:
-        near = max(1, round(image_size / downsampling)) * downsampling
-        problems.append(
-            f"--image_size={image_size} is not a multiple of {downsampling}, the downsampling of the tokenizer: choose "
-            f"--image_size={near}"
-        )
+    if downsampling and (problem := patch_problem(image_size, downsampling)):
+        problems.append(problem)
     return problems
+
+
+def patch_problem(image_size: int, downsampling: int) -> str | None:
+    """Returns what is wrong with an image size that is no multiple of a tokenizer's patch, or None."""
+    if image_size % downsampling == 0:
+        return None
+    near = max(1, round(image_size / downsampling)) * downsampling
+    return (
+        f"--image_size={image_size} is not a multiple of {downsampling}, the downsampling of the tokenizer: choose "
+        f"--image_size={near}"
+    )
 
 
 def _file_problems(bad: Sequence[Inspected]) -> list[str]:

@@ -76,7 +76,16 @@ class TrainImages:
     def __init__(
         self, pictures: Pictures, crops: Crops, batch_size: int, num_batches: int, seed: int, rows: np.ndarray
     ):
-        """Takes the arguments of `ImageBatches`."""
+        """Prepares to read; reads nothing yet.
+
+        Args:
+          pictures: the training images.
+          crops: how a square is cut from an image.
+          batch_size: B, the size of the global batch.
+          num_batches: number of batches of the run.
+          seed: seed of the orders and crops.
+          rows: int [R], the rows of each global batch that this process reads (`parallel.mesh.host_rows`).
+        """
         self._pictures, self._crops = pictures, crops
         self._batch_size, self._num_batches, self._seed, self._rows = batch_size, num_batches, seed, rows
 
@@ -165,7 +174,8 @@ def heldout_batches(
       rows: int [R], the rows of each global batch that this process reads (`parallel.mesh.host_rows`).
 
     Yields:
-      {"image": uint8 [R, side, side, 3]}. The last batch is filled with the first image.
+      {"image": uint8 [R, side, side, 3]}. The last batch is padded with the first of the
+      chosen images.
     """
     for start in range(0, num_images, batch_size):
         numbers = start + rows

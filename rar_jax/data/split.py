@@ -8,6 +8,7 @@ from etils import epath
 
 from rar_jax.data.image_check import class_folders
 from rar_jax.data.shuffle import shuffled
+from rar_jax.errors import UserError
 from rar_jax.files import begin_or_resume
 
 # Says how a split was made.
@@ -30,9 +31,12 @@ def split_images(folder: epath.PathLike, output: epath.PathLike, holdout: float)
       part -> its number of images.
 
     Raises:
-      UserError: there are no images, or `output` holds the split of other images or something else.
+      UserError: there are no images, `output` lies among them, or it holds the split of other images or something
+        else.
     """
     folder = epath.Path(folder).resolve()
+    if folder in (resolved := epath.Path(output).resolve(), *resolved.parents):
+        raise UserError(f"--output={output} lies in --images={folder} and would become a class: choose another folder")
     classes = class_folders(folder)
     # Names of files need not be UTF-8.
     names = "\n".join(os.path.relpath(file, folder) for files in classes.values() for file in files)

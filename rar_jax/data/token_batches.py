@@ -30,7 +30,8 @@ def image_batches(source: Source, places: np.ndarray, tokenizer: Tokenizer, batc
     Worker processes decode the next images meanwhile. The last batch can be smaller.
 
     Raises:
-      UserError: an image cannot be read. The message names it.
+      UserError: an image cannot be decoded. The message names it.
+      OSError: a file cannot be read.
     """
     side = tokenizer.grid_side * tokenizer.downsampling
     with contextlib.closing(decoded_squares((source[int(place)] for place in places), side)) as decoded:

@@ -48,7 +48,9 @@ class Events:
         self.studio, self.model = studio, model
 
     def changed(self, options: dict[str, Any]) -> dict[str, Any]:
-        """Returns the options that differ from the run's."""
+        """Returns the options that differ from the run's. An emptied number field gives None."""
+        if empty := [name for name, value in options.items() if value is None]:
+            raise UserError(f"{empty[0].replace('_', ' ').capitalize()} is empty: enter a number")
         default = dataclasses.asdict(self.studio.generator.options())
         return {name: value for name, value in options.items() if value != default[name]}
 

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import numpy as np
 from etils import epath
-from jax.sharding import Mesh
 
 from rar_jax.checkpoints.weights import fingerprint, load_weights
 from rar_jax.data.glyphs import SIDE
@@ -79,20 +78,12 @@ class InceptionExtractor:
     num_spatial = 7 * 17 * 17
     class_score = "inception_score"
 
-    def __init__(
-        self, model: InceptionV3, params: Mapping[str, Any], mesh: Mesh | None = None, batch_size: int | None = None
-    ):
-        """Puts the weights on the devices.
-
-        Args:
-          model, params: the network and its weights.
-          mesh: the devices; by default all devices of this machine.
-          batch_size: a multiple of the number of devices; by default one that suits them.
-        """
-        mesh = mesh or local_mesh()
+    def __init__(self, model: InceptionV3, params: Mapping[str, Any]):
+        """Puts the weights on the devices."""
+        mesh = local_mesh()
         self.fingerprint = f"inception-{fingerprint(params)}"
         platform = mesh.devices.flat[0].platform
-        self.batch_size = batch_size or mesh.size * _IMAGES_A_DEVICE.get(platform, _IMAGES_AN_ACCELERATOR)
+        self.batch_size = mesh.size * _IMAGES_A_DEVICE.get(platform, _IMAGES_AN_ACCELERATOR)
         self._params = jax.device_put(params, replicated(mesh))
         self._apply = jax.jit(
             functools.partial(_apply, model),

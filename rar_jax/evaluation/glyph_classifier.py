@@ -18,7 +18,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import scipy.special
 from etils import epath
 
 from rar_jax.data.glyphs import IDENTITY, NUM_CLASSES, SIDE, glyph_images
@@ -99,10 +98,6 @@ class GlyphClassifier:
         features, logits = map(np.concatenate, zip(*outputs, strict=True))
         return features, logits
 
-    def probabilities(self, images: np.ndarray, num_classes: int = max(NUM_CLASSES)) -> np.ndarray:
-        """Returns the probability of each of the first classes, if it is one of them: float32 [N, num_classes]."""
-        return scipy.special.softmax(self.outputs(images)[1][:, :num_classes], axis=1)
-
 
 def fingerprint() -> str:
     """Returns 12 hexadecimal digits that identify the classifier by its training images and its recipe."""
@@ -116,7 +111,12 @@ def recognised(logits: np.ndarray, labels: np.ndarray, num_classes: int | None =
       logits: [N, 36], see `GlyphClassifier.outputs`.
       labels: int [N], the class of each image.
       num_classes: the number of classes to choose among. By default, the ten digits if all labels are digits, else 36.
+
+    Raises:
+      UserError: a label is not that of a glyph.
     """
+    if labels.max() >= max(NUM_CLASSES):
+        raise UserError(f"label {labels.max()} is not one of the {max(NUM_CLASSES)} glyphs: use other --features")
     num_classes = num_classes or min(number for number in NUM_CLASSES if number > labels.max())
     return float(np.mean(logits[:, :num_classes].argmax(axis=1) == labels))
 

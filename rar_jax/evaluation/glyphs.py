@@ -50,7 +50,7 @@ def glyph_report(
         nearest training image (`distance_to_training`). Samples that are copies are nearer than reconstructions.
     """
     real, real_labels = glyph_images("heldout", np.arange(len(reconstructions)), num_classes)
-    samples, heldout, again = (
+    samples, heldout, reconstructed = (
         glyph_scores(*each, num_classes)
         for each in ((images, labels), (real, real_labels), (reconstructions, real_labels))
     )
@@ -60,7 +60,7 @@ def glyph_report(
         "glyph_accuracy_samples": samples["glyph_accuracy"],
         "glyph_accuracy_heldout": heldout["glyph_accuracy"],
         "frechet_samples": samples["frechet_glyphs"],
-        "frechet_reconstructions": again["frechet_glyphs"],
+        "frechet_reconstructions": reconstructed["frechet_glyphs"],
         "nearest_samples": float(np.median(distances[: len(images)])),
         "nearest_reconstructions": float(np.median(distances[len(images) :])),
     }

@@ -93,19 +93,21 @@ class ExampleImages:
 
     def batches(self, size: int) -> Iterator[np.ndarray]:
         """See `ImageSet.batches`."""
+        with contextlib.closing(self._read_ahead()) as images:
+            while batch := list(itertools.islice(images, size)):
+                yield np.stack(batch)
+
+    def _read_ahead(self) -> Iterator[np.ndarray]:
+        """Yields all images in order. Threads read the next ones meanwhile."""
         with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
-            waiting, batch = collections.deque(), []
+            waiting = collections.deque()
             try:
-                for example in itertools.chain(self._examples, [None] * _AHEAD):
-                    waiting.append(threads.submit(self._read, example) if example else None)
-                    if len(waiting) <= _AHEAD or (oldest := waiting.popleft()) is None:
-                        continue
-                    batch.append(oldest.result())
-                    if len(batch) == size:
-                        yield np.stack(batch)
-                        batch = []
-                if batch:
-                    yield np.stack(batch)
+                for example in self._examples:
+                    waiting.append(threads.submit(self._read, example))
+                    if len(waiting) > _AHEAD:
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
             finally:
                 threads.shutdown(cancel_futures=True)
 

@@ -92,14 +92,14 @@ class PairScores:
         self._sums: dict[str, float] = {}
         self._count = 0
 
-    def add(self, images: np.ndarray, codes: np.ndarray, again: np.ndarray) -> None:
+    def add(self, images: np.ndarray, codes: np.ndarray, reconstructions: np.ndarray) -> None:
         """Adds images uint8 [B, H, W, 3], their codes int [B, ...] and their reconstructions uint8 [B, H, W, 3].
 
         Images that are smaller than the window of SSIM have no SSIM.
         """
-        scores = {"psnr": psnr(images, again)}
+        scores = {"psnr": psnr(images, reconstructions)}
         if min(images.shape[1:3]) >= WINDOW:
-            scores["ssim"] = ssim(images, again)
+            scores["ssim"] = ssim(images, reconstructions)
         for name, values in scores.items():
             self._sums[name] = self._sums.get(name, 0.0) + float(values.sum())
         self._codes += np.bincount(codes.ravel(), minlength=len(self._codes))
@@ -136,9 +136,9 @@ def reconstruct(
     for batch in images.batches(max(tokenizer.batch_size, extractor.batch_size)):
         batch = batch[: count - done]
         tokens = tokenizer.encode(batch)
-        again = tokenizer.decode(tokens)
-        scores.add(batch, tokens, again)
-        for accumulator, each in zip(both, (batch, again), strict=True):
+        reconstructions = tokenizer.decode(tokens)
+        scores.add(batch, tokens, reconstructions)
+        for accumulator, each in zip(both, (batch, reconstructions), strict=True):
             for part, features in extract_all(extractor, [each]):
                 accumulator.add(part, features)
         done += len(batch)
@@ -146,9 +146,9 @@ def reconstruct(
         if done == count:
             break
     progress.close()
-    originals, again = (each.summary() for each in both)
+    originals, reconstructions = (each.summary() for each in both)
     found = scores.means()
     if originals.logits is not None and images.labels is not None:
-        for name, summary in (("glyph_accuracy", again), ("glyph_accuracy_originals", originals)):
+        for name, summary in (("glyph_accuracy", reconstructions), ("glyph_accuracy_originals", originals)):
             found[name] = extractor.score_classes(summary.logits, images.labels[:count])
-    return originals, again, found
+    return originals, reconstructions, found

@@ -31,10 +31,12 @@ def read_statistics(path: epath.PathLike) -> dict[str, Gaussian]:
     """
     path = epath.Path(path)
     try:
-        with path.open("rb") as file, np.load(file) as arrays:
-            stored = {name: arrays[name] for pair in _NAMES.values() for name in pair if name in arrays.files}
+        file = path.open("rb")
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file") from None
+    try:
+        with file, np.load(file) as arrays:
+            stored = {name: arrays[name] for pair in _NAMES.values() for name in pair if name in arrays.files}
     except _DAMAGE as error:
         raise UserError(f"{path} is not a whole .npz file ({error}): copy or download it again") from None
     found = {}

@@ -81,7 +81,7 @@ class Report:
     Attributes:
       title: title of the page.
       inputs: the settings that decide the scores. A folder holds the report of one set of inputs.
-      facts: what was compared, as name -> value for each of samples, reference and features.
+      facts: what was compared: part of the comparison, such as samples or features -> name -> value.
       scores: name -> value, with the names that report.json uses.
       warnings: reasons why the scores cannot be compared with others.
     """

@@ -104,7 +104,7 @@ def spread_places(total: int, count: int) -> np.ndarray:
 
     Args:
       total: number of images in the set.
-      count: number of places, at most `total`; a larger number chooses all places.
+      count: number of places; a number above `total` chooses all places.
 
     Returns:
       int [n], ascending places in the set.

@@ -8,6 +8,7 @@ from typing import Any
 
 from etils import epath
 
+from rar_jax.errors import UserError
 from rar_jax.evaluation.intervals import Mean, mean_of
 from rar_jax.evaluation.report import score_label
 from rar_jax.files import write_atomically
@@ -54,6 +55,10 @@ def measure(subject: Subject, grid: Grid, sections: Sequence[str], folder: epath
             continue
         found = measure_cells(folder / f"{section}.jsonl", _plan(subject, images), cells, images, function)
         results[section] = summarise({cell: found[cell] for cell in cells}, subject.num_tokens)
+    if not results:
+        raise UserError(
+            f"--sections={','.join(sections)} has nothing to measure with --steps={','.join(map(str, grid.steps))}"
+        )
     write_atomically(folder / REPORT, json.dumps({"images": subject.num} | _as_json(results), indent=2) + "\n")
     if "steps" in results:
         plot_steps(folder / PICTURE, results["steps"], subject.name, subject.num_tokens)

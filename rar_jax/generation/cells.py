@@ -8,6 +8,7 @@ from etils import epath
 
 from rar_jax.files import JsonLinesFile, hold_to_plan, read_json_lines
 from rar_jax.progress import Progress
+from rar_jax.run_folder import lock
 
 # A NamedTuple of JSON values.
 Cell = TypeVar("Cell", bound=NamedTuple)
@@ -33,12 +34,23 @@ def measure_cells(
       The values of these cells, and of other ones that the file has.
 
     Raises:
-      UserError: the file was started with another plan.
+      UserError: the file was started with another plan, or another process measures the same cells.
     """
-    path, kind = epath.Path(path), type(cells[0])
+    path = epath.Path(path)
+    with lock(path.parent, path.stem, "measures") or contextlib.nullcontext():
+        return _measure_cells(path, plan, cells, images, measure)
+
+
+def _measure_cells(
+    path: epath.Path,
+    plan: dict[str, Any],
+    cells: Sequence[Cell],
+    images: int,
+    measure: Callable[[Cell, Callable[[int], None]], dict[str, float]],
+) -> dict[Cell, dict[str, float]]:
+    kind = type(cells[0])
     lines = read_json_lines(path) or [plan]
     hold_to_plan("out", path.parent, lines[0], plan)
-    path.parent.mkdir(parents=True, exist_ok=True)
     # This removes a last line that was cut short.
     file = JsonLinesFile(path, lines)
     found = {kind(*(line.pop(name) for name in kind._fields)): line for line in lines[1:]}

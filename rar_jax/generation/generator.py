@@ -154,7 +154,7 @@ class Generator:
         self.warn_if_not_trained(options, editing=True)
         tokens = edit_tokens(
             self.sampler,
-            self._tokens(images),
+            self._encode(images),
             masked,
             labels,
             options,
@@ -201,7 +201,7 @@ class Generator:
             images, labels = edited[0], self._labels_for(edited[0], classes)
             masked = token_masks(edited[1], self.tokenizer, len(images), margin)
             pasted = images, np.broadcast_to(edited[1], images.shape[:3])
-            edited = self._tokens(images)[padded], masked[padded]
+            edited = self._encode(images)[padded], masked[padded]
         for painted in paint(self.sampler, labels[padded], padded, seed, options, every, edited):
             yield Painting.of(painted, len(labels), self.tokenizer, pasted)
 
@@ -267,15 +267,32 @@ class Generator:
         return LikelihoodScorer(self.sampler, options, max(orders, 1), seed, batch_size, on_batch)
 
     def _tokens(self, images: np.ndarray) -> np.ndarray:
-        """Returns the tokens of images, int [N, T]. Raises a `UserError` if they have another size than the model's."""
-        num_tokens = self.sampler.model.config.num_tokens
-        if images.ndim == 2 and images.shape[1] == num_tokens:
-            return images
-        side = self.tokenizer.grid_side * self.tokenizer.downsampling
-        if images.shape[1:] != (side, side, 3):
+        """Returns the tokens of images, int [N, T], which may be given as tokens.
+
+        Raises:
+          UserError: they are neither tokens nor images of this model.
+        """
+        model = self.sampler.model.config
+        if images.ndim != 2:
+            return self._encode(images)
+        if images.shape[1] != model.num_tokens or images.dtype.kind not in "iu":
             raise UserError(
-                f"images of shape {images.shape} must have the shape (N, {side}, {side}, 3), or be tokens of the shape "
-                f"(N, {num_tokens})"
+                f"tokens of shape {images.shape} and dtype {images.dtype} must be integers of the shape "
+                f"(N, {model.num_tokens})"
+            )
+        if images.size and not 0 <= images.min() <= images.max() < model.codebook_size:
+            raise UserError(
+                f"tokens from {images.min()} to {images.max()} must be codes from 0 to {model.codebook_size - 1}"
+            )
+        return images
+
+    def _encode(self, images: np.ndarray) -> np.ndarray:
+        """Returns the tokens of images, int [N, T]. Raises a `UserError` if they are no images of this model."""
+        side = self.tokenizer.grid_side * self.tokenizer.downsampling
+        if images.shape[1:] != (side, side, 3) or images.dtype != np.uint8:
+            raise UserError(
+                f"images of shape {images.shape} and dtype {images.dtype} must be uint8, from 0 to 255, of the shape "
+                f"(N, {side}, {side}, 3)"
             )
         return self.tokenizer.encode(images)
 

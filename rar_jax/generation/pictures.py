@@ -7,6 +7,7 @@ from etils import epath
 
 from rar_jax.checkpoints.weights import split_step
 from rar_jax.data.class_names import class_label
+from rar_jax.errors import UserError
 from rar_jax.generation.generator import Generator
 from rar_jax.generation.job import run_job
 from rar_jax.images.files import image_grid, write_png
@@ -108,10 +109,15 @@ def sample_pictures(
       Whether the job is complete: False in a process that leaves the grid to process 0.
 
     Raises:
-      UserError: an option cannot be used, or the folder has another job.
+      UserError: an option cannot be used, the folder has another job, or images would be in no file.
       OSError: the disk is full or broken. The same call resumes a job.
     """
     grid = SampleGrid(labels, generator.class_names)
+    if not outputs and len(grid.numbers) < len(labels):
+        raise UserError(
+            f"the grid would show {len(grid.numbers)} of the {len(labels)} images: add --npz or --png to keep all, or "
+            "sample fewer with --num"
+        )
     if outputs:
         images = run_job(
             generator, labels, folder, seed=seed, options=options, batch_size=batch_size, outputs=outputs,

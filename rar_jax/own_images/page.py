@@ -155,9 +155,8 @@ def _commands(run: epath.Path, config: Config, names: Sequence[str]) -> Section:
         features = "--inception=WEIGHTS" if own == "inception" else f"--features={own}"
     commands = [
         (
-            "Sample one class, with another guidance scale",
-            f"python -m rar_jax sample --checkpoint={rar} --classes={shlex.quote(names[0])} --num=64 "
-            f"--guidance_scale=2 --out={more}",
+            f"Sample the class {names[0]}, with another guidance scale",
+            f"python -m rar_jax sample --checkpoint={rar} --classes=0 --num=16 --guidance_scale=2 --out={more}",
         ),
         (
             "Find the best guidance for these images",

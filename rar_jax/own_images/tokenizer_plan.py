@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from rar_jax.data.image_check import patch_problem
 from rar_jax.errors import UserError
 from rar_jax.models.sizes import VQGANConfig
 from rar_jax.own_images.planned import CHECKPOINTS, EVALUATIONS, Fields, Images, Machine, Part, duration, nested
@@ -46,11 +47,8 @@ def plan_tokenizer(
       UserError: the time is too short, or the published tokenizer does not fit the size of the images.
     """
     path, model = published or ("", _choose(images, machine, seconds))
-    if images.image_size % model.downsampling:
-        raise UserError(
-            f"--image_size={images.image_size} is not a multiple of {model.downsampling}, the downsampling of the "
-            "tokenizer: choose another size"
-        )
+    if problem := patch_problem(images.image_size, model.downsampling):
+        raise UserError(problem)
     batch = machine.batch_size(_BATCH)
     fields = _fields(images, machine, model, batch)
     fields[""] |= {"init_from": path, "inception": inception}
@@ -92,9 +90,14 @@ def _fields(images: Images, machine: Machine, model: VQGANConfig, batch: int) ->
     }
 
 
+def chosen_patch(image_size: int) -> int:
+    """Returns the side in pixels of the patch of a code, for a tokenizer that is trained on images of a size."""
+    return next((patch for patch in _MULTIPLIERS if image_size <= _GRID_SIDE * patch), max(_MULTIPLIERS))
+
+
 def _choose(images: Images, machine: Machine, seconds: float) -> VQGANConfig:
     """Returns the widest network that sees enough images in a time, or else the narrowest."""
-    patch = next((patch for patch in _MULTIPLIERS if images.image_size <= _GRID_SIDE * patch), max(_MULTIPLIERS))
+    patch = chosen_patch(images.image_size)
     for width in _WIDTHS:
         num_blocks = 2 if width == max(_WIDTHS) else 1
         model = VQGANConfig(width, _MULTIPLIERS[patch], num_blocks, len(_LEVELS))

@@ -114,6 +114,11 @@ def test_missing_damaged_and_unsuitable_weights_are_refused(vqgan_file, rar_file
         load_weights(tmp_path)
     with pytest.raises(UserError, match=r"holds vqgan weights; rar weights are needed"):
         load_weights(vqgan_file, "rar")
+    # The kind of a run is in its config, and is checked before its checkpoints are read.
+    (tmp_path / "kind").mkdir()
+    (tmp_path / "kind" / "config.json").write_text('{"kind": "vqgan"}')
+    with pytest.raises(UserError, match=r"holds vqgan weights; rar weights are needed"):
+        load_weights(tmp_path / "kind", "rar")
     with pytest.raises(UserError, match="is a file of weights and has no step 3"):
         load_weights(rar_file, "rar", step=3)
     (tmp_path / "run" / "checkpoints" / "5").mkdir(parents=True)

@@ -34,6 +34,9 @@ def test_published_weights_are_converted_and_back(golden, vqgan_file, tmp_path):
     np.testing.assert_array_equal(of_file, of_folder)
     again = call("convert", f"--input={published}", f"--output={tmp_path / 'rar'}")
     assert again.returncode == 2 and "exists already" in again.stderr
+    pickled = call("convert", f"--input={published}", f"--output={tmp_path / 'new' / 'model.bin'}")
+    assert pickled.returncode == 2 and "weights are written as a folder or as a .safetensors file" in pickled.stderr
+    assert not (tmp_path / "new").exists()
     other = call("sample", f"--checkpoint={vqgan_file}", f"--tokenizer={vqgan_file}")
     assert other.returncode == 2 and "rar weights are needed" in other.stderr
 

@@ -89,6 +89,7 @@ def _check_held_out(report, generator):
     [
         ([], "name a model with --checkpoint=RUN"),
         (["--checkpoint=a", "--sections=steps,edit"], "--sections=edit must be some of steps, verify"),
+        (["--checkpoint=a", "--sections="], "--sections is empty: name some of steps, verify"),
         (["--checkpoint=a", "--steps=x"], "--steps=x must be numbers, such as 64,16"),
         (["--checkpoint=a", "--steps=4,0"], "--steps=4,0 must be at least 1"),
     ],

@@ -55,6 +55,13 @@ def test_names_that_match_no_class_or_several(name, message):
         find_classes([name], tuple(imagenet_classes().values()))
 
 
+def test_a_name_that_is_a_number_is_the_name():
+    """Folders of classes are sorted as text, so that their numbers are not the indices."""
+    names = tuple(sorted(map(str, range(12))))
+    assert find_classes(names, names) == list(range(12))
+    assert find_classes(["10", " 2 ", 2, "12"], names) == [2, 4, 2, 12]
+
+
 def test_without_names_only_indices():
     assert find_classes(["3"], None) == [3] and class_label(3, None) == "3"
     with pytest.raises(UserError, match="the names of this model's classes are not known; give its index"):

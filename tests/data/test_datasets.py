@@ -1,3 +1,6 @@
+import json
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -69,6 +72,27 @@ def test_the_tokenizer_must_be_the_one_that_made_the_records(small_config, folde
     description = folder / "dataset.json"
     description.write_text(description.read_text().replace('"tokenizer": "digits"', '"tokenizer": "unknown"'))
     assert open_datasets(config, tokenizer).train.num_images == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"tokenizer": "vqgan-0123"},
+            "made with the tokenizer vqgan-0123, but the training records with digits: use one",
+        ),
+        ({"class_names": ["b", "a"]}, "has the class 'b' as label 0, but the training records have 'a': tokenize both"),
+    ],
+)
+def test_held_out_records_must_have_the_codes_and_labels_of_the_training_records(
+    small_config, folder, tmp_path_factory, changes, message
+):
+    heldout = tmp_path_factory.mktemp("heldout")
+    shutil.copytree(folder, heldout, dirs_exist_ok=True)
+    fields = json.loads((heldout / "dataset.json").read_text())
+    (heldout / "dataset.json").write_text(json.dumps(fields | changes))
+    with pytest.raises(UserError, match=message):
+        open_datasets(config_for(small_config, folder, eval_path=str(heldout)), None)
 
 
 @pytest.fixture

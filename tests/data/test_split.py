@@ -58,7 +58,13 @@ def test_another_split_is_refused(pictures, tmp_path):
     with pytest.raises(UserError, match=r"was started with listing="):
         split_images(pictures, tmp_path / "split", 0.2)
     with pytest.raises(UserError, match="holds other files"):
-        split_images(pictures, pictures, 0.2)
+        split_images(pictures, pictures.parent, 0.2)
+
+
+@pytest.mark.parametrize("output", ["images", "images/split", "images/a/split"])
+def test_a_split_among_its_images_is_refused(pictures, tmp_path, output):
+    with pytest.raises(UserError, match=r"--output=.* lies in --images=.* and would become a class"):
+        split_images(pictures, tmp_path / output, 0.2)
 
 
 def test_a_flat_folder_is_one_class(pictures, tmp_path):

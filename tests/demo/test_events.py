@@ -147,6 +147,7 @@ def test_bars_and_surprise(events, sampled):
         (lambda events, options: events.sample([0], 5, 0, options), "5 images are too many: at most 4"),
         (lambda events, options: events.sample([0], 1, -1, options), "The seed must be a whole number from 0"),
         (lambda events, options: events.sample([0], 1, 0, options | {"temperature": -1}), "temperature=-1"),
+        (lambda events, options: events.sample([0], 1, 0, options | {"top_k": None}), "Top k is empty: enter a number"),
         (lambda events, options: events.fill(events.canvas(None), 0, 1, 0, options), "Open an image first"),
         (lambda events, options: events.judge("", [], 0), "Open an image first"),
         (lambda events, options: [events.open({"data": "data:image/png;base64,bm90IGFuIGltYWdl"})], "not an image"),

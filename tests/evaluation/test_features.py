@@ -6,20 +6,25 @@ from conftest import DATA
 from rar_jax.checkpoints.pytorch import inception_from_pytorch
 from rar_jax.data.digits import DigitsTokenizer, digits_split
 from rar_jax.errors import UserError
+from rar_jax.evaluation import features as features_module
 from rar_jax.evaluation import glyph_classifier
 from rar_jax.evaluation.features import InceptionExtractor, PixelExtractor, extract_all, open_extractor
 from rar_jax.parallel.mesh import make_mesh
 
 
-def test_inception_is_the_same_on_eight_devices_and_one(inception_tensors):
+def test_inception_is_the_same_on_eight_devices_and_one(inception_tensors, monkeypatch):
     """Features equal the published ones, for any division into batches and any number of devices."""
     golden = np.load(DATA / "inception.npz")
     images = np.concatenate([golden["images_0"], golden["images_0"][::-1], golden["images_0"][:1]])
     order = [0, 1, 1, 0, 0]
     assert jax.device_count() == 8
     model, params = inception_from_pytorch(inception_tensors)
-    eight = InceptionExtractor(model, params, batch_size=8)
-    one = InceptionExtractor(model, params, make_mesh((1, 1), jax.devices()[:1]), batch_size=2)
+    monkeypatch.setattr(features_module, "_IMAGES_A_DEVICE", {"cpu": 1})
+    eight = InceptionExtractor(model, params)
+    monkeypatch.setattr(features_module, "_IMAGES_A_DEVICE", {"cpu": 2})
+    monkeypatch.setattr(features_module, "local_mesh", lambda: make_mesh((1, 1), jax.devices()[:1]))
+    one = InceptionExtractor(model, params)
+    assert (eight.batch_size, one.batch_size) == (8, 2)
     assert eight.fingerprint == one.fingerprint and len(eight._params["fc"]["kernel"].sharding.device_set) == 8
     for extractor, batches in ((eight, [images]), (one, [images[:2], images[2:4], images[4:]])):
         found = list(extract_all(extractor, batches))

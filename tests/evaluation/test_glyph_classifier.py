@@ -7,7 +7,7 @@ import pytest
 from rar_jax.data.glyphs import NUM_HELDOUT, glyph_images
 from rar_jax.errors import UserError
 from rar_jax.evaluation import glyph_classifier as module
-from rar_jax.evaluation.glyph_classifier import GlyphClassifier, Recipe, glyph_classifier
+from rar_jax.evaluation.glyph_classifier import GlyphClassifier, Recipe, glyph_classifier, recognised
 
 
 @pytest.fixture
@@ -43,11 +43,14 @@ def untrained():
     return GlyphClassifier(network, network.init(jax.random.key(1), np.zeros((1, 32, 32, 3), np.uint8))["params"])
 
 
-def test_probabilities_are_those_among_the_first_classes(untrained):
-    images, _ = glyph_images("heldout", np.arange(7))
-    all_classes, ten = untrained.probabilities(images), untrained.probabilities(images, 10)
-    assert all_classes.shape == (7, 36)
-    np.testing.assert_allclose(ten, all_classes[:, :10] / all_classes[:, :10].sum(axis=1, keepdims=True), rtol=1e-5)
+def test_digits_are_recognised_among_digits():
+    """A logit of a letter is the largest everywhere, and that of the digit 1 the next."""
+    logits = np.tile(np.eye(36)[1] + 2 * np.eye(36)[20], (4, 1))
+    assert recognised(logits, np.array([1, 1, 1, 0])) == 0.75
+    assert recognised(logits, np.array([1, 1, 20, 0])) == 0.25
+    assert recognised(logits, np.array([1, 1, 1, 0]), num_classes=36) == 0
+    with pytest.raises(UserError, match="label 36 is not one of the 36 glyphs"):
+        recognised(logits, np.array([1, 1, 1, 36]))
 
 
 def test_images_of_another_size_are_refused(untrained):
@@ -62,5 +65,5 @@ def test_it_reads_real_glyphs(monkeypatch, tmp_path):
     glyph_classifier.cache_clear()
     for split in ("heldout", "unseen_faces"):
         images, labels = glyph_images(split, np.arange(NUM_HELDOUT), 36)
-        assert np.mean(glyph_classifier().probabilities(images).argmax(axis=1) == labels) >= 0.975
+        assert np.mean(glyph_classifier().outputs(images)[1].argmax(axis=1) == labels) >= 0.975
     glyph_classifier.cache_clear()

@@ -1,9 +1,12 @@
+import types
+
 import pytest
 
+from rar_jax.errors import UserError
 from rar_jax.evaluation.intervals import mean_of
 from rar_jax.generation import any_order_report
-from rar_jax.generation.any_order import Decoding
-from rar_jax.generation.any_order_report import plot_steps, summarise
+from rar_jax.generation.any_order import Decoding, Grid
+from rar_jax.generation.any_order_report import measure, plot_steps, summarise
 
 ONE, GROUPS = (Decoding("any", "none", "random", "uniform", steps, False, 0) for steps in (16, 4))
 RASTER = ONE._replace(model="raster", scan_order="row_major")
@@ -16,6 +19,17 @@ def found():
         for cell, pair in fids.items()
         for seed, fid in enumerate(pair)
     }
+
+
+def test_nothing_to_measure_is_refused(tmp_path):
+    """One token a pass needs no verification."""
+    nothing = types.SimpleNamespace(
+        decodings=lambda grid: [], verified_decodings=lambda grid: [], completions=lambda grid: [],
+        classifications=lambda grid: [], decode=None, complete=None, classify=None, num=1, labels=[0],
+    )  # fmt: skip
+    with pytest.raises(UserError, match="--sections=verify has nothing to measure with --steps=16"):
+        measure(nothing, Grid(["random"], [16], ["none"], 1), ["verify"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_rows_have_means_over_seeds_and_ratios_to_one_token_a_pass():

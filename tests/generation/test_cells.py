@@ -1,4 +1,5 @@
 import json
+import os
 from typing import NamedTuple
 
 import pytest
@@ -16,6 +17,17 @@ class Setting(NamedTuple):
 def bowl(setting, on_batch):
     on_batch(10)
     return {"fid": (setting.guidance_scale - 2) ** 2 + (setting.guidance_power - 1) ** 2}
+
+
+def test_two_processes_do_not_measure_the_same_cells(tmp_path):
+    def measure(setting, on_batch):
+        with pytest.raises(UserError, match=rf"process {os.getpid()} measures there; stop it, or choose another"):
+            measure_cells(tmp_path / "grid.jsonl", {}, [Setting(1.0, 1.0)], 10, bowl)
+        # Another section of the same folder is other work.
+        measure_cells(tmp_path / "other.jsonl", {}, [Setting(1.0, 1.0)], 10, bowl)
+        return bowl(setting, on_batch)
+
+    assert len(measure_cells(tmp_path / "grid.jsonl", {}, [Setting(1.0, 1.0), Setting(2.0, 1.0)], 10, measure)) == 2
 
 
 def test_a_grid_resumes_where_it_was_stopped(tmp_path, monkeypatch):

@@ -90,7 +90,8 @@ def test_the_page_has_pictures_scores_and_commands(run):
     assert all((run / file).exists() for file in files[:2]) and all(picture["alt"] for picture in page.pictures)
     for text in ("20.55", "1.500", "1.250", "25.0%", "Warning: the model copies.", "RAR: small, because"):
         assert text in page.text
-    assert f"--checkpoint={run}/rar --classes='a<b' --num=64" in page.text
+    assert "Sample the class a<b, with" in page.text
+    assert f"--checkpoint={run}/rar --classes=0 --num=16" in page.text
     assert f"tune --checkpoint={run}/rar --reference={run}/images/heldout --features=pixels" in page.text
     assert f"python -m rar_jax.main --config={run}/rar.py" in page.text
     assert "INCEPTION=WEIGHTS" in page.text
