@@ -8,8 +8,10 @@ import signal
 import subprocess
 import sys
 import time
+from unittest import mock
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import ROOT
@@ -171,20 +173,41 @@ def test_a_second_process_is_refused(small_config, tmp_path):
     prepare(config_of(small_config), tmp_path).close()
 
 
-def test_repeated_non_finite_updates_end_the_run_and_are_not_saved(small_config, tmp_path):
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast")
+@pytest.mark.parametrize(
+    ("learning_rate", "message"),
+    [
+        (
+            1e38,
+            r"^step 5: 4 updates in a row were not finite and were skipped .*; the last good checkpoint is of step \d$",
+        ),
+        (1e39, r"^step 1: the state is not finite and is not saved; there is no checkpoint yet$"),
+    ],
+    ids=["huge", "infinite"],
+)
+def test_values_that_are_not_finite_end_the_run_and_are_not_saved(small_config, tmp_path, learning_rate, message):
+    """The first update makes the parameters so large that no later one is finite, or larger than float32 can hold."""
     config = config_of(
         small_config,
-        optimizer={"learning_rate": 1e38, "warmup_epochs": 0},
+        optimizer={"learning_rate": learning_rate, "warmup_epochs": 0},
         train={"max_skipped": 4},
         checkpoint={"every": 1},
     )
-    with pytest.raises(NonFiniteError, match=r"not finite") as caught:
+    with pytest.raises(NonFiniteError, match=message):
         loop.train(prepare(config, tmp_path))
-    assert "last good checkpoint" in str(caught.value) or "there is no checkpoint yet" in str(caught.value)
     run = prepare(config, tmp_path)
     for leaf in jax.tree.leaves(run.begin()[0]):
         assert np.isfinite(leaf).all()
     run.close()
+
+
+def test_skipped_updates_are_counted_in_a_row():
+    """A run goes on if every second update is made."""
+    run = mock.Mock()
+    run.config.train.max_skipped = 2
+    skipped = loop._SkippedUpdates(run)
+    for step in range(1, 9):
+        skipped.check(step, {"skipped": jnp.float32(step % 2)})
 
 
 @pytest.mark.parametrize("asked", [None, AskedAt(0, 1)])
