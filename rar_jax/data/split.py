@@ -35,9 +35,10 @@ def split_images(folder: epath.PathLike, output: epath.PathLike, holdout: float)
         else.
     """
     folder = epath.Path(folder).resolve()
-    if folder in (resolved := epath.Path(output).resolve(), *resolved.parents):
-        raise UserError(f"--output={output} lies in --images={folder} and would become a class: choose another folder")
     classes = class_folders(folder)
+    resolved = epath.Path(output).resolve()
+    if folder in (resolved, *resolved.parents):
+        raise UserError(f"--output={output} lies in --images={folder} and would become a class: choose another folder")
     # Names of files need not be UTF-8.
     names = "\n".join(os.path.relpath(file, folder) for files in classes.values() for file in files)
     listing = hashlib.sha256(os.fsencode(names)).hexdigest()[:12]

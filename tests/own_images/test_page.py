@@ -63,7 +63,7 @@ def run(tmp_path, small_config):
     for step in (1, 2):
         (tmp_path / "tokenizer" / "reconstructions" / f"step_{step:08d}.png").write_bytes(b"")
     (tmp_path / "samples").mkdir()
-    (tmp_path / "samples" / "job.json").write_text(json.dumps({"num": 36}))
+    (tmp_path / "samples" / "job.json").write_text(json.dumps({"num": 36, "outputs": "npz"}))
     labels = np.arange(36) % 18
     images = np.broadcast_to(labels.astype(np.uint8)[:, None, None, None], (36, 8, 8, 3))
     np.savez(tmp_path / "samples" / "samples.npz", images, labels)
