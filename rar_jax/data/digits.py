@@ -13,7 +13,7 @@ from etils import epath
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from rar_jax.data.records import DESCRIPTION, check_local, write_records
+from rar_jax.data.records import DESCRIPTION, Description, check_local, write_records
 from rar_jax.errors import UserError
 from rar_jax.files import aside
 
@@ -87,17 +87,16 @@ def write_digits(folder: epath.PathLike) -> dict[str, epath.Path]:
             )
         folder.mkdir(parents=True, exist_ok=True)
         images, labels = digits_split(split)
+        described = Description(
+            grid_side=tokenizer.grid_side,
+            codebook_size=tokenizer.codebook_size,
+            class_names=CLASS_NAMES,
+            tokenizer=tokenizer.fingerprint,
+            source=f"UCI handwritten digits, {split}",
+        )
         partial = aside(target)
         try:
-            write_records(
-                partial,
-                zip(tokenizer.encode(images), labels, strict=True),
-                grid_side=tokenizer.grid_side,
-                codebook_size=tokenizer.codebook_size,
-                class_names=CLASS_NAMES,
-                tokenizer=tokenizer.fingerprint,
-                source=f"UCI handwritten digits, {split}",
-            )
+            write_records(partial, zip(tokenizer.encode(images), labels, strict=True), described)
             os.rename(partial, target)
         except OSError:
             # Another process may have made the same records meanwhile.

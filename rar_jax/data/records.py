@@ -193,14 +193,7 @@ class ShardWriter:
 def write_records(
     folder: epath.PathLike,
     images: Iterable[tuple[np.ndarray, int]],
-    *,
-    grid_side: int,
-    codebook_size: int,
-    class_names: tuple[str, ...],
-    tokenizer: str,
-    source: str,
-    crops_per_image: int = 1,
-    crops_together: bool = True,
+    description: Description,
     shard_size: int = 100_000,
 ) -> Description:
     """Writes a data set, with its description last, so that a folder with a description is complete.
@@ -209,7 +202,7 @@ def write_records(
       folder: folder of the records. It is made if it does not exist.
       images: pairs of codes (0..V-1) and a label (0..C-1). The codes are [T], or [crops, T] if a record holds several
         crops.
-      grid_side, codebook_size, class_names, tokenizer, source, crops_per_image, crops_together: see `Description`.
+      description: describes the records, without their shards.
       shard_size: records per shard.
 
     Returns:
@@ -220,15 +213,6 @@ def write_records(
     """
     folder = epath.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    description = Description(
-        grid_side=grid_side,
-        codebook_size=codebook_size,
-        class_names=tuple(class_names),
-        tokenizer=tokenizer,
-        source=source,
-        crops_per_image=crops_per_image,
-        crops_together=crops_together,
-    )
     shards: dict[str, int] = {}
     images = iter(images)
     while (first := next(images, None)) is not None:
@@ -236,7 +220,7 @@ def write_records(
         shard = itertools.chain([first], itertools.islice(images, shard_size - 1))
         shards[name] = _write_shard(folder / name, shard, description)
     if not shards:
-        raise UserError(f"no images in {source}: there is nothing to write to {folder}")
+        raise UserError(f"no images in {description.source}: there is nothing to write to {folder}")
     description = description.completed(shards, plan={})
     write_description(folder, description)
     return description

@@ -5,7 +5,7 @@ import pytest
 
 from rar_jax.config import Config, DataConfig, ModelConfig
 from rar_jax.data.class_names import class_label, class_names, find_classes, imagenet_classes
-from rar_jax.data.records import write_records
+from rar_jax.data.records import Description, write_records
 from rar_jax.errors import UserError
 
 
@@ -69,9 +69,8 @@ def test_without_names_only_indices():
 
 
 def records(folder, names):
-    write_records(
-        folder, [(np.zeros(4), 0)], grid_side=2, codebook_size=2, class_names=names, tokenizer="none", source="a test"
-    )
+    described = Description(grid_side=2, codebook_size=2, class_names=names, tokenizer="none", source="a test")
+    write_records(folder, [(np.zeros(4), 0)], described)
     return str(folder)
 
 

@@ -10,7 +10,7 @@ from rar_jax.data.datasets import open_datasets
 from rar_jax.data.digits import DigitsTokenizer
 from rar_jax.data.glyphs import glyph_images
 from rar_jax.data.pictures import center_square
-from rar_jax.data.records import write_records
+from rar_jax.data.records import Description, write_records
 from rar_jax.data.tokenizers import load_tokenizer
 from rar_jax.errors import UserError
 
@@ -23,9 +23,8 @@ def test_digits(small_config):
 @pytest.fixture
 def folder(tmp_path):
     images = [(np.zeros(64, int), label) for label in (0, 1, 1)]
-    write_records(
-        tmp_path, images, grid_side=8, codebook_size=17, class_names=("a", "b"), tokenizer="digits", source="a test"
-    )
+    described = Description(grid_side=8, codebook_size=17, class_names=("a", "b"), tokenizer="digits", source="a test")
+    write_records(tmp_path, images, described)
     return tmp_path
 
 

@@ -1,5 +1,6 @@
 import collections
 import concurrent.futures
+import dataclasses
 import io
 import json
 import os
@@ -13,16 +14,12 @@ from array_record.python import array_record_module
 from etils import epath
 
 from rar_jax.data import records as records_module
-from rar_jax.data.records import SyntheticRecords, TokenRecords, write_records
+from rar_jax.data.records import Description, SyntheticRecords, TokenRecords, write_records
 from rar_jax.errors import UserError
 
-OPTIONS = {
-    "grid_side": 3,
-    "codebook_size": 1024,
-    "class_names": ("cat", "dog", "newt"),
-    "tokenizer": "a tokenizer",
-    "source": "a test",
-}
+DESCRIBED = Description(
+    grid_side=3, codebook_size=1024, class_names=("cat", "dog", "newt"), tokenizer="a tokenizer", source="a test"
+)
 
 
 @pytest.fixture
@@ -35,7 +32,7 @@ def images():
 
 @pytest.fixture
 def folder(tmp_path, images):
-    write_records(tmp_path, zip(*images, strict=True), shard_size=10, **OPTIONS)
+    write_records(tmp_path, zip(*images, strict=True), DESCRIBED, shard_size=10)
     return tmp_path
 
 
@@ -76,14 +73,15 @@ def test_several_threads_can_read_at_once(folder, images, monkeypatch):
 @pytest.mark.parametrize(("tokens", "label"), [([1024] * 9, 0), ([-1] * 9, 0), ([0] * 9, 3), ([0] * 9, -1)])
 def test_codes_and_labels_out_of_range_are_not_written(tmp_path, tokens, label):
     with pytest.raises(UserError, match=r"is not in 0\.\."):
-        write_records(tmp_path, [(np.array(tokens), label)], **OPTIONS)
+        write_records(tmp_path, [(np.array(tokens), label)], DESCRIBED)
     with pytest.raises(UserError, match=r"no dataset\.json"):
         TokenRecords(tmp_path)
 
 
 def test_a_record_holds_the_crops_of_an_image(tmp_path):
     crops = np.random.default_rng(0).integers(1024, size=(7, 3, 9))
-    described = write_records(tmp_path, [(crop, 1) for crop in crops], crops_per_image=3, **OPTIONS)
+    described = dataclasses.replace(DESCRIBED, crops_per_image=3)
+    described = write_records(tmp_path, [(crop, 1) for crop in crops], described)
     assert (described.num_images, described.crops_per_record) == (7, 3)
     records = TokenRecords(tmp_path)
     assert (records.num_images, records.num_records, records.crops_per_record) == (7, 7, 3)
@@ -97,16 +95,17 @@ def test_a_record_holds_the_crops_of_an_image(tmp_path):
 
 
 def test_separate_crops_are_a_record_each(tmp_path, images):
-    described = write_records(tmp_path, zip(*images, strict=True), crops_per_image=10, crops_together=False, **OPTIONS)
+    described = dataclasses.replace(DESCRIBED, crops_per_image=10, crops_together=False)
+    described = write_records(tmp_path, zip(*images, strict=True), described)
     records = TokenRecords(tmp_path)
     assert (described.num_images, records.num_records, records.crops_per_record) == (2, 25, 1)
 
 
 def test_codes_that_do_not_fit_are_not_written(tmp_path):
     with pytest.raises(UserError, match="codebook of 65537 codes does not fit"):
-        write_records(tmp_path, [(np.zeros(9, int), 0)], **OPTIONS | {"codebook_size": 65_537})
+        write_records(tmp_path, [(np.zeros(9, int), 0)], dataclasses.replace(DESCRIBED, codebook_size=65_537))
     with pytest.raises(UserError, match=r"shape \(1, 1\) must be of shape \(1, 9\)"):
-        write_records(tmp_path, [(np.zeros(1, int), 0)], **OPTIONS)
+        write_records(tmp_path, [(np.zeros(1, int), 0)], DESCRIBED)
 
 
 def test_the_error_names_the_shard_of_a_damaged_record(folder, images):
@@ -135,7 +134,7 @@ def test_a_record_out_of_range_is_refused(tmp_path, changes, message):
     """Another program may have written the records, or a user may have edited `dataset.json`."""
     tokens, labels = np.zeros((25, 9), int), np.zeros(25, int)
     tokens[0, 4], labels[10] = 1023, 2
-    write_records(tmp_path, zip(tokens, labels, strict=True), shard_size=10, **OPTIONS)
+    write_records(tmp_path, zip(tokens, labels, strict=True), DESCRIBED, shard_size=10)
     fields = json.loads((tmp_path / "dataset.json").read_text())
     (tmp_path / "dataset.json").write_text(json.dumps(fields | changes))
     records = TokenRecords(tmp_path)
@@ -183,7 +182,7 @@ def test_reading_ahead_reads_files_that_fit_half_of_the_memory(folder, images, m
 
 def test_no_images(tmp_path):
     with pytest.raises(UserError, match="no images in a test"):
-        write_records(tmp_path, [], **OPTIONS)
+        write_records(tmp_path, [], DESCRIBED)
 
 
 def test_empty_folder(tmp_path):

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from rar_jax.data.records import write_records
+from rar_jax.data.records import Description, write_records
 from rar_jax.errors import UserError
 from rar_jax.own_images.html import Picture, Section, render
 from rar_jax.own_images.page import write_page
@@ -42,10 +42,10 @@ def run(tmp_path, small_config):
     """A folder as launch/own_images.sh leaves it, with 18 classes."""
     for part, count in (("train", 40), ("heldout", 6)):
         codes = np.zeros((count, 4), np.uint16)
-        write_records(
-            tmp_path / "tokens" / part, zip(codes, np.arange(count) % 18, strict=True), grid_side=2, codebook_size=16,
-            class_names=NAMES, tokenizer="vqgan-0", source="pictures",
-        )  # fmt: skip
+        described = Description(
+            grid_side=2, codebook_size=16, class_names=NAMES, tokenizer="vqgan-0", source="pictures"
+        )
+        write_records(tmp_path / "tokens" / part, zip(codes, np.arange(count) % 18, strict=True), described)
     data = {"name": "records", "path": str(tmp_path / "tokens" / "train"), "tokenizer": "none", "num_images": 40}
     config = small_config(
         model={"num_classes": 18, "grid_side": 8}, data=data, train={"epochs": 9}, eval={"report_samples": 0}

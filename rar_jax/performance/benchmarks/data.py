@@ -21,7 +21,7 @@ from sklearn.datasets import load_sample_image
 from rar_jax.data.jsonl import import_jsonl
 from rar_jax.data.loader import train_iterator
 from rar_jax.data.pictures import center_square, read_picture, square_side
-from rar_jax.data.records import TokenRecords, write_records
+from rar_jax.data.records import Description, TokenRecords, write_records
 from rar_jax.data.tokenizers import Tokenizer, VQGANTokenizer, open_tokenizer
 from rar_jax.models.sizes import VQGANConfig
 from rar_jax.models.vqgan import VQGAN
@@ -49,15 +49,11 @@ def _synthetic_records(count: int, progress: Progress) -> Iterator[tuple[np.ndar
 
 def _write_records(folder: pathlib.Path, count: int) -> None:
     progress = Progress(f"write {count:,} records", count, unit="record")
-    write_records(
-        folder,
-        _synthetic_records(count, progress),
-        grid_side=16,
-        codebook_size=_CODES,
-        class_names=tuple(map(str, range(_CLASSES))),
-        tokenizer="synthetic",
-        source="a benchmark",
+    class_names = tuple(map(str, range(_CLASSES)))
+    described = Description(
+        grid_side=16, codebook_size=_CODES, class_names=class_names, tokenizer="synthetic", source="a benchmark"
     )
+    write_records(folder, _synthetic_records(count, progress), described)
     progress.close()
 
 
