@@ -21,7 +21,8 @@ cd "$(dirname "$0")/.."
 # Completed stages are not repeated. Until the training is planned, only the images must stay.
 settings="images=$images IMAGE_SIZE=${IMAGE_SIZE:-64} HOURS=${HOURS:-2} TOKENIZER=${TOKENIZER:-} INCEPTION=${INCEPTION:-}"
 earlier=$(cat "$run/stages/settings" 2>/dev/null || echo "$settings")
-if [ "$earlier" != "$settings" ] && [ ! -e "$run/stages/plan" ] && [ "${earlier%% IMAGE_SIZE=*}" = "images=$images" ]; then
+begun=$(ls -d "$run/stages/plan" "$run/tokenizer" 2>/dev/null || true)
+if [ "$earlier" != "$settings" ] && [ -z "$begun" ] && [ "${earlier%% IMAGE_SIZE=*}" = "images=$images" ]; then
   rm -f "$run/stages/check"
 elif [ "$earlier" != "$settings" ]; then
   echo "error: $run was started with $earlier, not $settings: use the same settings, or another run folder" >&2

@@ -323,7 +323,7 @@ class CheckpointStore:
         if self._watcher is not None:
             self._watcher.join(manifest_seconds)
             self._watcher = None
-        # After the watcher, which ends the silence too.
+        # The watcher ends the silence too, and two threads must not do so at once.
         if self._saved:
             self._quiet.close()
 

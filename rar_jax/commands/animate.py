@@ -2,7 +2,8 @@
 
     python -m rar_jax animate --checkpoint=runs/digits --classes=3,7 --format=webp
 
-The images are those of the command sample with the same flags, but for rounding in batches of another size.
+The images are those of the command sample with the same flags. They can differ by rounding, because the batch has
+another size.
 """
 
 from absl import flags

@@ -5,6 +5,8 @@
 The exit code is 2 if something must be mended.
 """
 
+from collections.abc import Callable
+
 from absl import flags
 
 from rar_jax.checkpoints.weights import load_weights
@@ -15,20 +17,23 @@ from rar_jax.own_images.tokenizer_plan import chosen_patch
 
 _IMAGES = flags.DEFINE_string("images", None, "Folder of class folders, or a folder of images, which are one class.")
 _TOKENIZER, _IMAGE_SIZE = shared_flags.define_tokenizer(
-    "Weights of the tokenizer that will encode the images; the image size must be a multiple of its patch. Default: a "
-    "tokenizer is trained on the images."
+    "Weights of a VQGAN that will be fitted to the images. Default: a tokenizer is trained from scratch."
 )
+
+
+def _patch() -> Callable[[int], int]:
+    """Returns size of the images -> downsampling of the tokenizer."""
+    if not _TOKENIZER.value:
+        return chosen_patch
+    downsampling = load_weights(_TOKENIZER.value, "vqgan").model.config.downsampling
+    return lambda image_size: downsampling
 
 
 def main(argv):
     del argv
     if not _IMAGES.value:
         raise UserError("name the images with --images=FOLDER")
-    if _TOKENIZER.value:
-        downsampling = load_weights(_TOKENIZER.value, "vqgan").model.config.downsampling
-    else:
-        downsampling = chosen_patch(_IMAGE_SIZE.value)
-    report = check_images(_IMAGES.value, _IMAGE_SIZE.value, downsampling)
+    report = check_images(_IMAGES.value, _IMAGE_SIZE.value, _patch())
     print(report.summary)
     for note in report.notes:
         print(f"note: {note}")

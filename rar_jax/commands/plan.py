@@ -16,7 +16,7 @@ from rar_jax.run_folder import check_folder
 
 _IMAGES = flags.DEFINE_string("images", None, "Folder that split_images wrote.")
 _TOKENIZER, _IMAGE_SIZE = shared_flags.define_tokenizer(
-    "Weights of a VQGAN to use as the tokenizer. Default: a tokenizer is trained on the images."
+    "Weights of a VQGAN to fit to the images. Default: a tokenizer is trained from scratch."
 )
 _HOURS = flags.DEFINE_float("hours", 2.0, "Time for the training of the tokenizer and the RAR together.", 0.0)
 _INCEPTION = flags.DEFINE_string(

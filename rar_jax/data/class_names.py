@@ -57,6 +57,11 @@ def class_label(index: int, names: Sequence[str] | None) -> str:
     return f"{index}" if names is None or names[index] == f"{index}" else f"{index} {names[index]}"
 
 
+def class_text(index: int, names: Sequence[str] | None) -> str:
+    """Returns the text by which `find_classes` finds a class: its index, unless another class has it for a name."""
+    return names[index] if names is not None and f"{index}" in names else f"{index}"
+
+
 def find_classes(wanted: Sequence[int | str], names: Sequence[str] | None) -> list[int]:
     """Finds classes by name or by index.
 

@@ -4,7 +4,7 @@ import concurrent.futures
 import dataclasses
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from etils import epath
@@ -71,13 +71,15 @@ def class_folders(folder: epath.PathLike) -> dict[str, list[str]]:
     return classes
 
 
-def check_images(folder: epath.PathLike, image_size: int, downsampling: int | None = None) -> ImageReport:
+def check_images(
+    folder: epath.PathLike, image_size: int, patch: Callable[[int], int] = lambda image_size: 1
+) -> ImageReport:
     """Reads every image of a folder and reports what it holds.
 
     Args:
       folder: class folders, or a folder of images, which are then one class.
       image_size: side in pixels of the squares that will be cut.
-      downsampling: side in pixels of the patch of a code of the tokenizer, if there is one already.
+      patch: size of the images -> the tokenizer's downsampling, of which the size must be a multiple.
 
     Raises:
       UserError: the folder does not exist or holds no images.
@@ -87,7 +89,7 @@ def check_images(folder: epath.PathLike, image_size: int, downsampling: int | No
     inspected = _inspect_all(files)
     good = [each for each in inspected if not each.reason]
     problems = _class_problems(epath.Path(folder), classes, len(files))
-    problems += _size_problems(good, image_size, downsampling)
+    problems += _size_problems(good, image_size, patch)
     problems += _file_problems([each for each in inspected if each.reason])
     return ImageReport(_summary(folder, classes, good), _notes(epath.Path(folder), good), problems)
 
@@ -143,17 +145,17 @@ def _class_problems(folder: epath.Path, classes: dict[str, list[str]], count: in
     return problems
 
 
-def _size_problems(good: Sequence[Inspected], image_size: int, downsampling: int | None) -> list[str]:
+def _size_problems(good: Sequence[Inspected], image_size: int, patch: Callable[[int], int]) -> list[str]:
     problems = []
     if small := [each for each in good if min(each.size) < image_size]:
         least = min(small, key=lambda each: min(each.size))
-        largest = min(least.size) // (downsampling or 1) * (downsampling or 1)
-        choose = f"choose --image_size={largest} or less, or " if largest else ""
+        largest = next((size for size in range(min(least.size), 0, -1) if size % patch(size) == 0), None)
+        choose = f"choose --image_size={largest}, or " if largest else ""
         problems.append(
             f"{len(small):,} images are smaller than --image_size={image_size} and would be enlarged, such as "
             f"{least.name} ({least.size[0]} x {least.size[1]} pixels): {choose}remove them"
         )
-    if downsampling and (problem := patch_problem(image_size, downsampling)):
+    if problem := patch_problem(image_size, patch(image_size)):
         problems.append(problem)
     return problems
 

@@ -117,7 +117,7 @@ def eval_batches(
     Args:
       records: the images. If a record has several crops, the first is used.
       batch_size: B, the size of the global batch.
-      num_images: number of records to draw. 0, or more than there are images: as many as there are images.
+      num_images: number of records to draw. 0 draws as many as there are images, which is also the most.
       rows: see `train_iterator`.
 
     Yields:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from rar_jax.data.class_names import class_text
 from rar_jax.demo import pictures, recipes
 from rar_jax.demo.recipes import CANVAS, MASK, Model
 from rar_jax.demo.studio import Studio
@@ -67,7 +68,8 @@ class Events:
         labels = choose_labels(self.studio.generator, classes, max(int(count), len(classes)))
         captions = [self.studio.class_name(label) for label in labels]
         options, seed = self.changed(options), _seed(seed)
-        recipe = pictures.recipe(*recipes.sample_recipe(self.model, classes, labels, seed, options))
+        names = [class_text(label, self.studio.generator.class_names) for label in classes]
+        recipe = pictures.recipe(*recipes.sample_recipe(self.model, names, labels, seed, options))
         for status, shown, order, drawn in self._draw(labels, captions, _SAMPLE_ACTIONS, seed, options, None):
             yield status, shown, order, recipe, drawn
 
@@ -86,7 +88,8 @@ class Events:
         labels, options, seed = np.full(results, label, np.int32), self.changed(options), _seed(seed)
         edited = np.repeat(image[None], results, axis=0), mask
         note = f"Save the canvas as {CANVAS} and the mask as {MASK} first."
-        recipe = pictures.recipe(*recipes.fill_recipe(self.model, label, results, seed, options), note)
+        name = class_text(label, self.studio.generator.class_names)
+        recipe = pictures.recipe(*recipes.fill_recipe(self.model, name, label, results, seed, options), note)
         for data, name in ((image, CANVAS), (255 * mask.astype(np.uint8), MASK)):
             recipe += pictures.download_link(png(data), "image/png", name, f"Save {name}")
         captions = [f"Filling {number + 1}" for number in range(results)]

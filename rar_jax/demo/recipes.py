@@ -37,32 +37,35 @@ def _call(arguments: dict[str, Any]) -> str:
 
 
 def sample_recipe(
-    model: Model, classes: Sequence[int], labels: Sequence[int], seed: int, options: dict[str, Any]
+    model: Model, classes: Sequence[str], labels: Sequence[int], seed: int, options: dict[str, Any]
 ) -> tuple[str, str]:
     """Returns the command and the Python program that sample the same images.
 
     Args:
       model: the model.
-      classes: the classes that were chosen.
+      classes: the classes that were chosen, as --classes takes them.
       labels: the class of each image.
       seed: seed of the images.
       options: the sampling options that differ from the run's.
     """
-    chosen = ",".join(map(str, classes))
+    chosen = ",".join(classes)
     command = _command("sample", **model.given(), classes=chosen, num=len(labels), png=True, seed=seed, **options)
     labels = [int(label) for label in labels]
     return command, model.load() + f"images = generator.generate({labels}{_call({'seed': seed} | options)})"
 
 
-def fill_recipe(model: Model, label: int, results: int, seed: int, options: dict[str, Any]) -> tuple[str, str]:
+def fill_recipe(
+    model: Model, name: str, label: int, results: int, seed: int, options: dict[str, Any]
+) -> tuple[str, str]:
     """Returns the command and the Python program that fill the same part of an image, read from two files.
 
     Args:
       model, seed, options: see `sample_recipe`.
-      label: the class of the filling.
+      name: the class of the filling, as --classes takes it.
+      label: its label.
       results: the number of fillings.
     """
-    files = {"images": CANVAS, "mask": MASK, "classes": label, "results": results}
+    files = {"images": CANVAS, "mask": MASK, "classes": name, "results": results}
     command = _command("edit", **model.given(), **files, seed=seed, **options)
     program = (
         "import numpy as np\nfrom PIL import Image\n"

@@ -10,7 +10,7 @@ from rar_jax.images.files import write_animation
 from rar_jax.sampling.options import Options
 from rar_jax.sampling.paint import paint
 
-# If there are more passes, each frame shows several.
+# If there are more groups of tokens, each frame shows several passes. Verified images can take more passes than groups.
 _PASSES = 64
 # Largest numbers of rows and columns of an animation.
 _GRID_SIZE = 4, 2

@@ -147,7 +147,7 @@ class Generator:
           uint8 [N, H, W, 3].
 
         Raises:
-          UserError: a class, a mask or an option cannot be used.
+          UserError: a class, an image, a mask or an option cannot be used.
         """
         labels, options = self._labels_for(images, classes), self.options(**options)
         masked = token_masks(masks, self.tokenizer, len(images), margin)
@@ -191,7 +191,7 @@ class Generator:
           How far the images are. The last ones are complete.
 
         Raises:
-          UserError: a class, a mask or an option cannot be used.
+          UserError: a class, an image, a mask or an option cannot be used.
         """
         labels, options, pasted = self.labels(classes), self.options(**options), None
         self.warn_if_not_trained(options, editing=edited is not None)
@@ -199,9 +199,9 @@ class Generator:
         padded = np.minimum(rows, len(labels) - 1)
         if edited is not None:
             images, labels = edited[0], self._labels_for(edited[0], classes)
-            masked = token_masks(edited[1], self.tokenizer, len(images), margin)
+            tokens, masked = self._encode(images), token_masks(edited[1], self.tokenizer, len(images), margin)
             pasted = images, np.broadcast_to(edited[1], images.shape[:3])
-            edited = self._encode(images)[padded], masked[padded]
+            edited = tokens[padded], masked[padded]
         for painted in paint(self.sampler, labels[padded], padded, seed, options, every, edited):
             yield Painting.of(painted, len(labels), self.tokenizer, pasted)
 
@@ -226,7 +226,7 @@ class Generator:
           on_batch: called with n after each batch of n images in one order.
 
         Raises:
-          UserError: a class cannot be used.
+          UserError: a class, an image or a token cannot be used.
         """
         tokens, labels = self._tokens(images), self._labels_for(images, classes)
         scorer = self.likelihood_scorer(len(tokens), orders, seed=seed, batch_size=batch_size, on_batch=on_batch)
@@ -241,6 +241,9 @@ class Generator:
 
         Returns:
           float64 [N, C].
+
+        Raises:
+          UserError: an image or a token cannot be used.
         """
         tokens = self._tokens(images)
         scorer = self.likelihood_scorer(len(tokens), orders, seed=seed, batch_size=batch_size)

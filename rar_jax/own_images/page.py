@@ -7,7 +7,7 @@ import numpy as np
 from etils import epath
 
 from rar_jax.config import Config
-from rar_jax.data.class_names import class_names
+from rar_jax.data.class_names import class_names, class_text
 from rar_jax.data.records import read_description
 from rar_jax.errors import UserError
 from rar_jax.evaluation.image_sets import NpzImages
@@ -149,6 +149,7 @@ def _curves(name: str) -> list[Picture]:
 def _commands(run: epath.Path, config: Config, names: Sequence[str]) -> Section:
     names_in_run = ("rar", RAR, "more", "longer", "samples", "images/heldout", "evaluation/inception")
     rar, plan, more, longer, samples, heldout, inception = (shlex.quote(str(run / name)) for name in names_in_run)
+    first = shlex.quote(class_text(0, names))
     features = "--features=pixels" if config.data.image_size <= _SMALL else "--inception=WEIGHTS"
     if report := read_report(run / "evaluation" / "samples"):
         own = report["inputs"]["features"]
@@ -156,7 +157,7 @@ def _commands(run: epath.Path, config: Config, names: Sequence[str]) -> Section:
     commands = [
         (
             f"Sample the class {names[0]}, with another guidance scale",
-            f"python -m rar_jax sample --checkpoint={rar} --classes=0 --num=16 --guidance_scale=2 --out={more}",
+            f"python -m rar_jax sample --checkpoint={rar} --classes={first} --num=16 --guidance_scale=2 --out={more}",
         ),
         (
             "Find the best guidance for these images",

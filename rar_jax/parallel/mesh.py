@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -11,6 +12,9 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from rar_jax.errors import UserError
 
 AXES = ("data", "fsdp", "tensor")
+
+# A tree of arrays, which can have None in place of an array.
+PyTree = TypeVar("PyTree")
 
 
 def make_mesh(shape: Sequence[int], devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -69,7 +73,7 @@ def host_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
     return np.sort(np.concatenate([np.arange(batch_size)[index] for index in held.values()]))
 
 
-def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+def put_batch(batch: PyTree, mesh: Mesh) -> PyTree:
     """Makes global arrays [B, ...] over the mesh from the rows [R, ...] that each process holds (`host_rows`)."""
     return jax.make_array_from_process_local_data(batch_sharding(mesh), batch)
 

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from rar_jax.errors import UserError
 from rar_jax.models.rar import RAR
-from rar_jax.parallel.mesh import AXES, fetch, host_rows, put_batch, replicated
+from rar_jax.parallel.mesh import AXES, PyTree, fetch, host_rows, put_batch, replicated
 from rar_jax.sampling.cached import prepare
 from rar_jax.sampling.decode import decode
 from rar_jax.sampling.drawing import Batch, image_orders
@@ -21,9 +21,6 @@ from rar_jax.sampling.options import Options
 from rar_jax.sampling.own_pace import Pace
 
 _SHOWN_CLASSES = 10
-
-# Arrays [B, ...] of a batch of images, as a `Batch` or a dict.
-Images = TypeVar("Images")
 
 jit_image_orders = jax.jit(image_orders, static_argnames=("model", "plan"))
 
@@ -127,7 +124,7 @@ class Sampler:
         traced = options.traced(self.model.config, seed)
         return jit_decode(self.model, plan, self.mesh)(self.params, self.put(batch), traced)
 
-    def put(self, images: Images) -> Images:
+    def put(self, images: PyTree) -> PyTree:
         """Puts arrays [B, ...] on the devices. Each device gets its own images."""
         held = host_rows(self.mesh, len(jax.tree.leaves(images)[0]))
         return put_batch(jax.tree.map(lambda each: each[held], images), self.mesh)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rar_jax.config import Config, DataConfig, ModelConfig
-from rar_jax.data.class_names import class_label, class_names, find_classes, imagenet_classes
+from rar_jax.data.class_names import class_label, class_names, class_text, find_classes, imagenet_classes
 from rar_jax.data.records import Description, write_records
 from rar_jax.errors import UserError
 
@@ -60,6 +60,9 @@ def test_a_name_that_is_a_number_is_the_name():
     names = tuple(sorted(map(str, range(12))))
     assert find_classes(names, names) == list(range(12))
     assert find_classes(["10", " 2 ", 2, "12"], names) == [2, 4, 2, 12]
+    for known in (names, ("-1", "0", "x"), imagenet_classes(), None):
+        known = known if known is None else tuple(known)
+        assert find_classes([class_text(i, known) for i in range(3)], known) == [0, 1, 2]
 
 
 def test_without_names_only_indices():

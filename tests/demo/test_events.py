@@ -85,7 +85,7 @@ def test_stopping_waits_for_the_work_and_ends_it(events, options, monkeypatch):
 def test_recipes_give_the_same_images(events, sampled, tmp_path):
     labels = sampled[-1][-1].labels
     given = {"guidance_scale": 2.0, "temperature": 1.5}
-    command, program = sample_recipe(events.model, [3, 5], labels, 7, given)
+    command, program = sample_recipe(events.model, ["3", "5"], labels, 7, given)
     assert command in sampled[-1][3].replace("&#x27;", "'") and command.startswith("python -m rar_jax sample ")
     done = running.call(*command.split()[3:], f"--out={tmp_path}")
     assert done.returncode == 0, done.stderr
@@ -112,7 +112,7 @@ def test_filling_keeps_what_is_not_painted(events, options, sampled, tmp_path, m
     Image.fromarray(image).save("canvas.png")
     Image.fromarray(255 * events.pixels(canvas["mask"]).astype(np.uint8)).save("mask.png")
     names = {}
-    exec(fill_recipe(events.model, 2, 2, 1, {"guidance_scale": 2.0, "temperature": 1.5})[1], names)
+    exec(fill_recipe(events.model, "2", 2, 2, 1, {"guidance_scale": 2.0, "temperature": 1.5})[1], names)
     np.testing.assert_allclose(names["images"], drawn.images, atol=1)
 
 

@@ -12,7 +12,8 @@ from rar_jax.models.sizes import ModelConfig
 from rar_jax.orders import scan_order
 from rar_jax.sampling.cached import prepare
 from rar_jax.sampling.choose import Choice
-from rar_jax.sampling.decode import Batch, decode, image_orders
+from rar_jax.sampling.decode import decode
+from rar_jax.sampling.drawing import Batch, image_orders
 from rar_jax.sampling.groups import Plan
 from rar_jax.sampling.guidance import guidance_weights, guide
 from rar_jax.sampling.options import TracedOptions
