@@ -256,7 +256,7 @@ def losses(folder):
 
 
 @pytest.mark.parametrize(
-    ("kills", "steps"), [pytest.param(4, 600, id="4"), pytest.param(20, 600, id="20", marks=pytest.mark.long)]
+    ("kills", "steps"), [pytest.param(3, 400, id="3"), pytest.param(20, 600, id="20", marks=pytest.mark.long)]
 )
 def test_torture(tmp_path, kills, steps):
     """A run that is killed at random moments, each time on another number of devices, has the undisturbed losses."""
