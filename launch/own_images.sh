@@ -18,15 +18,15 @@ run=$(realpath -m "${2:-$(dirname "$0")/../runs/$(basename "$images")}")
 cd "$(dirname "$0")/.."
 [ -x .venv/bin/python ] || launch/install.sh "${PLATFORM:-cpu}"
 
-# Completed stages are not repeated. Until the training is planned, only the images must stay.
 settings="images=$images IMAGE_SIZE=${IMAGE_SIZE:-64} HOURS=${HOURS:-2} TOKENIZER=${TOKENIZER:-} INCEPTION=${INCEPTION:-}"
 earlier=$(cat "$run/stages/settings" 2>/dev/null || echo "$settings")
-begun=$(ls -d "$run/stages/plan" "$run/tokenizer" 2>/dev/null || true)
-if [ "$earlier" != "$settings" ] && [ -z "$begun" ] && [ "${earlier%% IMAGE_SIZE=*}" = "images=$images" ]; then
+if [ "$earlier" != "$settings" ]; then
+  # Completed stages are not repeated. Until the training is planned, only the images must stay.
+  if [ -e "$run/stages/plan" ] || [ -e "$run/tokenizer" ] || [ "${earlier%% IMAGE_SIZE=*}" != "images=$images" ]; then
+    echo "error: $run was started with $earlier, not $settings: use the same settings, or another run folder" >&2
+    exit 2
+  fi
   rm -f "$run/stages/check"
-elif [ "$earlier" != "$settings" ]; then
-  echo "error: $run was started with $earlier, not $settings: use the same settings, or another run folder" >&2
-  exit 2
 fi
 
 # stage NAME FLAGS: runs python -m rar_jax FLAGS, unless the stage was completed before.

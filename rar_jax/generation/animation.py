@@ -9,6 +9,7 @@ from rar_jax.generation.pictures import SampleGrid
 from rar_jax.images.files import write_animation
 from rar_jax.sampling.options import Options
 from rar_jax.sampling.paint import paint
+from rar_jax.sampling.sampler import pad_numbers
 
 # If there are more groups of tokens, each frame shows several passes. Verified images can take more passes than groups.
 _PASSES = 64
@@ -31,8 +32,7 @@ def animate(generator: Generator, labels: np.ndarray, options: Options, path: ep
     """
     sampler, grid = generator.sampler, SampleGrid(labels, generator.class_names, _GRID_SIZE)
     count = len(grid.numbers)
-    padding = sampler.batch_size(count, count) - count
-    numbers = np.pad(grid.numbers.astype(np.int32), (0, padding), mode="edge")
+    numbers = pad_numbers(grid.numbers, sampler.batch_size(count, count))
     every = -(-len(options.plan(sampler.model.config).sizes) // _PASSES)
     frames = [
         grid.draw(decode_known(generator.tokenizer, *(each[:count] for each in painted)))

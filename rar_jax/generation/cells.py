@@ -36,33 +36,22 @@ def measure_cells(
     Raises:
       UserError: the file was started with another plan, or another process measures the same cells.
     """
-    path = epath.Path(path)
+    path, kind = epath.Path(path), type(cells[0])
     with lock(path.parent, path.stem, "measures") or contextlib.nullcontext():
-        return _measure_cells(path, plan, cells, images, measure)
-
-
-def _measure_cells(
-    path: epath.Path,
-    plan: dict[str, Any],
-    cells: Sequence[Cell],
-    images: int,
-    measure: Callable[[Cell, Callable[[int], None]], dict[str, float]],
-) -> dict[Cell, dict[str, float]]:
-    kind = type(cells[0])
-    lines = read_json_lines(path) or [plan]
-    hold_to_plan("out", path.parent, lines[0], plan)
-    # This removes a last line that was cut short.
-    file = JsonLinesFile(path, lines)
-    found = {kind(*(line.pop(name) for name in kind._fields)): line for line in lines[1:]}
-    left = [cell for cell in cells if cell not in found]
-    progress = Progress(path.stem, len(cells) * images, (len(cells) - len(left)) * images, unit="image")
-    with contextlib.closing(file):
-        for cell in left:
-            found[cell] = measure(cell, progress.update)
-            file.add(cell._asdict() | found[cell])
-            name, value = next(iter(found[cell].items()))
-            progress.update(0, f"{_described(cell)}: {name} {value:.4g}")
-    progress.close()
+        lines = read_json_lines(path) or [plan]
+        hold_to_plan("out", path.parent, lines[0], plan)
+        # This removes a last line that was cut short.
+        file = JsonLinesFile(path, lines)
+        found = {kind(*(line.pop(name) for name in kind._fields)): line for line in lines[1:]}
+        left = [cell for cell in cells if cell not in found]
+        progress = Progress(path.stem, len(cells) * images, (len(cells) - len(left)) * images, unit="image")
+        with contextlib.closing(file):
+            for cell in left:
+                found[cell] = measure(cell, progress.update)
+                file.add(cell._asdict() | found[cell])
+                name, value = next(iter(found[cell].items()))
+                progress.update(0, f"{_described(cell)}: {name} {value:.4g}")
+        progress.close()
     return found
 
 

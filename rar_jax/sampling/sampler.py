@@ -164,7 +164,7 @@ class Sampler:
         Returns:
           See `decode`; the wanted images come first.
         """
-        numbers = np.pad(np.asarray(numbers, np.int32), (0, batch_size - len(numbers)), mode="edge")
+        numbers = pad_numbers(numbers, batch_size)
         return self.decode(labels[numbers], numbers, seed, options)
 
     def orders(self, numbers: np.ndarray, seed: int, options: Options) -> np.ndarray:
@@ -194,6 +194,11 @@ def check_labels(labels: Sequence[int], num_classes: int) -> np.ndarray:
     return np.asarray(labels, np.int32)
 
 
+def pad_numbers(numbers: np.ndarray, batch_size: int) -> np.ndarray:
+    """Returns the numbers of some images, padded to the batch size with copies of the last one: int32 [B]."""
+    return np.pad(np.asarray(numbers, np.int32), (0, batch_size - len(numbers)), mode="edge")
+
+
 def padded_batches(count: int, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields the numbers of the images of each batch, and the same padded to the batch size with the last one.
 
@@ -206,7 +211,7 @@ def padded_batches(count: int, batch_size: int) -> Iterator[tuple[np.ndarray, np
     """
     for start in range(0, count, batch_size):
         numbers = np.arange(start, min(start + batch_size, count), dtype=np.int32)
-        yield numbers, np.pad(numbers, (0, batch_size - len(numbers)), mode="edge")
+        yield numbers, pad_numbers(numbers, batch_size)
 
 
 def sample_tokens(
