@@ -48,6 +48,9 @@ def test_an_edit_keeps_what_is_not_masked(generator, caplog):
     assert "annealed to its scan order" in caplog.text
     assert generator.order_warning(generator.options(scan_order="z_curve"))
     assert not generator.order_warning(generator.options(scan_order="row_major"))
+    # As many steps as tokens are one token per pass.
+    assert generator.order_warning(generator.options(steps=15))
+    assert not generator.order_warning(generator.options(steps=16))
     np.testing.assert_array_equal(edited[:, 4:], images[:, 4:])
     assert (edited[:, :4] != images[:, :4]).any()
     np.testing.assert_array_equal(generator.edit(images, np.zeros((8, 8), bool), [1, 1, 1]), images)

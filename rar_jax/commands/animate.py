@@ -12,7 +12,6 @@ from rar_jax.commands import cli, shared_flags
 from rar_jax.generate import load
 from rar_jax.generation.animation import animate
 from rar_jax.generation.pictures import choose_labels, samples_folder
-from rar_jax.sampling.options import Options
 
 _CHECKPOINT = shared_flags.define_checkpoint()
 _TOKENIZER = shared_flags.define_model_tokenizer()
@@ -28,10 +27,9 @@ def main(argv):
     del argv
     cli.keep_compiled_programs()
     out = shared_flags.results_folder(_CHECKPOINT.value, _OUT.value, samples_folder)
-    # Refuses bad values before the weights are read.
-    Options(**_OPTIONS())
+    given = _OPTIONS()
     generator = load(_CHECKPOINT.value, _STEP.value, _TOKENIZER.value)
-    labels, options = choose_labels(generator, _CLASSES.value), generator.options(**_OPTIONS())
+    labels, options = choose_labels(generator, _CLASSES.value), generator.options(**given)
     generator.warn_if_not_trained(options)
     path = out / f"animation.{_FORMAT.value}"
     shown = animate(generator, labels, options, path, seed=_SEED.value)

@@ -15,7 +15,6 @@ from rar_jax.generate import load
 from rar_jax.generation.editing import box_mask, read_canvas, read_mask
 from rar_jax.generation.pictures import samples_folder
 from rar_jax.images.files import image_grid, write_png
-from rar_jax.sampling.options import Options
 
 _CHECKPOINT = shared_flags.define_checkpoint()
 _TOKENIZER = shared_flags.define_model_tokenizer()
@@ -66,7 +65,7 @@ def main(argv):
         )
     box, place = _integers(_BOX, 4), _integers(_PLACE, 2)
     out = shared_flags.results_folder(_CHECKPOINT.value, _OUT.value, samples_folder)
-    Options(**_OPTIONS())
+    given = _OPTIONS()
     generator = load(_CHECKPOINT.value, _STEP.value, _TOKENIZER.value)
     side = generator.tokenizer.grid_side * generator.tokenizer.downsampling
     mask = read_mask(_MASK.value, side) if _MASK.value else box_mask(box, side) if box else None
@@ -75,7 +74,7 @@ def main(argv):
     classes = np.resize(np.array(_CLASSES.value), count)
     edited = generator.edit(
         images.repeat(repeats, 0), masks.repeat(repeats, 0), [*classes.repeat(repeats)],
-        margin=_MARGIN.value, paste=_PASTE.value, seed=_SEED.value, batch_size=_BATCH.value, **_OPTIONS(),
+        margin=_MARGIN.value, paste=_PASTE.value, seed=_SEED.value, batch_size=_BATCH.value, **given,
     ).reshape(count, repeats, side, side, 3)  # fmt: skip
     shown = np.where(masks[..., None], np.uint8(128), images)
     grid = np.concatenate([images[:, None], shown[:, None], edited], axis=1)

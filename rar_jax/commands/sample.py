@@ -16,7 +16,6 @@ from rar_jax.errors import UserError
 from rar_jax.generate import load
 from rar_jax.generation.job import FILES, check_outputs
 from rar_jax.generation.pictures import GRID, GRID_SIZE, PER_CLASS, choose_labels, sample_pictures, samples_folder
-from rar_jax.sampling.options import Options
 from rar_jax.sampling.pace import tokens_a_pass
 
 _CHECKPOINT = shared_flags.define_checkpoint()
@@ -59,10 +58,9 @@ def main(argv):
     check_outputs(out, outputs)
     if count > 1 and not outputs:
         raise UserError(f"--process_count={count} needs a job to share: add --npz or --png")
-    # Refuses bad values before the weights are read.
-    Options(**_OPTIONS())
+    given = _OPTIONS()
     generator = load(_CHECKPOINT.value, _STEP.value, _TOKENIZER.value)
-    labels, options = choose_labels(generator, _CLASSES.value, _NUM.value), generator.options(**_OPTIONS())
+    labels, options = choose_labels(generator, _CLASSES.value, _NUM.value), generator.options(**given)
     generator.warn_if_not_trained(options)
     paces = []
     try:

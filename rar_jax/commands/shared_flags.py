@@ -86,7 +86,11 @@ def define_batch_size(default: int = 256, done: str = "decoded") -> flags.FlagHo
 
 
 def define_options() -> Callable[[], dict[str, Any]]:
-    """Defines a flag for each sampling option, and returns a function that returns the options given by name."""
+    """Defines a flag for each sampling option.
+
+    Returns:
+      A function that returns the given options by name, and raises a `UserError` for a value out of range.
+    """
     define = {str: flags.DEFINE_string, int: flags.DEFINE_integer, float: flags.DEFINE_float, bool: flags.DEFINE_bool}
     holders = []
     for field in dataclasses.fields(Options):
@@ -95,7 +99,13 @@ def define_options() -> Callable[[], dict[str, Any]]:
             holders.append(flags.DEFINE_enum(field.name, None, choices, meaning))
         else:
             holders.append(define[field.type](field.name, None, meaning))
-    return lambda: {holder.name: holder.value for holder in holders if holder.value is not None}
+
+    def given():
+        options = {holder.name: holder.value for holder in holders if holder.value is not None}
+        Options(**options)
+        return options
+
+    return given
 
 
 def define_source() -> tuple[flags.FlagHolder[str], ...]:

@@ -62,12 +62,13 @@ def class_text(index: int, names: Sequence[str] | None) -> str:
     return names[index] if names is not None and f"{index}" in names else f"{index}"
 
 
-def find_classes(wanted: Sequence[int | str], names: Sequence[str] | None) -> list[int]:
+def find_classes(wanted: int | str | Sequence[int | str], names: Sequence[str] | None) -> list[int]:
     """Finds classes by name or by index.
 
     Args:
-      wanted: names (upper and lower case are the same), WordNet ids of ImageNet, and indices, as numbers or as text. A
-        text that is both a name and an index is the name, because folders of classes can have numbers for names.
+      wanted: one class or several: names (upper and lower case are the same), WordNet ids of ImageNet, and indices, as
+        numbers or as text. A text that is both a name and an index is the name, because folders of classes can have
+        numbers for names.
       names: the names of all classes, or None if they are not known.
 
     Returns:
@@ -77,7 +78,7 @@ def find_classes(wanted: Sequence[int | str], names: Sequence[str] | None) -> li
       UserError: a name matches no class, or more than one. The message lists the nearest names.
     """
     found = []
-    for name in wanted:
+    for name in [wanted] if isinstance(wanted, str | int) else wanted:
         if not isinstance(name, str):
             found.append(int(name))
         elif names is not None and name.strip() in names:

@@ -37,11 +37,6 @@ class Drawn:
     frames: list[np.ndarray]
 
 
-def png(image: np.ndarray) -> bytes:
-    """Returns the contents of a PNG file."""
-    return pictures.read_data_uri(pictures.data_uri(image))
-
-
 class Events:
     """The actions of one page."""
 
@@ -91,7 +86,7 @@ class Events:
         name = class_text(label, self.studio.generator.class_names)
         recipe = pictures.recipe(*recipes.fill_recipe(self.model, name, label, results, seed, options), note)
         for data, name in ((image, CANVAS), (255 * mask.astype(np.uint8), MASK)):
-            recipe += pictures.download_link(png(data), "image/png", name, f"Save {name}")
+            recipe += pictures.download_link(pictures.png(data), "image/png", name, f"Save {name}")
         captions = [f"Filling {number + 1}" for number in range(results)]
         for status, shown, order, drawn in self._draw(labels, captions, _FILL_ACTIONS, seed, options, edited):
             yield status, shown, order, recipe, drawn
@@ -113,13 +108,16 @@ class Events:
     def downloads(self, drawn: Drawn | None) -> str:
         """Returns links to each image, the grid and the animation, and shows the animation."""
         drawn = _existing(drawn)
-        grid = SampleGrid(drawn.labels, self.studio.generator.class_names)
+        count = len(drawn.labels)
+        grid = SampleGrid(drawn.labels, self.studio.generator.class_names, (count, count))
         whole = encode_animation([grid.draw(images[grid.numbers]) for images in drawn.frames], "gif")
-        links = [pictures.download_link(png(grid.draw(drawn.images[grid.numbers])), "image/png", "grid.png", "Grid")]
+        links = [
+            pictures.download_link(pictures.png(grid.draw(drawn.images[grid.numbers])), "image/png", "grid.png", "Grid")
+        ]
         links.append(pictures.download_link(whole, "image/gif", "animation.gif", "Animation"))
         for number, image in enumerate(drawn.images):
             name = f"{number:06d}.png"
-            links.append(pictures.download_link(png(image), "image/png", name, f"Image {number + 1}"))
+            links.append(pictures.download_link(pictures.png(image), "image/png", name, f"Image {number + 1}"))
         address = pictures.data_address(whole, "image/gif")
         alt = "The images as they appeared"
         return (

@@ -12,11 +12,16 @@ from PIL import Image
 _CELL = 10
 
 
-def data_uri(image: np.ndarray) -> str:
-    """Returns an image, uint8 [H, W, 3] or [H, W], as the address of a PNG file that contains it."""
+def png(image: np.ndarray) -> bytes:
+    """Returns the contents of a PNG file with an image, uint8 [H, W, 3] or [H, W]."""
     file = io.BytesIO()
     Image.fromarray(image).save(file, format="PNG")
-    return data_address(file.getvalue(), "image/png")
+    return file.getvalue()
+
+
+def data_uri(image: np.ndarray) -> str:
+    """Returns an image, uint8 [H, W, 3] or [H, W], as the address of a PNG file that contains it."""
+    return data_address(png(image), "image/png")
 
 
 def data_address(data: bytes, kind: str) -> str:

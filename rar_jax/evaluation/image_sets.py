@@ -12,7 +12,7 @@ from typing import BinaryIO, Protocol
 import numpy as np
 from etils import epath
 
-from rar_jax.data.glyphs import Glyphs
+from rar_jax.data.glyphs import CHARACTERS, Glyphs
 from rar_jax.data.pictures import center_square, read_picture
 from rar_jax.data.sources import Example, ImageFile, ImageFolder
 from rar_jax.errors import UserError, naming
@@ -136,7 +136,10 @@ class FolderImages(ExampleImages):
         labels = None
         if len(names) > 1 and all(len(parts) > 1 for parts in places):
             order = spread_order(classes)
-            files, labels = [files[i] for i in order], classes[order]
+            # A folder of glyphs may lack some characters; the others keep their labels.
+            known = {name: label for label, name in enumerate(CHARACTERS)}
+            numbers = [known[name] for name in names] if known.keys() >= set(names) else range(len(names))
+            files, labels = [files[i] for i in order], np.array(numbers)[classes[order]]
         super().__init__(source.name, [ImageFile(file, 0) for file in files], labels, image_size)
 
 

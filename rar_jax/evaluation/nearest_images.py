@@ -17,8 +17,8 @@ from rar_jax.progress import Progress
 _SIDE = 32
 # Largest numbers of samples and of held-out images that are compared.
 _QUERIES = 1000
-# Training images that are compared at once.
-_BLOCK = 4096
+# Training images that are read and compared at once.
+_BLOCK = 256
 # Samples that are shown: those that are nearest to a training image.
 _SHOWN = 2 * COLUMNS
 # A sample is suspicious if it is nearer to a training image than all but this share of the held-out images are.

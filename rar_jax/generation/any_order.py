@@ -17,7 +17,7 @@ from rar_jax.parallel.mesh import fetch
 from rar_jax.sampling.groups import SCHEDULES
 from rar_jax.sampling.options import Options
 from rar_jax.sampling.pace import accepted_shares, tokens_a_pass
-from rar_jax.sampling.sampler import padded_batches, sample_tokens
+from rar_jax.sampling.sampler import interleaved_labels, padded_batches, sample_tokens
 
 # What a completion draws: half of the tokens, or all of them, which is sampling in random order.
 _MASKS = ("random_half", "lower_half", "all")
@@ -172,7 +172,7 @@ class Subject:
     def decode(self, cell: Decoding, on_batch: Callable[[int], None]) -> dict[str, float]:
         """Returns the scores of samples, and how many tokens a pass drew if they are verified."""
         generator, paces = self.generators[cell.model], []
-        labels = np.arange(self.num) % generator.sampler.model.config.num_classes
+        labels = interleaved_labels(self.num, generator.sampler.model.config.num_classes)
         tokens = sample_tokens(
             generator.sampler, labels, self._options(cell), seed=cell.seed, batch_size=self.batch_size,
             on_batch=on_batch, on_pace=paces.append,

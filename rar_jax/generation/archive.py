@@ -1,4 +1,4 @@
-"""Writes and reads the .npz format of the ADM evaluator: images arr_0 uint8 [N, H, W, 3], labels arr_1 int64 [N]."""
+"""Writes the .npz format of the ADM evaluator: images arr_0 uint8 [N, H, W, 3], labels arr_1 int64 [N]."""
 
 import contextlib
 import os
@@ -55,17 +55,3 @@ def write_npz(path: epath.PathLike, shape: Sequence[int], batches: Iterable[np.n
                 member.write(labels.astype("<i8").data.cast("B"))
         file.flush()
         os.fsync(file.fileno())
-
-
-def read_images(path: epath.PathLike, numbers: Sequence[int]) -> np.ndarray:
-    """Reads some images of an .npz that `write_npz` wrote, uint8 [len(numbers), H, W, 3], without the others."""
-    with zipfile.ZipFile(path) as archive, archive.open("arr_0.npy") as member:
-        np.lib.format.read_magic(member)
-        shape, _, _ = np.lib.format.read_array_header_1_0(member)
-        start, size = member.tell(), int(np.prod(shape[1:]))
-        images = np.empty((len(numbers), *shape[1:]), np.uint8)
-        # In ascending order, because a seek backwards reads the archive from its beginning again.
-        for place in np.argsort(numbers):
-            member.seek(start + int(numbers[place]) * size)
-            images[place] = np.frombuffer(member.read(size), np.uint8).reshape(shape[1:])
-    return images

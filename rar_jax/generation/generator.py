@@ -203,7 +203,7 @@ class Generator:
             pasted = images, np.broadcast_to(edited[1], images.shape[:3])
             edited = tokens[padded], masked[padded]
         for painted in paint(self.sampler, labels[padded], padded, seed, options, every, edited):
-            yield Painting.of(painted, len(labels), self.tokenizer, pasted)
+            yield Painting(*(each[: len(labels)] for each in painted), self.tokenizer, pasted)
 
     def log_likelihood(
         self,
@@ -308,7 +308,8 @@ class Generator:
 
     def order_warning(self, options: Options, editing: bool = False) -> str | None:
         """Returns a warning if the model was not trained, at the end, in the orders that these options use."""
-        other = options.any_order or options.scan_order != self.options().scan_order
+        groups = max(options.plan(self.sampler.model.config).sizes) > 1
+        other = groups or options.scan_order != self.options().scan_order
         if not (editing or other) or self.final_randomness > 0:
             return None
         loss = "" if self.random_loss is None else f": its held-out loss in random order is {self.random_loss:.2f} nats"

@@ -26,19 +26,22 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from PIL import Image
 
 from rar_jax.errors import UserError
+from rar_jax.evaluation.image_sets import NpzImages, take
 from rar_jax.files import create_atomically, hold_to_plan, replacing
-from rar_jax.generation.archive import read_images, write_npz
+from rar_jax.generation.archive import write_npz
 from rar_jax.generation.generator import Generator
 from rar_jax.images.files import write_png
 from rar_jax.progress import Progress
 from rar_jax.run_folder import lock
 from rar_jax.sampling.options import Options
 from rar_jax.sampling.own_pace import Pace
+from rar_jax.sampling.sampler import pad_numbers
 
 # The outputs of a job, and their names in its folder.
 FILES = {"png": "images", "npz": "samples.npz"}
@@ -46,7 +49,8 @@ _PLAN = "job.json"
 _BATCHES = "batches"
 # Number of batches that are being fetched and written while the next one is sampled.
 _WRITING = 2
-_SECONDS_BETWEEN_LOOKS = 0.5
+# Each look lists the folders, which can be on a shared disk.
+_SECONDS_BETWEEN_LOOKS = 2
 
 
 class JobFolder:
@@ -103,7 +107,8 @@ class JobFolder:
         file = self.folder / _PLAN
         if not file.exists():
             for name in (*FILES.values(), _BATCHES):
-                if (self.folder / name).exists():
+                # Another process of this job may have stored the plan just now.
+                if (self.folder / name).exists() and not file.exists():
                     raise UserError(f"--out={self.folder} holds {name} of another job: choose another folder")
             self.folder.mkdir(parents=True, exist_ok=True)
             # If another process starts another job at the same time, one of the two is refused.
@@ -115,10 +120,10 @@ class JobFolder:
         return np.arange(batch * self._batch_size, min((batch + 1) * self._batch_size, len(self._labels)))
 
     def _png(self, number: int) -> epath.Path:
-        return self.folder / FILES["png"] / f"{number:06d}.png"
+        return self.folder / FILES["png"] / _png_name(number)
 
     def _kept(self, batch: int) -> epath.Path:
-        return self.folder / _BATCHES / f"{batch:06d}.npy"
+        return self.folder / _BATCHES / _kept_name(batch)
 
     def unfinished(self) -> list[int]:
         """Returns the batches, of all processes, that still lack a file."""
@@ -127,8 +132,8 @@ class JobFolder:
         archived = "npz" not in self._outputs or self._npz.exists()
 
         def finished(batch):
-            return (archived or self._kept(batch).name in kept) and (
-                "png" not in self._outputs or all(self._png(number).name in pngs for number in self.numbers(batch))
+            return (archived or _kept_name(batch) in kept) and (
+                "png" not in self._outputs or all(_png_name(number) in pngs for number in self.numbers(batch))
             )
 
         return [batch for batch in self._batches if not finished(batch)]
@@ -211,12 +216,20 @@ class JobFolder:
     def read(self, numbers: Sequence[int]) -> np.ndarray:
         """Reads images of a complete job by number, uint8 [len(numbers), H, W, 3]."""
         if "npz" in self._outputs:
-            return read_images(self._npz, numbers)
+            return take(NpzImages(self._npz), numbers)
         images = []
         for number in numbers:
             with self._png(number).open("rb") as file:
                 images.append(np.asarray(Image.open(file)))
         return np.stack(images)
+
+
+def _png_name(number: int) -> str:
+    return f"{number:06d}.png"
+
+
+def _kept_name(batch: int) -> str:
+    return f"{batch:06d}.npy"
 
 
 def check_outputs(folder: epath.PathLike, outputs: Sequence[str]) -> None:
@@ -263,7 +276,7 @@ def run_job(
     options: Options,
     batch_size: int,
     outputs: Sequence[str],
-    shown: Sequence[int] = (),
+    shown: Sequence[int],
     process_index: int = 0,
     process_count: int = 1,
     on_pace: Callable[[Pace], None] = lambda pace: None,
@@ -280,7 +293,7 @@ def run_job(
       options: sampling options.
       batch_size: images sampled at once; rounded up to a multiple of the devices, and no more than needed.
       outputs: some of `FILES`.
-      shown: numbers of the images to return.
+      shown: numbers of the images to return, at least one.
       process_index: number of this process, from 0.
       process_count: number of processes that share the job.
       on_pace: see `sampling.sampler.sample_tokens`.
@@ -298,6 +311,8 @@ def run_job(
     batch_size = sampler.batch_size(batch_size, len(labels))
     plan = generator.origin | _plan_of_labels(labels, sampler.model.config.num_classes) | {"seed": seed}
     plan |= dataclasses.asdict(options)
+    # Another dtype or kind of device rounds differently.
+    plan |= {"dtype": jnp.dtype(sampler.model.dtype).name, "platform": sampler.mesh.devices.flat[0].platform}
     plan |= {"batch_size": batch_size, "devices": sampler.mesh.size, "outputs": ",".join(outputs)}
     with JobFolder(folder, plan, labels, batch_size, outputs, process_index, process_count) as job:
         _sample(generator, labels, job, seed, options, batch_size, on_pace)
@@ -343,7 +358,8 @@ def _sample(
         job.write(batch, images())
 
     def begin(batch):
-        return batch, *generator.sampler.decode_numbers(labels, job.numbers(batch), batch_size, seed, options)
+        numbers = pad_numbers(job.numbers(batch), batch_size)
+        return batch, *generator.sampler.decode(labels[numbers], numbers, seed, options)
 
     try:
         # In pairs, so that the devices begin the next batch before the images of this one are decoded and written.

@@ -5,7 +5,6 @@ import dataclasses
 import numpy as np
 
 from rar_jax.data.tokenizers import Tokenizer
-from rar_jax.sampling.paint import Painted
 
 _GREY = 128
 
@@ -45,20 +44,6 @@ class Painting:
     orders: np.ndarray
     _tokenizer: Tokenizer
     _pasted: tuple[np.ndarray, np.ndarray] | None
-
-    @classmethod
-    def of(
-        cls, painted: Painted, count: int, tokenizer: Tokenizer, pasted: tuple[np.ndarray, np.ndarray] | None
-    ) -> "Painting":
-        """Takes the first `count` images of a batch.
-
-        Args:
-          painted: how far the batch is.
-          count: N.
-          tokenizer: decodes the images.
-          pasted: images uint8 [N, H, W, 3], and bool [N, H, W], the pixels of the drawing that replace theirs.
-        """
-        return cls(*(each[:count] for each in painted), tokenizer, pasted)
 
     @property
     def done(self) -> bool:

@@ -14,7 +14,7 @@ from rar_jax.images.files import image_grid, write_png
 from rar_jax.progress import Progress
 from rar_jax.sampling.options import Options
 from rar_jax.sampling.own_pace import Pace
-from rar_jax.sampling.sampler import sample_tokens, spread_classes
+from rar_jax.sampling.sampler import interleaved_labels, sample_tokens, spread_classes
 
 GRID = "grid.png"
 # Default number of images per class.
@@ -47,10 +47,7 @@ def choose_labels(generator: Generator, classes: Sequence[int | str] = (), num: 
         total = generator.sampler.model.config.num_classes
         classes = spread_classes(total) if num is None else range(total)
     labels = generator.labels(classes)
-    num = num or PER_CLASS * len(labels)
-    if num < len(labels):
-        return labels[np.arange(num) * len(labels) // num]
-    return labels[np.arange(num) % len(labels)]
+    return labels[interleaved_labels(num or PER_CLASS * len(labels), len(labels))]
 
 
 class SampleGrid:

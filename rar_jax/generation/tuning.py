@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import itertools
-import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -11,7 +10,7 @@ import numpy as np
 from etils import epath
 
 from rar_jax.data.tokenizers import decoded
-from rar_jax.errors import UserError
+from rar_jax.errors import UserError, naming
 from rar_jax.evaluation.features import Extractor
 from rar_jax.evaluation.report import score_label
 from rar_jax.evaluation.sample_scores import ReferenceScorer
@@ -20,7 +19,7 @@ from rar_jax.generation.cells import measure_cells
 from rar_jax.generation.generator import Generator
 from rar_jax.images.plots import plot_heat_maps
 from rar_jax.sampling.options import Options
-from rar_jax.sampling.sampler import sample_tokens
+from rar_jax.sampling.sampler import interleaved_labels, sample_tokens
 
 FILE = "tuning.jsonl"
 PICTURE = "tuning.png"
@@ -56,13 +55,14 @@ class Candidates:
     def __post_init__(self):
         """Raises a `UserError` that names the flag of a value out of range."""
         for name, values in dataclasses.asdict(self).items():
-            above = name == "guidance_powers"
             for value in values:
-                if not (0 < value if above else 0 <= value) or value == math.inf:
-                    raise UserError(f"--{name}: {value:g} must be {'above' if above else 'at least'} 0, and finite")
+                with naming(f"--{name}"):
+                    Options(**{name.removesuffix("s"): value})
 
     def settings(self, options: Options) -> list[Setting]:
         """Returns every combination of the values once, around the options of a model.
+
+        A scale of 1 is no guidance, so that it is combined with one power only.
 
         Raises:
           UserError: values are given for an option that the model's kind of guidance does not use.
@@ -70,7 +70,8 @@ class Candidates:
         scales = self._around("guidance_scales", options.guidance_scale, options.guidance != "none", options)
         powers = self._around("guidance_powers", options.guidance_power, options.guidance == "pow_cosine", options)
         values = scales, powers, self.temperatures or [options.temperature]
-        return [Setting(*each) for each in itertools.product(*(sorted(set(part)) for part in values))]
+        settings = [Setting(*each) for each in itertools.product(*(sorted(set(part)) for part in values))]
+        return [each for each in settings if each.guidance_scale != 1 or each.guidance_power == min(powers)]
 
     def _around(self, name: str, default: float, matters: bool, options: Options) -> Sequence[float]:
         """Returns the given values; without any, multiples of the default if the option matters, else the default."""
@@ -139,7 +140,7 @@ def tune(
     score = score or scorer.names[0]
     if score not in scorer.names:
         raise UserError(f"--score={score} must be one of {', '.join(scorer.names)} with --features={extractor.name}")
-    labels = np.arange(num) % generator.sampler.model.config.num_classes
+    labels = interleaved_labels(num, generator.sampler.model.config.num_classes)
     fixed = {name: value for name, value in dataclasses.asdict(options).items() if name not in Setting._fields}
     plan = generator.origin | {"images": num, "seed": seed} | fixed
     plan |= {"reference": reference.name, "features": scorer.fingerprint}

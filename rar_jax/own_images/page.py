@@ -10,10 +10,9 @@ from rar_jax.config import Config
 from rar_jax.data.class_names import class_names, class_text
 from rar_jax.data.records import read_description
 from rar_jax.errors import UserError
-from rar_jax.evaluation.image_sets import NpzImages
+from rar_jax.evaluation.image_sets import NpzImages, take
 from rar_jax.evaluation.report import read_report, score_label, score_text
 from rar_jax.files import write_atomically
-from rar_jax.generation.archive import read_images
 from rar_jax.generation.job import FILES, job_images
 from rar_jax.generation.pictures import SampleGrid
 from rar_jax.images.files import write_png
@@ -86,15 +85,18 @@ def _samples(run: epath.Path, names: Sequence[str]) -> Section:
     file = job_images(run / "samples")
     if file.name != FILES["npz"]:
         raise UserError(f"{run / 'samples'} has no {FILES['npz']}: sample with --npz")
-    labels = NpzImages(file).labels
-    pictures = []
+    images, grids, pictures = NpzImages(file), {}, []
     for start in range(0, len(names), _ROWS):
-        own = np.flatnonzero((labels >= start) & (labels < start + _ROWS))
-        if not len(own):
-            continue
-        grid = SampleGrid(labels[own], names, (_ROWS, _COLUMNS))
+        own = np.flatnonzero((images.labels >= start) & (images.labels < start + _ROWS))
+        if len(own):
+            grid = SampleGrid(images.labels[own], names, (_ROWS, _COLUMNS))
+            grids[start] = grid, own[grid.numbers]
+    # The archive is read once for all pictures.
+    drawn = take(images, np.concatenate([numbers for _, numbers in grids.values()]))
+    for start, (grid, numbers) in grids.items():
         name = f"samples/classes_{start // _ROWS:03d}.png"
-        write_png(run / name, grid.draw(read_images(file, own[grid.numbers])))
+        own, drawn = np.split(drawn, [len(numbers)])
+        write_png(run / name, grid.draw(own))
         shown = names[start : start + _ROWS]
         alt = f"Grid of generated images, one class per row: {', '.join(shown)}"
         pictures.append(Picture(name, alt, "Generated images, one class per row."))

@@ -95,11 +95,6 @@ class Options(SampleConfig):
         """Whether each image is decoded with the null class too."""
         return guidance_weights(self.guidance, 1, self.guidance_scale, self.guidance_power) is not None
 
-    @property
-    def any_order(self) -> bool:
-        """Whether tokens are drawn in groups, or in an order of each image's own."""
-        return self.scan_order in DRAWN_ORDERS or self.steps > 0
-
     def plan(self, model: ModelConfig, one_size: bool = False) -> Plan:
         """Returns the groups of tokens that each pass draws.
 

@@ -43,7 +43,7 @@ class OwnPaceState(NamedTuple):
     Attributes:
       visited: int32 [B, T + 2G], the tokens in the order visited. The first entry stands for the class token.
       count: int32 [B], from -1.
-      size: int32 [B], from 1 to G, or 0 once all tokens of the image are known.
+      size: int32 [B], from 1 to G, or 0 after the last group was read and all of it accepted; see `is_done`.
       drafted: float32 [B, G, V], the distributions that the tokens of the group were drawn from.
       caches: one for each block.
       pace: so far.

@@ -150,23 +150,6 @@ class Sampler:
             raise UserError(f"batch size {wanted} must be at least 1")
         return -(-min(wanted, images) // self.mesh.size) * self.mesh.size
 
-    def decode_numbers(
-        self, labels: np.ndarray, numbers: np.ndarray, batch_size: int, seed: int, options: Options
-    ) -> tuple[jax.Array, Pace | None]:
-        """Samples some images of a job in one batch; see `decode`.
-
-        Args:
-          labels: int32 [N], the labels of all images of the job.
-          numbers: int [<= B], the images to sample.
-          batch_size: B. The batch is padded to it with copies of the last image.
-          seed, options: see `decode`.
-
-        Returns:
-          See `decode`; the wanted images come first.
-        """
-        numbers = pad_numbers(numbers, batch_size)
-        return self.decode(labels[numbers], numbers, seed, options)
-
     def orders(self, numbers: np.ndarray, seed: int, options: Options) -> np.ndarray:
         """Returns the order in which `decode` decodes each image's tokens: int32 [B, T] for numbers [B]."""
         config, numbers = self.model.config, jnp.asarray(numbers, jnp.int32)
@@ -178,6 +161,12 @@ class Sampler:
 def spread_classes(num_classes: int) -> np.ndarray:
     """Returns the default classes of a sample grid: up to ten, evenly spaced, int [N]."""
     return np.linspace(0, num_classes - 1, min(num_classes, _SHOWN_CLASSES)).round().astype(int)
+
+
+def interleaved_labels(num_images: int, num_classes: int) -> np.ndarray:
+    """Returns the labels of a job with all classes in turn, int32 [N]. Fewer images than classes are evenly spaced."""
+    numbers = np.arange(num_images, dtype=np.int32)
+    return numbers * num_classes // num_images if num_images < num_classes else numbers % num_classes
 
 
 def check_labels(labels: Sequence[int], num_classes: int) -> np.ndarray:

@@ -46,6 +46,9 @@ def differences(scores: Scores, name: str) -> dict[str, float]:
       Holm's correction for the number of rows. The best row, and rows that share fewer than two seeds, are left out.
     """
     found = means(scores, name)
+    # In a study that is not finished, the rows that have this score may have no cells yet.
+    if not found:
+        return {}
     best = min(found, key=lambda label: found[label].mean)
     values = {}
     for label in found:

@@ -130,5 +130,8 @@ def _measure(study: Study, cell: Cell, folder: epath.Path, preemption: Preemptio
 
 
 def _training_seconds(folder: epath.Path, log_every: int) -> float:
-    """Returns the time of all training steps, those that were repeated after a kill included."""
+    """Returns about the time of all training steps, those that were repeated after a kill included.
+
+    Steps after the last line of the log, before a kill or the end, are not counted.
+    """
     return sum(log_every / line["steps_per_s"] for line in read_json_lines(folder / SPEED_FILE))

@@ -18,7 +18,7 @@ from rar_jax.evaluation.statistics import frechet_distance
 from rar_jax.models.rar import RAR
 from rar_jax.parallel.mesh import make_mesh, replicated
 from rar_jax.sampling.options import Options
-from rar_jax.sampling.sampler import Sampler, sample_tokens
+from rar_jax.sampling.sampler import Sampler, interleaved_labels, sample_tokens
 from rar_jax.studies.plan import CURVES, RANDOM, Cell, Study
 from rar_jax.training.metrics import read_metrics
 
@@ -123,7 +123,7 @@ class CellScorer:
         return values
 
     def _samples(self, sampler: Sampler, options: Options, count: int, seed: int) -> Images:
-        labels = np.arange(count, dtype=np.int32) % self._model.config.num_classes
+        labels = interleaved_labels(count, self._model.config.num_classes)
         tokens = sample_tokens(
             sampler, labels, options, seed=seed, batch_size=_BATCH_SIZE, on_batch=lambda _: self._check()
         )

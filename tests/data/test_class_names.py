@@ -67,6 +67,8 @@ def test_a_name_that_is_a_number_is_the_name():
 
 def test_without_names_only_indices():
     assert find_classes(["3"], None) == [3] and class_label(3, None) == "3"
+    # One class need not be in a list.
+    assert find_classes("12", None) == find_classes(12, None) == [12]
     with pytest.raises(UserError, match="the names of this model's classes are not known; give its index"):
         find_classes(["otter"], None)
 

@@ -107,6 +107,10 @@ def test_folders_are_classes_only_if_every_image_is_in_one(tmp_path):
     np.testing.assert_array_equal(np.concatenate(list(found.batches(2))), [ants[0], cats[0], ants[1], cats[1], ants[2]])
     write_png(tmp_path / "b.png", random_images(1)[0])
     assert open_images(tmp_path).labels is None
+    # The characters of the glyphs keep their labels, also if some are missing.
+    for name, image in zip("3B", random_images(2), strict=True):
+        write_png(tmp_path / "glyphs" / name / "0.png", image)
+    assert open_images(tmp_path / "glyphs").labels.tolist() == [3, 11]
 
 
 def test_every_stretch_of_class_folders_has_the_classes_in_proportion():

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from rar_jax.generation.archive import read_images, write_npz
+from rar_jax.evaluation.image_sets import NpzImages, take
+from rar_jax.generation.archive import write_npz
 
 SHAPE = (10, 4, 6, 3)
 LABELS = np.arange(10) % 7
@@ -35,8 +36,7 @@ def test_the_archive_equals_the_one_that_numpy_writes(images, tmp_path):
             assert mine.compress_type == zipfile.ZIP_STORED
             # The headers are as long as NumPy's.
             assert mine.header_offset == other.header_offset
-    np.testing.assert_array_equal(read_images(tmp_path / "a.npz", [9, 0, 3, 3]), images[[9, 0, 3, 3]])
-    assert read_images(tmp_path / "a.npz", []).shape == (0, *SHAPE[1:])
+    np.testing.assert_array_equal(take(NpzImages(tmp_path / "a.npz"), [9, 0, 3, 3]), images[[9, 0, 3, 3]])
     assert set(os.listdir(tmp_path)) == {"a.npz", "numpy.npz"}
 
 
@@ -79,12 +79,13 @@ def test_a_full_disk_is_reported_and_leaves_no_file(images, tmp_path, limit):
 STREAM = """
 import resource, sys
 import numpy as np
-from rar_jax.generation.archive import read_images, write_npz
+from rar_jax.evaluation.image_sets import NpzImages, take
+from rar_jax.generation.archive import write_npz
 path, count = sys.argv[1], int(sys.argv[2])
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 batch = np.zeros((250, 256, 256, 3), np.uint8)
 write_npz(path, (count, 256, 256, 3), (batch for _ in range(count // 250)), np.arange(count) // 22)
-read_images(path, [count - 1])
+take(NpzImages(path), [count - 1])
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 

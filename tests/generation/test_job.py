@@ -10,9 +10,13 @@ import threading
 import time
 import types
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import ROOT
+from etils import epath
+from jax.sharding import Mesh
 from PIL import Image
 from safetensors.numpy import save_file
 
@@ -21,6 +25,7 @@ from rar_jax.evaluation.image_sets import open_images
 from rar_jax.generation import job as job_module
 from rar_jax.generation.job import JobFolder, job_images, run_job
 from rar_jax.images.files import write_png
+from rar_jax.models.rar import RAR
 from rar_jax.models.sizes import ModelConfig
 from rar_jax.sampling.options import Options
 
@@ -232,6 +237,23 @@ def test_one_of_two_jobs_that_start_at_the_same_time_is_refused(tmp_path, monkey
     assert not [*tmp_path.glob("*.partial")]
 
 
+def test_two_processes_of_a_job_start_at_the_same_time(tmp_path, monkeypatch):
+    """The first one has stored the plan and begun before the second one looks for images of another job."""
+    kind, others = type(epath.Path(tmp_path)), iter([1])
+    exists = kind.exists
+
+    def exists_late(path):
+        found = exists(path)
+        if path.name == "job.json":
+            for _ in others:
+                job(tmp_path, 0, 2)
+        return found
+
+    monkeypatch.setattr(kind, "exists", exists_late)
+    with job(tmp_path, 1, 2) as second:
+        assert second.unfinished() == [0, 1, 2, 3, 4]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -255,23 +277,23 @@ class Fakes:
         self.events = []
         self.writable = threading.Event()
         self.writable.set()
-        model = types.SimpleNamespace(config=ModelConfig(num_classes=6, grid_side=4))
+        model = RAR(ModelConfig(num_classes=6, grid_side=4), dtype=jnp.bfloat16)
         self.sampler = types.SimpleNamespace(
-            model=model, mesh=types.SimpleNamespace(size=1), decode_numbers=self.decode_numbers,
+            model=model, mesh=Mesh(np.array(jax.devices()[:1]), "data"), decode=self.decode,
             batch_size=lambda wanted, images: wanted,
         )  # fmt: skip
         self.tokenizer = types.SimpleNamespace(grid_side=4, downsampling=1, begin_decode=self.begin_decode)
         self.origin = {"model": "fake-0123456789ab", "step": 7, "tokenizer": "fake"}
 
-    def decode_numbers(self, labels, rows, batch_size, seed, options):
-        batch = rows[0] // batch_size
+    def decode(self, labels, numbers, seed, options):
+        batch = numbers[0] // len(numbers)
         self.events.append(("sample", batch))
         fakes = self
 
         class Tokens:
             def __array__(self, dtype=None, copy=None):
                 fakes.events.append(("tokens", batch))
-                return np.pad(rows, (0, batch_size - len(rows)))[:, None]
+                return numbers[:, None]
 
         return Tokens(), None
 
@@ -326,7 +348,7 @@ def test_the_plan_has_everything_that_decides_the_images(tmp_path):
         "labels": hashlib.sha256(LABELS.astype(np.int32).tobytes()).hexdigest()[:12], "seed": 0,
         "scan_order": "row_major", "guidance": "pow_cosine", "guidance_scale": 16.0, "guidance_power": 2.75,
         "temperature": 1.0, "top_k": 0, "top_p": 1.0, "steps": 0, "schedule": "uniform",
-        "verify": False, "batch_size": 5, "devices": 1, "outputs": "npz",
+        "verify": False, "dtype": "bfloat16", "platform": "cpu", "batch_size": 5, "devices": 1, "outputs": "npz",
     }  # fmt: skip
     # In jobs of older versions, the identity was a hash of the parameters.
     (tmp_path / "job.json").write_text(json.dumps(plan | {"model": "fake-e3b0c44298fc"}))

@@ -3,7 +3,6 @@ import numpy as np
 from rar_jax.data.digits import DigitsTokenizer
 from rar_jax.data.tokenizers import open_tokenizer
 from rar_jax.generation.painting import Painting, decode_known
-from rar_jax.sampling.paint import Painted
 
 TOKENS = np.arange(128).reshape(2, 64) % 17
 ORDERS = np.stack([np.arange(64), np.arange(64)[::-1]])
@@ -17,14 +16,13 @@ def test_what_is_not_known_is_grey():
     assert (decode_known(DigitsTokenizer(), TOKENS, np.zeros((2, 64), bool), ORDERS) == 128).all()
 
 
-def test_a_painting_leaves_out_padding_and_pastes():
+def test_a_painting_pastes():
     known = np.ones((2, 64), bool)
     known[1, 5] = False
     red, masks = np.full((1, 8, 8, 3), [255, 0, 0], np.uint8), np.zeros((1, 8, 8), bool)
     masks[0, :4] = True
-    painted = Painted(TOKENS, known, ORDERS)
-    first = Painting.of(painted, 1, DigitsTokenizer(), (red, masks))
-    assert first.done and not Painting.of(painted, 2, DigitsTokenizer(), None).done
+    first = Painting(TOKENS[:1], known[:1], ORDERS[:1], DigitsTokenizer(), (red, masks))
+    assert first.done and not Painting(TOKENS, known, ORDERS, DigitsTokenizer(), None).done
     images = first.images()
     np.testing.assert_array_equal(images[0, :4], DigitsTokenizer().decode(TOKENS)[0, :4])
     np.testing.assert_array_equal(images[0, 4:], red[0, 4:])

@@ -18,11 +18,11 @@ def test_the_best_setting_depends_on_the_score():
 @pytest.mark.parametrize(
     ("flag", "numbers", "message"),
     [
-        ("guidance_scales", [1, -1], "--guidance_scales: -1 must be at least 0"),
-        ("guidance_powers", [0], "--guidance_powers: 0 must be above 0"),
-        ("temperatures", [-0.5], "--temperatures: -0.5 must be at least 0"),
-        ("temperatures", [float("nan")], "--temperatures: nan must be at least 0"),
-        ("guidance_scales", [float("inf")], "--guidance_scales: inf must be at least 0, and finite"),
+        ("guidance_scales", [1, -1], "--guidance_scales: guidance_scale=-1 must be at least 0"),
+        ("guidance_powers", [0], "--guidance_powers: guidance_power=0 must be above 0"),
+        ("temperatures", [-0.5], "--temperatures: temperature=-0.5 must be at least 0"),
+        ("temperatures", [float("nan")], "--temperatures: temperature=nan must be at least 0"),
+        ("guidance_scales", [float("inf")], "--guidance_scales: guidance_scale=inf must be at least 0 and below inf"),
     ],
 )
 def test_values_out_of_range_are_refused(flag, numbers, message):
@@ -33,7 +33,8 @@ def test_values_out_of_range_are_refused(flag, numbers, message):
 
 def test_each_combination_is_tried_once():
     settings = Candidates([3, 1, 2, 2], [1, 0.5], [1]).settings(Options())
-    assert len(settings) == 6 and settings[0] == (1, 0.5, 1)
+    # A scale of 1 is no guidance, whatever the power.
+    assert settings == [(1, 0.5, 1), (2, 0.5, 1), (2, 1, 1), (3, 0.5, 1), (3, 1, 1)]
 
 
 @pytest.mark.parametrize(
@@ -47,7 +48,7 @@ def test_each_combination_is_tried_once():
 def test_only_options_that_change_the_samples_are_tried(guidance, scales, powers):
     options = Options(guidance=guidance, guidance_scale=2.0, guidance_power=1.0)
     settings = Candidates().settings(options)
-    assert settings == [(scale, power, 1.0) for scale in scales for power in powers]
+    assert settings == [(scale, power, 1.0) for scale in scales for power in (powers[:1] if scale == 1 else powers)]
     given = Candidates(guidance_powers=[3.0])
     if guidance == "pow_cosine":
         assert {setting.guidance_power for setting in given.settings(options)} == {3}

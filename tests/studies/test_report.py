@@ -45,6 +45,8 @@ def test_differences_from_the_best_row_are_tested_by_pairs():
     b, c = p_value("b", 4), p_value("c", 3)
     assert c < b
     assert differences(scores, "loss_end") == pytest.approx({"b": max(2 * c, b), "c": 2 * c})
+    # No finished cell has this score yet.
+    assert differences(scores, "random_frechet") == {}
 
 
 def test_the_order_of_the_rows_is_compared_with_the_paper():

@@ -14,7 +14,7 @@ from rar_jax.evaluation.digits import digits_report
 from rar_jax.evaluation.glyphs import glyph_report
 from rar_jax.files import write_atomically
 from rar_jax.parallel.distributed import from_first, is_first
-from rar_jax.sampling.sampler import spread_classes
+from rar_jax.sampling.sampler import interleaved_labels, spread_classes
 from rar_jax.training.evaluators.evaluator import Measure, Result, Schedule
 from rar_jax.training.evaluators.sampling import StepSampler
 from rar_jax.training.preemption import Preemption
@@ -36,7 +36,7 @@ class _Report:
         self._sampler = sampler
         self._tokenizer = tokenizer
         self._folder = folder
-        self._labels = np.arange(config.eval.report_samples) % config.model.num_classes
+        self._labels = interleaved_labels(config.eval.report_samples, config.model.num_classes)
         # This is the batch size of the sample grid, so that the decode loop is compiled once for both.
         grid = len(spread_classes(config.model.num_classes)) * config.eval.samples_per_class
         self._batch_size = grid or _BATCH_SIZE

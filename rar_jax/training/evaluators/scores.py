@@ -4,12 +4,11 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from rar_jax.config import Config
 from rar_jax.data.tokenizers import Tokenizer, decoded
 from rar_jax.evaluation.sample_scores import SampleScorer
 from rar_jax.parallel.distributed import from_first, is_first
+from rar_jax.sampling.sampler import interleaved_labels
 from rar_jax.training.evaluators.evaluator import Measure, Result, Schedule
 from rar_jax.training.evaluators.sampling import StepSampler
 from rar_jax.training.preemption import Preemption
@@ -49,7 +48,7 @@ class SampleScores:
         self._sampler = sampler
         self._tokenizer = tokenizer
         self._scorer = scorer
-        self._labels = np.arange(config.eval.score_images) % config.model.num_classes
+        self._labels = interleaved_labels(config.eval.score_images, config.model.num_classes)
 
     def run(self, step: int, params: dict[str, Any], measured: Mapping[str, float], preemption: Preemption) -> Result:
         """Evaluates a step; see `Evaluator.run`. The first process scores and sends the scores to the others."""
