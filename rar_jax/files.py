@@ -3,6 +3,7 @@
 import concurrent.futures
 import contextlib
 import json
+import logging
 import os
 import socket
 import uuid
@@ -12,6 +13,8 @@ from typing import IO, Any
 from etils import epath
 
 from rar_jax.errors import UserError
+
+_log = logging.getLogger(__name__)
 
 
 def aside(path: epath.Path) -> epath.Path:
@@ -81,7 +84,10 @@ def read_json_lines(path: epath.PathLike) -> list[dict[str, Any]]:
 
 
 class JsonLinesFile:
-    """A file of JSON lines that grows. On gs://, where files cannot grow, a thread writes the whole file each time."""
+    """A file of JSON lines that grows. On gs://, where files cannot grow, a thread writes the whole file each time.
+
+    Lines that cannot be written, for example on a full disk, cause a warning, and are written with the next ones.
+    """
 
     def __init__(self, path: epath.Path, entries: list[dict[str, Any]]):
         """Replaces the file by one with these lines."""
@@ -96,16 +102,24 @@ class JsonLinesFile:
             self._file = path.open("a")
 
     def add(self, values: Mapping[str, Any]) -> None:
-        """Adds a line. On gs://, raises the error of an earlier write that failed."""
+        """Adds a line."""
         line = json.dumps(values) + "\n"
         if self._file is not None:
-            self._file.write(line)
-            self._file.flush()
+            with self._warning():
+                self._file.write(line)
+                self._file.flush()
             return
         if self._last.done():
-            self._last.result()
+            self.flush()
         self._text += line
         self._last = self._thread.submit(self._write)
+
+    @contextlib.contextmanager
+    def _warning(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            _log.warning("%s: %s; the lines so far are kept, and written with the next ones", self._path, error)
 
     def _write(self) -> None:
         """Writes all lines so far. If lines arrive faster than they are written, several new ones share a write."""
@@ -115,17 +129,22 @@ class JsonLinesFile:
             self._written = text
 
     def flush(self) -> None:
-        """Waits until all lines are written."""
+        """Waits until all lines are written, or could not be."""
         if self._thread is not None:
-            self._last.result()
+            with self._warning():
+                self._last.result()
 
     def close(self) -> None:
-        """Flushes and closes the file."""
+        """Flushes and closes the file.
+
+        Raises:
+          OSError: the last lines cannot be written.
+        """
         if self._file is not None:
             self._file.close()
             return
+        self._thread.submit(self._write).result()
         self._thread.shutdown()
-        self._last.result()
 
 
 def hold_to_plan(flag: str, folder: epath.PathLike, earlier: Mapping[str, Any], plan: Mapping[str, Any]) -> None:

@@ -214,6 +214,18 @@ def test_another_tokenizer_is_refused_if_it_makes_the_tokens(small_config, name,
         assert len(check_same_run(config, saved, ["data.tokenizer"])) == 1
 
 
+def test_shapes_of_the_parameters_cannot_change(small_config):
+    """The dropout of a resumed run may change, if that is asked for."""
+    saved = small_config()
+    config = small_config(model={"dropout": 0.3})
+    with pytest.raises(UserError, match=r"override this check with --allow_config_change=model\.dropout$"):
+        check_same_run(config, saved)
+    assert len(check_same_run(config, saved, ["model.dropout"])) == 1
+    config = small_config(model={"width": 32})
+    with pytest.raises(UserError, match=r"config\.model\.width=16, not 32: .* use the stored values$"):
+        check_same_run(config, saved, ["model.width"])
+
+
 def test_scores_of_glyphs_need_no_other_network(small_config):
     data = {"name": "glyphs", "tokenizer": "a", "image_size": 32, "downsampling": 4}
     small_config(data=data, eval={"score_every": 5})

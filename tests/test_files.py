@@ -1,5 +1,6 @@
 import json
 import os
+import resource
 import threading
 
 import pytest
@@ -79,14 +80,14 @@ def test_lines_are_in_the_file_as_soon_as_they_are_added(tmp_path):
 
 
 def test_on_a_bucket_a_thread_writes_the_whole_file(tmp_path, monkeypatch):
-    """Lines that arrive during a write share the next one, and the error of a failed write is raised."""
-    began, go_on, written = threading.Event(), threading.Event(), []
+    """Lines that arrive during a write share the next one, and those of a failed write are written with the next."""
+    began, go_on, written, fails = threading.Event(), threading.Event(), [], []
 
     def write(path, text):
         if text:
             began.set()
             assert go_on.wait(10)
-            if "fail" in text:
+            if fails:
                 raise OSError("bucket is gone")
         written.append(text)
 
@@ -99,9 +100,32 @@ def test_on_a_bucket_a_thread_writes_the_whole_file(tmp_path, monkeypatch):
     go_on.set()
     lines.flush()
     assert [len(text.splitlines()) for text in written] == [0, 1, 3]
-    lines.add({"fail": 4})
+    fails.append(True)
+    lines.add({"step": 4})
+    lines.flush()
+    fails.clear()
+    lines.add({"step": 5})
+    lines.flush()
+    assert [len(text.splitlines()) for text in written] == [0, 1, 3, 5]
+    fails.append(True)
+    lines.add({"step": 6})
     with pytest.raises(OSError, match="bucket is gone"):
         lines.close()
+
+
+def test_lines_that_do_not_fit_the_disk_are_written_later(tmp_path, caplog):
+    lines, limits = JsonLinesFile(epath.Path(tmp_path / "lines.jsonl"), []), resource.getrlimit(resource.RLIMIT_FSIZE)
+    lines.add({"step": 1})
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20, limits[1]))
+    try:
+        lines.add({"step": 2})
+        lines.add({"step": 3})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "the lines so far are kept" in caplog.text
+    lines.add({"step": 4})
+    assert [line["step"] for line in read_json_lines(tmp_path / "lines.jsonl")] == [1, 2, 3, 4]
+    lines.close()
 
 
 def test_a_plan_that_differs_names_every_field():

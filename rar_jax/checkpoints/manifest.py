@@ -6,6 +6,7 @@ Orbax restores a flipped bit silently, as a wrong value.
 import concurrent.futures
 import hashlib
 import json
+import threading
 
 from etils import epath
 
@@ -23,10 +24,12 @@ class DamagedError(UserError):
     """A checkpoint is proven to be damaged: a file is missing, or its checksum is not the one that was recorded."""
 
 
-def _digest(path: epath.Path) -> str:
+def _digest(path: epath.Path, given_up: threading.Event | None = None) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
+            if given_up is not None and given_up.is_set():
+                raise TimeoutError("there was no time for the checksums")
             digest.update(chunk)
     return digest.hexdigest()
 
@@ -41,11 +44,13 @@ def _files(folder: epath.Path) -> list[epath.Path]:
     return found
 
 
-def _digests(folder: epath.Path, part: int = 0, parts: int = 1) -> dict[str, str]:
+def _digests(
+    folder: epath.Path, part: int = 0, parts: int = 1, given_up: threading.Event | None = None
+) -> dict[str, str]:
     files = _files(folder)[part::parts]
     names = [str(path.relative_to(folder)) for path in files]
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
-        return dict(zip(names, threads.map(_digest, files), strict=True))
+        return dict(zip(names, threads.map(lambda path: _digest(path, given_up), files), strict=True))
 
 
 def _is_missing(path: epath.Path) -> bool:
@@ -69,9 +74,17 @@ def _recorded(folder: epath.Path) -> dict[str, str] | None:
         raise DamagedError(f"checkpoint {folder} cannot be read: {manifest} is damaged") from None
 
 
-def write_manifest(folder: epath.Path) -> None:
-    """Writes the digests of all files below a checkpoint's folder to `manifest.json` in that folder."""
-    write_atomically(folder / FILE, json.dumps(_digests(folder), indent=1))
+def write_manifest(folder: epath.Path, given_up: threading.Event | None = None) -> None:
+    """Writes the digests of all files below a checkpoint's folder to `manifest.json` in that folder.
+
+    Args:
+      folder: the checkpoint's folder.
+      given_up: set by another thread to end this early, because Python waits for all threads before it ends.
+
+    Raises:
+      OSError: a file cannot be read or written. It is a TimeoutError if `given_up` was set.
+    """
+    write_atomically(folder / FILE, json.dumps(_digests(folder, given_up=given_up), indent=1))
 
 
 def verify(folder: epath.Path, part: int = 0, parts: int = 1) -> bool:

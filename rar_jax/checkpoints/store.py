@@ -290,7 +290,9 @@ class CheckpointStore:
         if is_first():
             # Otherwise the files of the failed save keep a full disk full.
             for leftover in self._folder.glob("*.orbax-checkpoint-tmp*"):
-                leftover.rmtree(missing_ok=True)
+                # The abandoned tasks may still write there.
+                with contextlib.suppress(OSError):
+                    leftover.rmtree()
         _log.error("%s failed: %s; older checkpoints stay: %s", what, _first_line(error), self._reload())
 
     def _reload(self) -> list[int]:
@@ -308,7 +310,7 @@ class CheckpointStore:
         if not is_first():
             return
         try:
-            write_manifest(folder)
+            write_manifest(folder, given_up)
         # The checkpoint is usable without a manifest, and it may have been deleted in the meantime.
         except OSError as error:
             _log.warning("no manifest for %s: %s", folder, error)
@@ -322,6 +324,7 @@ class CheckpointStore:
             self._failed("the previous save", error)
         if self._watcher is not None:
             self._watcher.join(manifest_seconds)
+            self._given_up.set()
             self._watcher = None
         # The watcher ends the silence too, and two threads must not do so at once.
         if self._saved:

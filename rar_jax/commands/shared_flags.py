@@ -142,7 +142,10 @@ def check_glyph_size(image_size: int) -> None:
 def define_workers() -> flags.FlagHolder[int]:
     """Defines --workers, the number of processes that decode images."""
     return flags.DEFINE_integer(
-        "workers", None, "Number of processes that decode images. Default: one less than the CPU cores.", lower_bound=1
+        "workers",
+        None,
+        "Number of processes that decode images. Default: one less than the CPU cores of this process.",
+        lower_bound=1,
     )
 
 

@@ -79,9 +79,11 @@ def write_digits(folder: epath.PathLike) -> dict[str, epath.Path]:
     tokenizer = DigitsTokenizer()
     folders = {split: folder / split for split in SPLITS}
     for split, target in folders.items():
+        # In this order, because another process may put the folder in place at any time.
+        exists = target.exists()
         if (target / DESCRIPTION).exists():
             continue
-        if target.exists():
+        if exists:
             raise UserError(
                 f"{target} exists but holds no token records: remove it, or set --config.data.path to another folder"
             )

@@ -1,5 +1,8 @@
 """Batches of images for training a tokenizer, and for evaluating it. They do not depend on the number of processes."""
 
+import concurrent.futures
+import os
+import signal
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -7,6 +10,7 @@ import grain
 import numpy as np
 from PIL import Image
 
+from rar_jax.data.decoding import begin_worker
 from rar_jax.data.loader import READ
 from rar_jax.data.pictures import center_square, random_square, read_picture
 from rar_jax.data.shuffle import shuffled
@@ -42,7 +46,7 @@ class SourcePictures:
         try:
             return read_picture(data)
         except UserError as error:
-            raise UserError(f"{example.name}: {error}; remove it, or repair it") from None
+            raise UserError(f"{example.name}: {error}; repair it, or put another image in its place") from None
 
 
 class ArrayPictures:
@@ -152,13 +156,20 @@ class ImageBatches:
         batches = grain.MapDataset.source(self.source)[self._next :]
         batches = batches.to_iter_dataset(READ)
         if self._workers:
-            batches = batches.mp_prefetch(grain.MultiprocessingOptions(self._workers))
+            batches = batches.mp_prefetch(grain.MultiprocessingOptions(self._workers), worker_init_fn=_begin_worker)
         self._iterator = iter(batches)
 
     def close(self) -> None:
         """Ends the workers."""
         if self._iterator is not None:
             self._iterator.close()
+
+
+def _begin_worker(number: int, count: int) -> None:
+    del number, count
+    begin_worker()
+    # A preempted job's signal can reach all of its processes. The main one saves, and may need more batches until then.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def heldout_batches(
@@ -174,10 +185,11 @@ def heldout_batches(
       rows: int [R], the rows of each global batch that this process reads (`parallel.mesh.host_rows`).
 
     Yields:
-      {"image": uint8 [R, side, side, 3]}. The last batch is padded with the first of the
-      chosen images.
+      {"image": uint8 [R, side, side, 3]}. The last batch is padded with the first of the chosen images.
     """
-    for start in range(0, num_images, batch_size):
-        numbers = start + rows
-        chosen = shuffled(np.where(numbers < num_images, numbers, 0), len(pictures), seed=0, epoch=0)
-        yield {"image": np.stack([center_square(pictures[i], side) for i in chosen])}
+    with concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+        for start in range(0, num_images, batch_size):
+            numbers = start + rows
+            chosen = shuffled(np.where(numbers < num_images, numbers, 0), len(pictures), seed=0, epoch=0)
+            # Pillow releases the interpreter lock while it decodes.
+            yield {"image": np.stack([*threads.map(lambda i: center_square(pictures[i], side), chosen)])}

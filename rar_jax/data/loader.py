@@ -75,11 +75,11 @@ def train_iterator(
 class DeviceBatches:
     """An iterator over batches on the devices. It puts batches there ahead of the steps that use them."""
 
-    def __init__(self, batches: grain.DatasetIterator, put: Callable[[HostBatch], Any]):
+    def __init__(self, batches: Any, put: Callable[[HostBatch], Any]):
         """Makes the iterator.
 
         Args:
-          batches: batches on the host, from `train_iterator`.
+          batches: an iterator over batches on the host, with `get_state`, `set_state` and `close`.
           put: starts the transfer of a batch to the devices, as `parallel.mesh.put_batch` does.
         """
         self._batches = batches

@@ -183,6 +183,8 @@ class TfdsImages:
         features = builder.info.features
         if missing := [feature for feature in ("image", "label") if feature not in features]:
             raise UserError(f"TFDS set {name!r} has no feature {' and '.join(missing)}, only {', '.join(features)}")
+        if not hasattr(features["label"], "names"):
+            raise UserError(f"TFDS set {name!r} has labels that are not classes: {features['label']}")
         self.name = f"TFDS {name}, {split}"
         self.class_names = tuple(features["label"].names)
         self._dataset = (name, split, data_dir)

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from rar_jax.data.decoding import Rejected, decoded_squares
 from rar_jax.data.records import HostBatch, Records
 from rar_jax.data.sources import Source
-from rar_jax.data.tokenization import Rejected, decoded_squares
 from rar_jax.data.tokenizers import Tokenizer
 from rar_jax.errors import UserError
 

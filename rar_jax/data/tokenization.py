@@ -6,36 +6,24 @@ import contextlib
 import functools
 import hashlib
 import itertools
-import multiprocessing
-import multiprocessing.connection
-import os
-import signal
-import threading
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from etils import epath
 
-from rar_jax.data.pictures import center_square, cut_crops, read_picture, square_side
+from rar_jax.data.decoding import Rejected, decoded_squares
+from rar_jax.data.pictures import cut_crops, square_side
 from rar_jax.data.records import Description
 from rar_jax.data.shards import ShardedOutput
-from rar_jax.data.sources import Example, Source
+from rar_jax.data.sources import Source
 from rar_jax.data.tokenizers import Tokenizer
 from rar_jax.errors import UserError
 from rar_jax.progress import Progress
 
-# Images per task of a worker. Fewer cost more messages; more delay the first batch.
-_TASK = 8
 # Number of batches handed to the devices: one that they encode and one that waits.
 _ENCODING = 2
-
-
-class Rejected(NamedTuple):
-    """An image that cannot be used, and the reason."""
-
-    name: str
-    reason: str
 
 
 class _Batch(NamedTuple):
@@ -74,7 +62,7 @@ def tokenize_images(
       image_size: side of a crop in pixels.
       crops, flip: see `pictures.cut_crops`.
       shard_size: images per shard.
-      num_workers: number of processes that decode images. The default is the number of cores minus one.
+      num_workers: number of processes that decode images. The default is one less than the cores of this process.
       strict: whether an image that cannot be used raises an error. Otherwise it is left out and listed.
       process_index, process_count: process p of P makes the shards p, p + P, ...
 
@@ -97,13 +85,16 @@ def tokenize_images(
     described = _describe(source, tokenizer, num_crops)
     num_shards = -(-len(source) // shard_size)
     own = range(process_index, num_shards, process_count)
-    shards = {shard: _examples(source, shard * shard_size, (shard + 1) * shard_size) for shard in own}
-    unfinished = {shard: examples for shard, examples in shards.items() if folder.report(shard) is None}
+    shards = {shard: range(shard * shard_size, min((shard + 1) * shard_size, len(source))) for shard in own}
+    unfinished = {shard: numbers for shard, numbers in shards.items() if folder.report(shard) is None}
     total, left = (sum(map(len, part.values())) for part in (shards, unfinished))
     progress = Progress("tokenize", total, done=total - left, unit="image")
-    decoded = decoded_squares(itertools.chain(*unfinished.values()), side, num_workers)
+    examples = (source[number] for number in itertools.chain(*unfinished.values()))
+    decoded = decoded_squares(examples, side, num_workers)
     with contextlib.closing(decoded):
-        batches = _batches(decoded, unfinished, max(1, tokenizer.batch_size // num_crops), strict)
+        # The fewest images whose crops fill whole batches of the tokenizer.
+        batch_size = tokenizer.batch_size // math.gcd(tokenizer.batch_size, num_crops)
+        batches = _batches(decoded, unfinished, batch_size, strict)
         _write_shards(folder, _encoded(batches, functools.partial(_encode, tokenizer, cut)), described, progress)
     progress.close()
     return folder.complete(num_shards, described)
@@ -119,11 +110,6 @@ def _describe(source: Source, tokenizer: Tokenizer, num_crops: int) -> Descripti
         source=source.name,
         crops_per_image=num_crops,
     )
-
-
-def _examples(source: Source, first: int, end: int) -> list[Example]:
-    """Returns the images of a source from number `first` to before `end`, or to the last one."""
-    return [source[i] for i in range(first, min(end, len(source)))]
 
 
 def _listing(source: Source) -> str:
@@ -157,14 +143,14 @@ def _write_shards(
 
 def _batches(
     decoded: Iterator[tuple[np.ndarray, int] | Rejected],
-    shards: Mapping[int, Sequence[Example]],
+    shards: Mapping[int, range],
     batch_size: int,
     strict: bool,
 ) -> Iterator[_Batch]:
     """Groups images into batches. A batch has images of one shard only, so that shards do not depend on each other."""
-    for shard, examples in shards.items():
+    for shard, numbers in shards.items():
         batch = _Batch(shard, [], [], [], last=False)
-        for result in itertools.islice(decoded, len(examples)):
+        for result in itertools.islice(decoded, len(numbers)):
             if len(batch.squares) == batch_size:
                 yield batch
                 batch = _Batch(shard, [], [], [], last=False)
@@ -197,61 +183,3 @@ def _encoded(
                 yield done, future.result() if future else ()
         for done, future in waiting:
             yield done, future.result() if future else ()
-
-
-def decoded_squares(
-    examples: Iterable[Example], side: int, num_workers: int | None = None
-) -> Iterator[tuple[np.ndarray, int] | Rejected]:
-    """Decodes images in worker processes, ahead of the consumer.
-
-    Args:
-      examples: the images.
-      side: side of the centre square, in pixels.
-      num_workers: number of processes. The default is the number of cores minus one.
-
-    Yields:
-      For each image in order, its square uint8 [side, side, 3] and label, or a `Rejected`.
-
-    Raises:
-      OSError: a file cannot be read.
-    """
-    num_workers = num_workers or max(1, (os.cpu_count() or 1) - 1)
-    examples = iter(examples)
-    # Spawned, because JAX's threads do not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(num_workers, context, initializer=_begin_worker) as pool:
-        waiting = collections.deque()
-        try:
-            while True:
-                while len(waiting) < 4 * num_workers and (task := list(itertools.islice(examples, _TASK))):
-                    waiting.append(pool.submit(_decode, task, side))
-                if not waiting:
-                    return
-                yield from waiting.popleft().result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _begin_worker() -> None:
-    # Ctrl-C reaches the whole process group. The main process alone reacts to it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    def end_with_parent():
-        multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
-        os._exit(1)
-
-    # Killing the parent does not end its workers.
-    threading.Thread(target=end_with_parent, daemon=True).start()
-
-
-def _decode(examples: Sequence[Example], side: int) -> list[tuple[np.ndarray, int] | Rejected]:
-    results = []
-    for example in examples:
-        # A file that cannot be read ends the work: a fault of the disk or network must not leave images out.
-        data, label = example.read()
-        try:
-            results.append((center_square(read_picture(data), side), label))
-        # An error of any kind in the contents of one image must not end the work on the others.
-        except Exception as error:
-            results.append(Rejected(example.name, " ".join(str(error).split()) or type(error).__name__))
-    return results

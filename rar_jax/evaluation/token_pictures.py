@@ -4,10 +4,10 @@ import dataclasses
 
 import numpy as np
 
+from rar_jax.data.decoding import Rejected, decoded_squares
 from rar_jax.data.records import UNKNOWN_TOKENIZER, TokenRecords
 from rar_jax.data.sources import Source
 from rar_jax.data.token_batches import evenly_spaced
-from rar_jax.data.tokenization import Rejected, decoded_squares
 from rar_jax.data.tokenizers import Tokenizer
 from rar_jax.errors import UserError
 from rar_jax.evaluation.reconstruction import psnr

@@ -128,7 +128,7 @@ def prepare(config: TokenizerConfig, folder: epath.PathLike, allow_config_change
     extractor = None if inception is None else InceptionExtractor(inception.model, inception.params)
     evaluators = [Reconstructions(config, model, mesh, images.heldout, extractor)]
     with together():
-        best = best_measure(config.checkpoint.best_metric, evaluators)
+        best = best_measure(config.checkpoint, evaluators)
     store, held = open_store(config, folder, best)
     return TokenizerRun(
         config=config,

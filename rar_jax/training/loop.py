@@ -1,6 +1,7 @@
 """The training loop of any run: steps, logs, evaluations and checkpoints."""
 
 import collections
+import contextlib
 import logging
 from typing import Any
 
@@ -82,7 +83,9 @@ class _Loop:
         """
         config = run.config
         self._run, self._preemption, self._state = run, preemption, state
-        self._batches = run.batches(position.get("loader"))
+        # With another config, a run can be beyond its last batch.
+        ended = int(state.step) >= config.last_step
+        self._batches = run.batches(None if ended else position.get("loader"))
         self._step_fn = None
         self._note = ""
         self.step = self._saved = int(state.step)
@@ -115,11 +118,10 @@ class _Loop:
                 self._save()
             return False
         finally:
-            self._trace.close()
-            self._batches.close()
-            self._progress.close()
-            self._evaluations.close()
-            self._log.close()
+            # Each is closed, also if closing another one fails.
+            with contextlib.ExitStack() as closing:
+                for each in (self._log, self._evaluations, self._progress, self._batches, self._trace):
+                    closing.callback(each.close)
 
     def _to_the_last_step(self) -> None:
         config = self._run.config

@@ -1,20 +1,75 @@
 """Metrics on disk: metrics.jsonl, speed.jsonl and TensorBoard events, without TensorFlow."""
 
+import concurrent.futures
+import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-import tensorboardX
 from etils import epath
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto import event_pb2, summary_pb2
 
 from rar_jax.files import JsonLinesFile, read_json_lines
 from rar_jax.parallel.distributed import is_first
 from rar_jax.training.speed import StepTimer
 
+_log = logging.getLogger(__name__)
+
 FILE = "metrics.jsonl"
 # Separate from the other metrics, which an interrupted run reproduces bit for bit.
 SPEED_FILE = "speed.jsonl"
+# Time between two writes of TensorBoard's events.
+_FLUSH_SECONDS = 60
+
+
+class _Events:
+    """TensorBoard's events, written by a thread. If they cannot be written, the run continues without them.
+
+    tensorboardX's own queue would block the run for ever after an error of its thread.
+    """
+
+    def __init__(self, folder: epath.Path, step: int):
+        """Opens a new file of events. TensorBoard drops those of earlier files after `step`."""
+        self._writer = EventsWriter(str(folder / "events"))
+        self._thread = concurrent.futures.ThreadPoolExecutor(1)
+        self._failed = False
+        self._flushed = time.monotonic()
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._thread.submit(self._write, [event_pb2.Event(step=step + 1, session_log=start)], True)
+
+    def add(self, step: int, summaries: Sequence[summary_pb2.Summary]) -> None:
+        """Adds the summaries of a step."""
+        now = time.time()
+        events = [event_pb2.Event(step=step, wall_time=now, summary=each) for each in summaries]
+        self._thread.submit(self._write, events)
+
+    def flush(self) -> None:
+        """Starts to put all events on the disk."""
+        self._thread.submit(self._write, (), True)
+
+    def close(self) -> None:
+        """Puts all events on the disk."""
+        self.flush()
+        self._thread.shutdown()
+
+    def _write(self, events: Sequence[event_pb2.Event], flush: bool = False) -> None:
+        if self._failed:
+            return
+        try:
+            for event in events:
+                self._writer.write_event(event)
+            # A bucket gets the whole file each time.
+            if flush or time.monotonic() > self._flushed + _FLUSH_SECONDS:
+                self._writer.flush()
+                self._flushed = time.monotonic()
+        # Buckets raise many kinds of errors.
+        except Exception as error:
+            self._failed = True
+            _log.warning("TensorBoard gets no more events of this run: %s", error)
 
 
 class MetricsLog:
@@ -32,42 +87,41 @@ class MetricsLog:
         kept = [entry for entry in read_metrics(folder) if entry["step"] <= step]
         self._lines = JsonLinesFile(folder / FILE, kept)
         self._speed = JsonLinesFile(folder / SPEED_FILE, read_json_lines(folder / SPEED_FILE))
-        self._events = tensorboardX.SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+        self._events = _Events(folder, step)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Adds a line of scalars."""
         if not self._writes:
             return
         self._lines.add({"step": step, **values})
-        for name, value in values.items():
-            self._events.add_scalar(name, value, step)
+        self._events.add(step, [summary.scalar(name, value) for name, value in values.items()])
 
     def write_speed(self, step: int, values: Mapping[str, float]) -> None:
         """Adds a line with the speed of the steps since the last such line."""
         if not self._writes:
             return
         self._speed.add({"step": step, **values})
-        for name, value in values.items():
-            self._events.add_scalar(f"speed/{name}", value, step)
+        self._events.add(step, [summary.scalar(f"speed/{name}", value) for name, value in values.items()])
 
     def write_image(self, step: int, name: str, image: np.ndarray) -> None:
         """Adds an image, uint8 [H, W, 3], to TensorBoard."""
         if not self._writes:
             return
-        self._events.add_image(name, image, step, dataformats="HWC")
+        self._events.add(step, [summary.image(name, image, dataformats="HWC")])
 
     def flush(self) -> None:
         """Waits until the metrics that a resumed run reads are on disk."""
         if self._writes:
             self._lines.flush()
+            self._events.flush()
 
     def close(self) -> None:
         """Flushes and closes all files."""
         if not self._writes:
             return
+        self._events.close()
         self._lines.close()
         self._speed.close()
-        self._events.close()
 
 
 class TrainingMetrics:

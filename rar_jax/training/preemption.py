@@ -1,4 +1,4 @@
-"""The two ways in which a run ends early: preemption by a signal, and numbers that are not finite."""
+"""How a run is asked to end early by a signal."""
 
 import logging
 import signal

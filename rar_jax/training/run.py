@@ -98,14 +98,14 @@ def prepare(config: Config, folder: epath.PathLike, allow_config_change: Sequenc
     program.check_devices(mesh)
     with together():
         check_folder("workdir", folder)
+        # Before the data, which may have to be made first.
+        check_stored_config(config, folder, allow_config_change)
         tokenizer = load_tokenizer(config)
         datasets = open_datasets(config, tokenizer)
-    with together():
-        check_stored_config(config, folder, allow_config_change)
         _check_glyphs(config, datasets)
         scorer = _open_scorer(config)
         evaluators = _make_evaluators(config, folder, mesh, program, datasets, tokenizer, scorer)
-        best = best_measure(config.checkpoint.best_metric, evaluators)
+        best = best_measure(config.checkpoint, evaluators)
         _prepare_scorer(scorer)
     _check_init_from(config, folder)
     store, held = open_store(config, folder, best)

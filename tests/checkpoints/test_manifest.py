@@ -1,3 +1,5 @@
+import threading
+
 import pytest
 from etils import epath
 
@@ -21,6 +23,18 @@ def test_what_was_written_is_verified(folder):
     (folder / "state" / "note").write_text("new")
     assert verify(folder)
     (folder / "manifest.json").unlink()
+    assert not verify(folder)
+
+
+def test_there_may_be_no_time_for_a_manifest(folder):
+    (folder / "manifest.json").unlink()
+    given_up = threading.Event()
+    write_manifest(folder, given_up)
+    assert verify(folder)
+    (folder / "manifest.json").unlink()
+    given_up.set()
+    with pytest.raises(TimeoutError, match="no time for the checksums"):
+        write_manifest(folder, given_up)
     assert not verify(folder)
 
 

@@ -1,3 +1,7 @@
+import multiprocessing
+import os
+import signal
+
 import numpy as np
 import pytest
 from absl import flags
@@ -55,7 +59,16 @@ def test_a_position_is_the_same_for_any_number_of_workers(workers, tmp_path):
     with own_flags():
         flags.FLAGS.mark_as_parsed()
         again.set_state(before.get_state())
-        np.testing.assert_array_equal(taken(again, 4), expected[4:8])
+        np.testing.assert_array_equal(taken(again, 1), expected[4:5])
+        # A preempted job's signals reach the workers too, which must serve the batches until the run stops.
+        children = multiprocessing.active_children()
+        assert len(children) == workers
+        for child in children:
+            os.kill(child.pid, signal.SIGTERM)
+            os.kill(child.pid, signal.SIGINT)
+            child.join(0.3)
+            assert child.is_alive()
+        np.testing.assert_array_equal(taken(again, 3), expected[5:8])
         last = next(again)["image"]
         np.testing.assert_array_equal(last, expected[8])
         # An array in Grain's shared memory would be reported as leaked if it lived to the end of the process.
@@ -68,7 +81,9 @@ def test_a_position_is_the_same_for_any_number_of_workers(workers, tmp_path):
 
 def test_an_image_that_cannot_be_used_is_named(tmp_path):
     (tmp_path / "broken.png").write_bytes(b"nothing")
-    with pytest.raises(UserError, match=r"broken\.png: it is not an image; remove it, or repair it"):
+    with pytest.raises(
+        UserError, match=r"broken\.png: it is not an image; repair it, or put another image in its place"
+    ):
         SourcePictures(ImageFolder(tmp_path))[0]
 
 

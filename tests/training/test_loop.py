@@ -70,6 +70,15 @@ def test_a_resumed_run_equals_an_undisturbed_one(whole_run, small_config, tmp_pa
     assert resumed[20] == undisturbed[20]
 
 
+def test_a_run_that_is_beyond_a_shorter_end_is_done(whole_run, small_config, tmp_path):
+    folder, _ = whole_run
+    shutil.copytree(folder, tmp_path / "run")
+    config = small_config(train={"epochs": 1, "batch_size": 256}, optimizer={"warmup_epochs": 0})
+    assert config.last_step < 20
+    allowed = ["train.epochs", "train.batch_size", "optimizer.warmup_epochs"]
+    assert loop.train(prepare(config, tmp_path / "run", allowed))
+
+
 def test_the_loaded_generator_has_the_trained_weights(whole_run, small_config):
     folder, _ = whole_run
     generator = load(folder)

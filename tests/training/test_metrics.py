@@ -4,12 +4,13 @@ from unittest import mock
 
 import numpy as np
 import pytest
-import tensorboardX
 from etils.epath import backend
 from fsspec.implementations.memory import MemoryFileSystem
+from tensorboardX.proto import event_pb2
 
 from rar_jax import files
 from rar_jax.run_folder import check_folder, lock, read_config, write_config
+from rar_jax.training import metrics
 from rar_jax.training.curves import plot_run
 from rar_jax.training.evaluations import Evaluations
 from rar_jax.training.metrics import MetricsLog, TrainingMetrics, read_metrics
@@ -31,26 +32,51 @@ def test_a_resumed_log_drops_lines_after_the_checkpoint(tmp_path):
     assert len(list(tmp_path.glob("events.out.tfevents.*"))) >= 1
 
 
-def test_tensorboard_gets_scalars_and_images(tmp_path, monkeypatch):
+def events(folder):
+    """Returns what the files of TensorBoard in a folder hold: (step, name, value) of scalars and (step, size)."""
+    found = []
+    for file in sorted(folder.glob("events.out.tfevents.*")):
+        data = file.read_bytes()
+        while data:
+            # A length of 8 bytes and its checksum of 4, the event, and its checksum.
+            length = int.from_bytes(data[:8], "little")
+            event, data = event_pb2.Event.FromString(data[12 : 12 + length]), data[16 + length :]
+            if event.HasField("session_log"):
+                found.append((event.step, "start"))
+            for value in event.summary.value:
+                size = (value.image.height, value.image.width)
+                found.append((event.step, value.tag, size if value.HasField("image") else value.simple_value))
+    return found
+
+
+def test_tensorboard_gets_scalars_and_images(tmp_path):
     """A resumed log tells TensorBoard to drop the steps after the checkpoint."""
-    writer, image = mock.Mock(), np.zeros((2, 3, 3), np.uint8)
-    monkeypatch.setattr(tensorboardX, "SummaryWriter", writer)
+    image = np.zeros((2, 3, 3), np.uint8)
     log = MetricsLog(tmp_path, 0)
     log.write(10, {"train/loss": 1.5, "train/epoch": 0.5})
     log.write_speed(10, {"steps_per_s": 2.0})
     log.write_image(10, "samples", image)
     log.close()
+    written = [
+        (1, "start"),
+        (10, "train/loss", 1.5), (10, "train/epoch", 0.5), (10, "speed/steps_per_s", 2.0), (10, "samples", (2, 3)),
+    ]  # fmt: skip
+    assert events(tmp_path) == written
+    for file in tmp_path.glob("events.*"):
+        file.unlink()
     MetricsLog(tmp_path, 20).close()
-    assert writer.mock_calls == [
-        mock.call(str(tmp_path), purge_step=None),
-        mock.call().add_scalar("train/loss", 1.5, 10),
-        mock.call().add_scalar("train/epoch", 0.5, 10),
-        mock.call().add_scalar("speed/steps_per_s", 2.0, 10),
-        mock.call().add_image("samples", image, 10, dataformats="HWC"),
-        mock.call().close(),
-        mock.call(str(tmp_path), purge_step=21),
-        mock.call().close(),
-    ]
+    assert events(tmp_path) == [(21, "start")]
+
+
+def test_a_run_continues_without_tensorboard(tmp_path, monkeypatch, caplog):
+    """The queue of tensorboardX holds ten events, and blocks once its thread has failed."""
+    monkeypatch.setattr(metrics.EventsWriter, "write_event", mock.Mock(side_effect=[None, None, OSError("no space")]))
+    log = MetricsLog(tmp_path, 0)
+    for step in range(1, 30):
+        log.write(step, {"train/loss": 1.0})
+    log.close()
+    assert len(read_metrics(tmp_path)) == 29
+    assert caplog.messages == ["TensorBoard gets no more events of this run: no space"]
 
 
 def test_the_speed_log_is_continued_after_a_crash(tmp_path):
@@ -89,12 +115,12 @@ class Bucket(MemoryFileSystem):
 def bucket(monkeypatch):
     bucket = Bucket()
     monkeypatch.setattr(backend.fsspec_backend, "fs", lambda path: bucket)
-    monkeypatch.setattr(tensorboardX, "SummaryWriter", mock.MagicMock())
+    monkeypatch.setattr(metrics, "EventsWriter", mock.MagicMock())
     yield bucket
     bucket.store.clear()
 
 
-def test_a_slow_bucket_delays_no_step_and_a_failing_one_raises(bucket, monkeypatch):
+def test_a_slow_or_failing_bucket_delays_no_step_and_loses_no_line(bucket, monkeypatch, caplog):
     writes, go_on = [], threading.Event()
 
     def slow(path, text):
@@ -111,8 +137,11 @@ def test_a_slow_bucket_delays_no_step_and_a_failing_one_raises(bucket, monkeypat
     assert writes[-1] == 9 and len(writes) <= 3
     monkeypatch.setattr(files, "write_atomically", mock.Mock(side_effect=OSError("no space")))
     log.write(10, {"train/loss": 0.0})
+    log.flush()
+    assert "no space; the lines so far are kept, and written with the next ones" in caplog.text
     with pytest.raises(OSError, match="no space"):
-        log.flush()
+        log.close()
+    monkeypatch.undo()
 
 
 def test_a_run_folder_on_a_bucket(bucket, small_config):

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from rar_jax.config import CheckpointConfig
 from rar_jax.errors import UserError
 from rar_jax.training.preemption import Preemption
 
@@ -79,18 +80,28 @@ class Evaluator(Protocol):
         """
 
 
-def best_measure(metric: str, evaluators: Sequence[Evaluator]) -> Measure | None:
-    """Returns the measure that selects the best checkpoint, or None if `metric` is empty.
+def best_measure(config: CheckpointConfig, evaluators: Sequence[Evaluator]) -> Measure | None:
+    """Returns the measure that selects the best checkpoint, or None without `best_metric`.
 
     Args:
-      metric: `config.checkpoint.best_metric`.
+      config: which checkpoints are saved and kept.
       evaluators: the run's evaluators. Those that run at the last step alone cannot select a checkpoint.
 
     Raises:
-      UserError: no evaluator measures the metric during the run.
+      UserError: no evaluator measures the metric during the run, or it seldom does so at a step that is saved.
     """
-    measures = {measure.name: measure for each in evaluators if each.schedule.every for measure in each.measures}
-    if metric and metric not in measures:
+    metric = config.best_metric
+    if not metric:
+        return None
+    during = [each for each in evaluators if each.schedule.every]
+    measures = {measure.name: (measure, each.schedule.every) for each in during for measure in each.measures}
+    if metric not in measures:
         choices = ", ".join(measures) or "empty, as none is (see config.data.eval_path and config.eval.score_every)"
         raise UserError(f"config.checkpoint.best_metric={metric!r} is not measured in this run: it must be {choices}")
-    return measures.get(metric)
+    measure, every = measures[metric]
+    if every % config.every and config.every % every:
+        raise UserError(
+            f"config.checkpoint.best_metric={metric!r} is measured every {every} steps, and "
+            f"config.checkpoint.every={config.every}: one must be a multiple of the other"
+        )
+    return measure
