@@ -117,3 +117,8 @@ def test_the_core_needs_jax_flax_optax_and_ml_collections_only(benchmark):
 def test_commands_do_not_import_tensorflow(command):
     program = f"import sys, rar_jax.{command}; assert 'tensorflow' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+
+
+def test_processes_that_decode_images_do_not_import_jax():
+    program = "import sys, rar_jax.data.decoding; assert 'jax' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
