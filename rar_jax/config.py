@@ -25,6 +25,8 @@ _FREE_TO_CHANGE = re.compile(
     r"name|init_from|(mesh|sample|eval|checkpoint)\..*|train\.(stop_step|log_every|max_skipped|profile_step|remat|attention|deterministic)"
     r"|data\.(path|eval_path|tokenizer)"
 )
+# Fields that decide the shapes of the parameters.
+_SHAPES = re.compile(r"model\.(?!.*dropout).*")
 DATA_NAMES = ("records", "digits", "glyphs", "synthetic")
 DTYPES = ("bfloat16", "float32")
 
@@ -161,8 +163,8 @@ class CheckpointConfig:
     keep_every: int = setting(0, "Also keep the checkpoints of every multiple of this step. 0: none.", at_least=0)
     best_metric: str = setting(
         "",
-        "Measure whose best checkpoint is kept, such as heldout/target_loss. It must be measured at the steps of "
-        "checkpoints.",
+        "Measure whose best checkpoint is kept, such as heldout/target_loss. Either `every` or the number of steps "
+        "between two measurements must be a multiple of the other.",
     )
 
 
@@ -210,6 +212,10 @@ class Config:
         # The tokens of the glyphs are made by the tokenizer.
         made_by_tokenizer = path == "data.tokenizer" and self.data.name == "glyphs"
         return bool(_FREE_TO_CHANGE.fullmatch(path)) and not made_by_tokenizer
+
+    def changes_state(self, path: str, old: Any, new: Any) -> bool:
+        """Returns whether a new value of a field changes the arrays of the train state, or their shapes."""
+        return bool(_SHAPES.fullmatch(path)) or (path == "train.ema_decay" and bool(old) != bool(new))
 
     def rules(self) -> Iterator[tuple[bool, str]]:
         """Yields the rules between fields: whether each holds, and the message if it does not."""

@@ -86,7 +86,7 @@ def read_json_lines(path: epath.PathLike) -> list[dict[str, Any]]:
 class JsonLinesFile:
     """A file of JSON lines that grows. On gs://, where files cannot grow, a thread writes the whole file each time.
 
-    Lines that cannot be written, for example on a full disk, cause a warning, and are written with the next ones.
+    Lines that could not be written, for example because the disk is full, are written by the next call that can.
     """
 
     def __init__(self, path: epath.Path, entries: list[dict[str, Any]]):
@@ -97,29 +97,27 @@ class JsonLinesFile:
         self._file = self._thread = None
         if "://" in str(path):
             self._thread = concurrent.futures.ThreadPoolExecutor(1)
-            self._last = self._thread.submit(self._write)
+            # The last write that was not waited for.
+            self._last = None
         else:
-            self._file = path.open("a")
+            # Without Python's buffer, which would drop lines after an error.
+            self._file, self._left = open(path, "ab", buffering=0), b""
 
     def add(self, values: Mapping[str, Any]) -> None:
-        """Adds a line."""
+        """Adds a line.
+
+        Raises:
+          OSError: the line cannot be written yet. On gs://, an earlier one could not be.
+        """
         line = json.dumps(values) + "\n"
         if self._file is not None:
-            with self._warning():
-                self._file.write(line)
-                self._file.flush()
-            return
-        if self._last.done():
+            self._left += line.encode()
             self.flush()
+            return
         self._text += line
-        self._last = self._thread.submit(self._write)
-
-    @contextlib.contextmanager
-    def _warning(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            _log.warning("%s: %s; the lines so far are kept, and written with the next ones", self._path, error)
+        last, self._last = self._last, self._thread.submit(self._write)
+        if last is not None and last.done():
+            self._result(last)
 
     def _write(self) -> None:
         """Writes all lines so far. If lines arrive faster than they are written, several new ones share a write."""
@@ -129,10 +127,24 @@ class JsonLinesFile:
             self._written = text
 
     def flush(self) -> None:
-        """Waits until all lines are written, or could not be."""
+        """Waits until all lines are written.
+
+        Raises:
+          OSError: they cannot be.
+        """
         if self._thread is not None:
-            with self._warning():
-                self._last.result()
+            self._last = None
+            self._result(self._thread.submit(self._write))
+        else:
+            while self._left:
+                self._left = self._left[self._file.write(self._left) :]
+
+    def _result(self, written: concurrent.futures.Future) -> None:
+        try:
+            written.result()
+        # Buckets raise many kinds of errors.
+        except Exception as error:
+            raise OSError(f"{self._path}: {error}") from error
 
     def close(self) -> None:
         """Flushes and closes the file.
@@ -140,11 +152,22 @@ class JsonLinesFile:
         Raises:
           OSError: the last lines cannot be written.
         """
-        if self._file is not None:
-            self._file.close()
-            return
-        self._thread.submit(self._write).result()
-        self._thread.shutdown()
+        try:
+            self.flush()
+        finally:
+            if self._file is not None:
+                self._file.close()
+            else:
+                self._thread.shutdown()
+
+
+@contextlib.contextmanager
+def going_on() -> Iterator[None]:
+    """Turns an OSError of the block, such as that of a full disk, into a warning."""
+    try:
+        yield
+    except OSError as error:
+        _log.warning("%s; the run goes on", error)
 
 
 def hold_to_plan(flag: str, folder: epath.PathLike, earlier: Mapping[str, Any], plan: Mapping[str, Any]) -> None:

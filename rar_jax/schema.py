@@ -129,8 +129,8 @@ def check_same_run(config: _Config, saved: _Config, allowed: Sequence[str] = ())
     Args:
       config: the config of the resumed run.
       saved: the stored config, of the same class.
-      allowed: fields that may differ although they change what is trained. Fields that change the shapes of the
-        parameters may not, because the checkpoints could not be restored.
+      allowed: fields that may differ although they change what is trained. Fields that change the arrays of
+        the state may not, because the checkpoints could not be restored.
 
     Returns:
       The differences that are allowed, each with both values.
@@ -140,7 +140,7 @@ def check_same_run(config: _Config, saved: _Config, allowed: Sequence[str] = ())
     """
     ours, theirs = flat_fields(config), flat_fields(saved)
     different = [path for path in ours if ours[path] != theirs[path]]
-    shapes = [path for path in different if path.startswith("model.") and not path.endswith("dropout")]
+    shapes = [path for path in different if saved.changes_state(path, theirs[path], ours[path])]
     refused = [path for path in different if not saved.may_change(path) and (path not in allowed or path in shapes)]
     differences = {path: f"config.{path}={theirs[path]!r}, not {ours[path]!r}" for path in different}
     if refused:

@@ -7,7 +7,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import ml_collections
 
@@ -23,6 +23,8 @@ _FREE_TO_CHANGE = re.compile(
     r"name|init_from|(eval|checkpoint)\..*|train\.(stop_step|log_every|max_skipped|profile_step|deterministic)"
     r"|data\.(images|data_dir|workers)"
 )
+# Fields that decide the shapes of the parameters.
+_SHAPES = re.compile(r"model\.(?!groups).*|loss\.discriminator_.*")
 DATA_NAMES = ("folder", "tfds", "glyphs")
 QUANTIZERS = ("fsq", "vq")
 
@@ -148,6 +150,10 @@ class TokenizerConfig:
     def may_change(self, path: str) -> bool:
         """Returns whether a field may change when a run with this config resumes."""
         return bool(_FREE_TO_CHANGE.fullmatch(path))
+
+    def changes_state(self, path: str, old: Any, new: Any) -> bool:
+        """Returns whether a new value of a field changes the arrays of the train state, or their shapes."""
+        return bool(_SHAPES.fullmatch(path)) or (path == "loss.adversarial" and bool(old) != bool(new))
 
     def rules(self) -> Iterator[tuple[bool, str]]:
         """Yields the rules between fields: whether each holds, and the message if it does not."""

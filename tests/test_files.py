@@ -12,6 +12,7 @@ from rar_jax.files import (
     begin_or_resume,
     cache_folder,
     create_atomically,
+    going_on,
     hold_to_plan,
     read_json_lines,
     replacing,
@@ -88,7 +89,7 @@ def test_on_a_bucket_a_thread_writes_the_whole_file(tmp_path, monkeypatch):
             began.set()
             assert go_on.wait(10)
             if fails:
-                raise OSError("bucket is gone")
+                raise LookupError("bucket is gone")
         written.append(text)
 
     monkeypatch.setattr("rar_jax.files.write_atomically", write)
@@ -102,7 +103,8 @@ def test_on_a_bucket_a_thread_writes_the_whole_file(tmp_path, monkeypatch):
     assert [len(text.splitlines()) for text in written] == [0, 1, 3]
     fails.append(True)
     lines.add({"step": 4})
-    lines.flush()
+    with pytest.raises(OSError, match=r"gs://bucket/lines\.jsonl: bucket is gone"):
+        lines.flush()
     fails.clear()
     lines.add({"step": 5})
     lines.flush()
@@ -115,16 +117,16 @@ def test_on_a_bucket_a_thread_writes_the_whole_file(tmp_path, monkeypatch):
 
 def test_lines_that_do_not_fit_the_disk_are_written_later(tmp_path, caplog):
     lines, limits = JsonLinesFile(epath.Path(tmp_path / "lines.jsonl"), []), resource.getrlimit(resource.RLIMIT_FSIZE)
-    lines.add({"step": 1})
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:
-        lines.add({"step": 2})
-        lines.add({"step": 3})
+        for step in range(100):
+            with going_on():
+                lines.add({"step": step, "text": 300 * "x"})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert "the lines so far are kept" in caplog.text
-    lines.add({"step": 4})
-    assert [line["step"] for line in read_json_lines(tmp_path / "lines.jsonl")] == [1, 2, 3, 4]
+    assert len(caplog.messages) == 97 and all("File too large; the run goes on" in text for text in caplog.messages)
+    lines.add({"step": 100})
+    assert [line["step"] for line in read_json_lines(tmp_path / "lines.jsonl")] == [*range(101)]
     lines.close()
 
 

@@ -113,7 +113,7 @@ def test_the_core_needs_jax_flax_optax_and_ml_collections_only(benchmark):
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
 
 
-@pytest.mark.parametrize("command", ["main", "commands.sample", "commands.tokenize", "commands.evaluate"])
+@pytest.mark.parametrize("command", ["commands.train", "commands.sample", "commands.tokenize", "commands.evaluate"])
 def test_commands_do_not_import_tensorflow(command):
     program = f"import sys, rar_jax.{command}; assert 'tensorflow' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120)

@@ -79,7 +79,8 @@ def write_manifest(folder: epath.Path, given_up: threading.Event | None = None) 
 
     Args:
       folder: the checkpoint's folder.
-      given_up: set by another thread to end this early, because Python waits for all threads before it ends.
+      given_up: set by another thread to end this early, because Python does not exit before the threads that read the
+        files have ended.
 
     Raises:
       OSError: a file cannot be read or written. It is a TimeoutError if `given_up` was set.

@@ -290,8 +290,8 @@ class CheckpointStore:
         if is_first():
             # Otherwise the files of the failed save keep a full disk full.
             for leftover in self._folder.glob("*.orbax-checkpoint-tmp*"):
-                # The abandoned tasks may still write there.
-                with contextlib.suppress(OSError):
+                # The abandoned tasks may still write there, and buckets raise many kinds of errors.
+                with contextlib.suppress(Exception):
                     leftover.rmtree()
         _log.error("%s failed: %s; older checkpoints stay: %s", what, _first_line(error), self._reload())
 
@@ -312,7 +312,7 @@ class CheckpointStore:
         try:
             write_manifest(folder, given_up)
         # The checkpoint is usable without a manifest, and it may have been deleted in the meantime.
-        except OSError as error:
+        except Exception as error:
             _log.warning("no manifest for %s: %s", folder, error)
 
     def _finish(self, manifest_seconds: float | None = None) -> None:

@@ -34,7 +34,3 @@ def main(argv):
     path = out / f"animation.{_FORMAT.value}"
     shown = animate(generator, labels, options, path, seed=_SEED.value)
     print(f"{path}: {shown} images appear pass by pass, in the order {options.scan_order}")
-
-
-if __name__ == "__main__":
-    cli.run(main)

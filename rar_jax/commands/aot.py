@@ -98,7 +98,3 @@ def main(argv):
         described = f"{config.name}, {_WHAT.value}, on {_TOPOLOGY.value}"
         cli.fail(f"{described}: does not fit: {error}; try {_advice(config)}", cli.FAILURE)
     print(f"fits: {needed:.1f} of {available:.1f} GB per device, by count, not run")
-
-
-if __name__ == "__main__":
-    cli.run(main)

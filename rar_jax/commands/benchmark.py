@@ -21,7 +21,3 @@ def main() -> None:
     if len(sys.argv) < 2 or sys.argv[1] not in NAMES:
         cli.fail(f"name what to measure: python -m rar_jax benchmark {'|'.join(NAMES)}")
     cli.run(importlib.import_module(f"rar_jax.commands.benchmarks.{sys.argv.pop(1)}").main)
-
-
-if __name__ == "__main__":
-    main()

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from absl import flags
 
 from rar_jax.checkpoints.weights import load_weights
-from rar_jax.commands import cli, shared_flags
+from rar_jax.commands import shared_flags
 from rar_jax.data.image_check import check_images
 from rar_jax.errors import UserError
 from rar_jax.own_images.tokenizer_plan import chosen_patch
@@ -41,7 +41,3 @@ def main(argv):
         print(f"problem: {problem}")
     if report.problems:
         raise UserError(f"{_IMAGES.value} cannot be trained on yet: see the problems above ({len(report.problems)})")
-
-
-if __name__ == "__main__":
-    cli.run(main)

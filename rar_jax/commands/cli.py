@@ -154,8 +154,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     log.setLevel(logging.INFO)
     log.propagate = False
     _handle_signals(_stop)
-    if main.__module__ != "__main__":
-        sys.modules["__main__"].__doc__, sys.argv[0] = sys.modules[main.__module__].__doc__, main.__module__
+    sys.modules["__main__"].__doc__, sys.argv[0] = sys.modules[main.__module__].__doc__, main.__module__
 
     def guarded(argv):
         with user_errors():

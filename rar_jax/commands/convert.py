@@ -12,7 +12,7 @@ from etils import epath
 
 from rar_jax.checkpoints.tensor_files import SUFFIXES, write_safetensors
 from rar_jax.checkpoints.weights import Weights, load_weights, published_form, save_weights
-from rar_jax.commands import cli, shared_flags
+from rar_jax.commands import shared_flags
 from rar_jax.errors import UserError
 from rar_jax.run_folder import check_folder
 
@@ -60,7 +60,3 @@ def main(argv):
     else:
         save_weights(output, weights)
     print(f"{output}: {weights.kind} weights")
-
-
-if __name__ == "__main__":
-    cli.run(main)

@@ -6,7 +6,6 @@ python -m rar_jax curves --runs=runs/digits,runs/other
 from absl import flags
 from etils import epath
 
-from rar_jax.commands import cli
 from rar_jax.errors import UserError
 from rar_jax.evaluation.report import report_folder
 from rar_jax.run_folder import check_folder, run_names
@@ -27,7 +26,3 @@ def main(argv):
     plot_runs(out / "curves.png", dict(zip(names, map(read_metrics, _RUNS.value), strict=True)))
     print("\n".join(names))
     print(out / "curves.png")
-
-
-if __name__ == "__main__":
-    cli.run(main)

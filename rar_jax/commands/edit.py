@@ -87,7 +87,3 @@ def main(argv):
             write_png(out / "edited" / f"{i:03d}_{j:03d}.png", result)
     print(f"{out / 'edit.png'}: each image with its mask and {repeats} results")
     print(f"{out / 'edited'}: {count * repeats} images")
-
-
-if __name__ == "__main__":
-    cli.run(main)

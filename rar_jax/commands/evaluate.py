@@ -60,7 +60,3 @@ def main(argv):
         save_statistics(samples, open_extractor(_FEATURES.value, _INCEPTION.value), _SAVE.value)
     if _SAVE.value:
         print(f"{_SAVE.value}: statistics of {len(samples):,} images")
-
-
-if __name__ == "__main__":
-    cli.run(main)

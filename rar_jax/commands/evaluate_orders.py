@@ -95,7 +95,3 @@ def main(argv):
         f"Means over seeds and 95% intervals (verify: one seed); {_NUM.value:,} samples, or all held-out images, a seed"
     )
     print(f"{out / REPORT}" + (f", {out / PICTURE}" if "steps" in results else ""))
-
-
-if __name__ == "__main__":
-    cli.run(main)

@@ -54,7 +54,3 @@ def main(argv):
     extractor = open_extractor(_FEATURES.value, _INCEPTION.value)
     tokenizer = open_tokenizer(_TOKENIZER.value, _IMAGE_SIZE.value)
     evaluate_tokenizer(images, tokenizer, extractor, out, num=_NUM.value, reference_kind=_KIND.value)
-
-
-if __name__ == "__main__":
-    cli.run(main)

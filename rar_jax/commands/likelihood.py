@@ -103,7 +103,3 @@ def main(argv):
     write_atomically(out / "likelihood.json", json.dumps(results, indent=2) + "\n")
     plot_likelihoods(out / "likelihood.png", -found.mean / num_tokens, -found.positions)
     print(f"{out / 'likelihood.json'}, {out / 'likelihood.png'}")
-
-
-if __name__ == "__main__":
-    cli.run(main)

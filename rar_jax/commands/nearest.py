@@ -35,7 +35,3 @@ def main(argv):
     check_folder("out", out)
     sets = [open_images(job_images(each.value), _IMAGE_SIZE.value) for each in (_SAMPLES, _TRAINING, _HELDOUT)]
     compare_with_training(*sets, open_tokenizer(_TOKENIZER.value, _IMAGE_SIZE.value), out)
-
-
-if __name__ == "__main__":
-    cli.run(main)

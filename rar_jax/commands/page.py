@@ -5,7 +5,6 @@ python -m rar_jax page --run=FOLDER
 
 from absl import flags
 
-from rar_jax.commands import cli
 from rar_jax.errors import UserError
 from rar_jax.own_images.page import write_page
 
@@ -17,7 +16,3 @@ def main(argv):
     if not _RUN.value:
         raise UserError("name the folder with --run=FOLDER")
     print(f"{write_page(_RUN.value)}: samples, scores and curves; open it in a browser")
-
-
-if __name__ == "__main__":
-    cli.run(main)

@@ -35,7 +35,3 @@ def main(argv):
     if _TOKENIZER.value:
         published = _TOKENIZER.value, load_weights(_TOKENIZER.value, "vqgan").model.config
     print(write_plan(_OUT.value, images, this_machine(), _HOURS.value, published, _INCEPTION.value))
-
-
-if __name__ == "__main__":
-    cli.run(main)

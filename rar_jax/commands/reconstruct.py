@@ -42,7 +42,3 @@ def main(argv):
     for rejected in drawn.rejected:
         print(f"left out: {rejected.name}: {rejected.reason}")
     print(f"{_OUTPUT.value}: {drawn.count} images, below each its reconstruction (mean PSNR {drawn.psnr:.2f} dB)")
-
-
-if __name__ == "__main__":
-    cli.run(main)

@@ -80,7 +80,3 @@ def main(argv):
     print(f"{out / GRID}: samples of step {generator.step}, one class per row")
     for output in outputs:
         print(f"{out / FILES[output]}: {len(labels)} images")
-
-
-if __name__ == "__main__":
-    cli.run(main)

@@ -41,7 +41,3 @@ def main(argv):
     model = Model(_CHECKPOINT.value, _STEP.value, _TOKENIZER.value)
     print(f"http://{_HOST.value}:{_PORT.value}: the page of {_CHECKPOINT.value}; stop it with Ctrl-C", flush=True)
     serve(Events(Studio(generator, _MAX_IMAGES.value), model), _HOST.value, _PORT.value)
-
-
-if __name__ == "__main__":
-    cli.run(main)

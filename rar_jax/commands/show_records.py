@@ -30,7 +30,3 @@ def main(argv):
     print(f"{_OUTPUT.value}: {sum(map(len, classes))} of {records.num_records} records; their classes, row by row:")
     for row in classes:
         print("  " + ", ".join(row))
-
-
-if __name__ == "__main__":
-    cli.run(main)

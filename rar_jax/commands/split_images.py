@@ -7,7 +7,6 @@ SPLIT/train and SPLIT/heldout then have a folder of links for each class. If it 
 
 from absl import flags
 
-from rar_jax.commands import cli
 from rar_jax.data.split import split_images
 from rar_jax.errors import UserError
 from rar_jax.run_folder import check_folder
@@ -24,7 +23,3 @@ def main(argv):
     check_folder("output", _OUTPUT.value)
     counts = split_images(_IMAGES.value, _OUTPUT.value, _HOLDOUT.value)
     print(f"{_OUTPUT.value}: " + ", ".join(f"{count:,} images in {part}" for part, count in counts.items()))
-
-
-if __name__ == "__main__":
-    cli.run(main)

@@ -57,7 +57,3 @@ def main(argv):
         sys.exit(cli.PREEMPTED)
     if failed:
         cli.fail("; ".join(f"{cell['row']}, seed {cell['seed']}: {cell['error']}" for cell in failed), cli.FAILURE)
-
-
-if __name__ == "__main__":
-    cli.run(main)

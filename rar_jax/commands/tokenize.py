@@ -148,7 +148,3 @@ def main(argv):
     )
     if rejected.exists():
         print(f"{rejected}: {len(rejected.read_text().splitlines())} images left out, with the reasons")
-
-
-if __name__ == "__main__":
-    cli.run(main)

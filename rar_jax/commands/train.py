@@ -7,7 +7,7 @@ The exit code is 75 if the run was preempted and saved: the same command resumes
 
 from ml_collections import config_flags
 
-from rar_jax.commands import cli, training
+from rar_jax.commands import training
 from rar_jax.config import from_config_dict
 from rar_jax.errors import UserError
 from rar_jax.training.run import prepare
@@ -21,7 +21,3 @@ def main(argv):
     if _CONFIG.value is None:
         raise UserError("name an experiment with --config=configs/NAME.py")
     _TRAIN(from_config_dict(_CONFIG.value), prepare)
-
-
-if __name__ == "__main__":
-    cli.run(main)

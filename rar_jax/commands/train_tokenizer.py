@@ -39,7 +39,3 @@ def main(argv):
     if _INCEPTION.value:
         fields["inception"] = _INCEPTION.value
     _TRAIN(from_config_dict(fields, TokenizerConfig), prepare)
-
-
-if __name__ == "__main__":
-    cli.run(main)

@@ -57,7 +57,3 @@ def main(argv):
     print(f"best ({found.values[found.best]:.4g}): {found.best.flags()}")
     if _NUM.value < PAPERS_IMAGES:
         print(f"Scores of {_NUM.value:,} images can be compared only with scores of this search.")
-
-
-if __name__ == "__main__":
-    cli.run(main)

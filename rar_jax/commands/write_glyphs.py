@@ -9,7 +9,7 @@ If it is stopped, the same command resumes the work.
 from absl import flags
 from etils import epath
 
-from rar_jax.commands import cli, shared_flags
+from rar_jax.commands import shared_flags
 from rar_jax.data.glyphs import IDENTITY, SPLITS, Glyphs
 from rar_jax.errors import UserError
 from rar_jax.files import begin_or_resume, replacing
@@ -47,7 +47,3 @@ def main(argv):
         progress.update()
     progress.close()
     print(f"{folder}: {len(source)} images of {len(source.class_names)} classes")
-
-
-if __name__ == "__main__":
-    cli.run(main)

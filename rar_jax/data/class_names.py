@@ -3,6 +3,7 @@
 import difflib
 import functools
 import importlib.resources
+import numbers
 import re
 from collections.abc import Sequence
 
@@ -78,7 +79,7 @@ def find_classes(wanted: int | str | Sequence[int | str], names: Sequence[str] |
       UserError: a name matches no class, or more than one. The message lists the nearest names.
     """
     found = []
-    for name in [wanted] if isinstance(wanted, str | int) else wanted:
+    for name in [wanted] if isinstance(wanted, str | numbers.Integral) else wanted:
         if not isinstance(name, str):
             found.append(int(name))
         elif names is not None and name.strip() in names:

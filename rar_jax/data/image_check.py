@@ -97,7 +97,7 @@ def check_images(
 def _inspect_all(files: Sequence[str]) -> list[Inspected]:
     progress, inspected = Progress("check", len(files), unit="image"), []
     # Pillow releases the interpreter lock while it decodes.
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as threads:
+    with concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
         for each in threads.map(inspect, files):
             inspected.append(each)
             progress.update()

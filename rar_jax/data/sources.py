@@ -184,7 +184,7 @@ class TfdsImages:
         if missing := [feature for feature in ("image", "label") if feature not in features]:
             raise UserError(f"TFDS set {name!r} has no feature {' and '.join(missing)}, only {', '.join(features)}")
         if not hasattr(features["label"], "names"):
-            raise UserError(f"TFDS set {name!r} has labels that are not classes: {features['label']}")
+            raise UserError(f"TFDS set {name!r} has the labels {features['label']}, not a ClassLabel: use another set")
         self.name = f"TFDS {name}, {split}"
         self.class_names = tuple(features["label"].names)
         self._dataset = (name, split, data_dir)

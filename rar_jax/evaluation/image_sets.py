@@ -117,6 +117,7 @@ class FolderImages(ExampleImages):
 
     If there are several subfolders and each image is in one of them, the subfolders are classes. The images are then
     interleaved, so that every stretch of images has the classes in the proportions of the whole set (`spread_order`).
+    Classes are numbered in the order of their names, but if all are characters of the glyphs, as the glyphs are.
     """
 
     def __init__(self, folder: epath.PathLike, image_size: int | None = None):

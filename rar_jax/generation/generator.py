@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
@@ -53,8 +54,10 @@ class Generator:
 
     @property
     def origin(self) -> dict[str, str | int]:
-        """The model, its step and its tokenizer, as the plan of a job stores them: JSON values."""
+        """What the plan of a job stores of the model: JSON values. Each dtype and kind of device rounds differently."""
         return {
+            "dtype": jnp.dtype(self.sampler.model.dtype).name,
+            "platform": self.sampler.mesh.devices.flat[0].platform,
             "model": f"{self.config.name}-{self.identity}",
             "step": self.step,
             "tokenizer": self.tokenizer.fingerprint,

@@ -26,7 +26,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from PIL import Image
@@ -88,7 +87,7 @@ class JobFolder:
         self._npz = self.folder / FILES["npz"]
         check_outputs(folder, outputs)
         self._hold_to(plan)
-        self._threads = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
+        self._threads = concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0)))
         self._lock = None
         # In a complete job, processes other than the first take no lock, because its file would be left behind.
         if process_index == 0 or self.unfinished():
@@ -311,8 +310,6 @@ def run_job(
     batch_size = sampler.batch_size(batch_size, len(labels))
     plan = generator.origin | _plan_of_labels(labels, sampler.model.config.num_classes) | {"seed": seed}
     plan |= dataclasses.asdict(options)
-    # Another dtype or kind of device rounds differently.
-    plan |= {"dtype": jnp.dtype(sampler.model.dtype).name, "platform": sampler.mesh.devices.flat[0].platform}
     plan |= {"batch_size": batch_size, "devices": sampler.mesh.size, "outputs": ",".join(outputs)}
     with JobFolder(folder, plan, labels, batch_size, outputs, process_index, process_count) as job:
         _sample(generator, labels, job, seed, options, batch_size, on_pace)

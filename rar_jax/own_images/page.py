@@ -85,18 +85,14 @@ def _samples(run: epath.Path, names: Sequence[str]) -> Section:
     file = job_images(run / "samples")
     if file.name != FILES["npz"]:
         raise UserError(f"{run / 'samples'} has no {FILES['npz']}: sample with --npz")
-    images, grids, pictures = NpzImages(file), {}, []
+    images, pictures = NpzImages(file), []
     for start in range(0, len(names), _ROWS):
         own = np.flatnonzero((images.labels >= start) & (images.labels < start + _ROWS))
-        if len(own):
-            grid = SampleGrid(images.labels[own], names, (_ROWS, _COLUMNS))
-            grids[start] = grid, own[grid.numbers]
-    # The archive is read once for all pictures.
-    drawn = take(images, np.concatenate([numbers for _, numbers in grids.values()]))
-    for start, (grid, numbers) in grids.items():
+        if not len(own):
+            continue
+        grid = SampleGrid(images.labels[own], names, (_ROWS, _COLUMNS))
         name = f"samples/classes_{start // _ROWS:03d}.png"
-        own, drawn = np.split(drawn, [len(numbers)])
-        write_png(run / name, grid.draw(own))
+        write_png(run / name, grid.draw(take(images, own[grid.numbers])))
         shown = names[start : start + _ROWS]
         alt = f"Grid of generated images, one class per row: {', '.join(shown)}"
         pictures.append(Picture(name, alt, "Generated images, one class per row."))

@@ -48,7 +48,7 @@ def open_split(folder: epath.PathLike, image_size: int) -> Images:
 
 def this_machine() -> Machine:
     """Measures this machine."""
-    cores, count = os.cpu_count(), jax.device_count()
+    cores, count = len(os.sched_getaffinity(0)), jax.device_count()
     # The cores of a machine without an accelerator are busy with the training itself.
     name, dtype, workers = f"{cores} CPU cores", "float32", 0
     if jax.default_backend() != "cpu":

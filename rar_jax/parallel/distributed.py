@@ -144,7 +144,7 @@ def from_all(text: str) -> list[str]:
     if jax.process_count() == 1:
         return [text]
     message = np.zeros(_LONGEST_MESSAGE, np.uint8)
-    # Names of files can hold bytes that are no text.
+    # File names can contain bytes that are not valid text.
     data = text.encode(errors="backslashreplace")[:_LONGEST_MESSAGE]
     message[: len(data)] = np.frombuffer(data, np.uint8)
     return [bytes(each[each > 0]).decode(errors="replace") for each in multihost_utils.process_allgather(message)]

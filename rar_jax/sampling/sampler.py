@@ -164,7 +164,7 @@ def spread_classes(num_classes: int) -> np.ndarray:
 
 
 def interleaved_labels(num_images: int, num_classes: int) -> np.ndarray:
-    """Returns the labels of a job with all classes in turn, int32 [N]. Fewer images than classes are evenly spaced."""
+    """Returns labels with all classes in turn, int32 [N]. Fewer images than classes have evenly spaced classes."""
     numbers = np.arange(num_images, dtype=np.int32)
     return numbers * num_classes // num_images if num_images < num_classes else numbers % num_classes
 

@@ -13,7 +13,7 @@ from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2, summary_pb2
 
-from rar_jax.files import JsonLinesFile, read_json_lines
+from rar_jax.files import JsonLinesFile, going_on, read_json_lines
 from rar_jax.parallel.distributed import is_first
 from rar_jax.training.speed import StepTimer
 
@@ -34,10 +34,9 @@ class _Events:
 
     def __init__(self, folder: epath.Path, step: int):
         """Opens a new file of events. TensorBoard drops those of earlier files after `step`."""
-        self._writer = EventsWriter(str(folder / "events"))
+        self._prefix = str(folder / "events")
         self._thread = concurrent.futures.ThreadPoolExecutor(1)
-        self._failed = False
-        self._flushed = time.monotonic()
+        self._writer, self._failed, self._flushed = None, False, time.monotonic()
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
         self._thread.submit(self._write, [event_pb2.Event(step=step + 1, session_log=start)], True)
 
@@ -48,18 +47,20 @@ class _Events:
         self._thread.submit(self._write, events)
 
     def flush(self) -> None:
-        """Starts to put all events on the disk."""
+        """Asks the thread to write all events to the disk, and does not wait."""
         self._thread.submit(self._write, (), True)
 
     def close(self) -> None:
-        """Puts all events on the disk."""
-        self.flush()
+        """Writes all events to the disk, and closes the file."""
+        self._thread.submit(self._write, (), True)
+        self._thread.submit(lambda: self._failed or self._writer.close())
         self._thread.shutdown()
 
     def _write(self, events: Sequence[event_pb2.Event], flush: bool = False) -> None:
         if self._failed:
             return
         try:
+            self._writer = self._writer or EventsWriter(self._prefix)
             for event in events:
                 self._writer.write_event(event)
             # A bucket gets the whole file each time.
@@ -93,14 +94,16 @@ class MetricsLog:
         """Adds a line of scalars."""
         if not self._writes:
             return
-        self._lines.add({"step": step, **values})
+        with going_on():
+            self._lines.add({"step": step, **values})
         self._events.add(step, [summary.scalar(name, value) for name, value in values.items()])
 
     def write_speed(self, step: int, values: Mapping[str, float]) -> None:
         """Adds a line with the speed of the steps since the last such line."""
         if not self._writes:
             return
-        self._speed.add({"step": step, **values})
+        with going_on():
+            self._speed.add({"step": step, **values})
         self._events.add(step, [summary.scalar(f"speed/{name}", value) for name, value in values.items()])
 
     def write_image(self, step: int, name: str, image: np.ndarray) -> None:
@@ -110,9 +113,10 @@ class MetricsLog:
         self._events.add(step, [summary.image(name, image, dataformats="HWC")])
 
     def flush(self) -> None:
-        """Waits until the metrics that a resumed run reads are on disk."""
+        """Waits until the metrics that a resumed run reads are on the disk, or cannot be written; a warning says so."""
         if self._writes:
-            self._lines.flush()
+            with going_on():
+                self._lines.flush()
             self._events.flush()
 
     def close(self) -> None:
@@ -120,8 +124,9 @@ class MetricsLog:
         if not self._writes:
             return
         self._events.close()
-        self._lines.close()
-        self._speed.close()
+        for file in (self._lines, self._speed):
+            with going_on():
+                file.close()
 
 
 class TrainingMetrics:

@@ -44,10 +44,15 @@ def everything(folder, crop=0):
     return records.read(np.arange(records.num_records), crop)
 
 
-def test_records_are_the_codes_of_the_crops(scenes, tokenizer, tmp_path):
+def test_records_are_the_codes_of_the_crops(scenes, tokenizer, tmp_path, monkeypatch):
+    encoded, encode = [], tokenizer.encode
+    monkeypatch.setattr(tokenizer, "batch_size", 8)
+    monkeypatch.setattr(tokenizer, "encode", lambda images: encoded.append(len(images)) or encode(images))
     made = tokenize_images(
         ClassFolders(scenes), tokenizer, tmp_path / "out", image_size=16, crops="ten", shard_size=40, num_workers=1
     )
+    # The ten crops of four images fill five batches of the tokenizer.
+    assert set(encoded) == {40}
     assert list(made.shards.values()) == [40, 40, 16]
     assert (made.num_images, made.crops_per_image, made.crops_together) == (96, 10, True)
     assert made.class_names == ("china", "flower") and made.tokenizer == tokenizer.fingerprint
@@ -139,8 +144,14 @@ def test_a_file_that_cannot_be_read_ends_the_work(scenes, tokenizer, tmp_path):
     assert not (tmp_path / "out" / "dataset.json").exists()
 
 
-def start(images, output, vqgan_file):
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+AT_EXIT = """
+import atexit, os, sys
+atexit.register(lambda: open(os.path.join({folder!r}, str(os.getpid())), "w").write(str("jax" in sys.modules)))
+"""
+
+
+def start(images, output, vqgan_file, **environment):
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"} | environment
     command = [sys.executable, "-m", "rar_jax", "tokenize", f"--images={images}", f"--output={output}"]
     command += [f"--tokenizer={vqgan_file}", "--image_size=64", "--crops=ten", "--shard_size=8", "--workers=1"]
     return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
@@ -160,8 +171,15 @@ def children(pid):
 
 def test_killed_in_the_middle_and_started_again(spoilt, vqgan_file, tmp_path):
     """After kill -9, a second run writes the same records as an undisturbed run and leaves finished shards alone."""
-    undisturbed = start(spoilt, tmp_path / "whole", vqgan_file)
+    (tmp_path / "site").mkdir()
+    (tmp_path / "ends").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(AT_EXIT.format(folder=str(tmp_path / "ends")))
+    undisturbed = start(spoilt, tmp_path / "whole", vqgan_file, PYTHONPATH=str(tmp_path / "site"))
     assert undisturbed.wait(timeout=300) == 0, undisturbed.stderr.read()
+    # Worker processes do not import JAX, which takes seconds and memory.
+    imported = {int(file.name): file.read_text() for file in (tmp_path / "ends").iterdir()}
+    assert imported.pop(undisturbed.pid) == "True" and "False" in imported.values()
+    assert "True" not in imported.values()
     killed = start(spoilt, tmp_path / "out", vqgan_file)
     deadline = time.monotonic() + 300
     while len(shards(tmp_path / "out")) < 4 and killed.poll() is None and time.monotonic() < deadline:

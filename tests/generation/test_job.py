@@ -10,13 +10,10 @@ import threading
 import time
 import types
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import ROOT
 from etils import epath
-from jax.sharding import Mesh
 from PIL import Image
 from safetensors.numpy import save_file
 
@@ -25,7 +22,6 @@ from rar_jax.evaluation.image_sets import open_images
 from rar_jax.generation import job as job_module
 from rar_jax.generation.job import JobFolder, job_images, run_job
 from rar_jax.images.files import write_png
-from rar_jax.models.rar import RAR
 from rar_jax.models.sizes import ModelConfig
 from rar_jax.sampling.options import Options
 
@@ -277,9 +273,9 @@ class Fakes:
         self.events = []
         self.writable = threading.Event()
         self.writable.set()
-        model = RAR(ModelConfig(num_classes=6, grid_side=4), dtype=jnp.bfloat16)
+        model = types.SimpleNamespace(config=ModelConfig(num_classes=6, grid_side=4))
         self.sampler = types.SimpleNamespace(
-            model=model, mesh=Mesh(np.array(jax.devices()[:1]), "data"), decode=self.decode,
+            model=model, mesh=types.SimpleNamespace(size=1), decode=self.decode,
             batch_size=lambda wanted, images: wanted,
         )  # fmt: skip
         self.tokenizer = types.SimpleNamespace(grid_side=4, downsampling=1, begin_decode=self.begin_decode)
@@ -348,7 +344,7 @@ def test_the_plan_has_everything_that_decides_the_images(tmp_path):
         "labels": hashlib.sha256(LABELS.astype(np.int32).tobytes()).hexdigest()[:12], "seed": 0,
         "scan_order": "row_major", "guidance": "pow_cosine", "guidance_scale": 16.0, "guidance_power": 2.75,
         "temperature": 1.0, "top_k": 0, "top_p": 1.0, "steps": 0, "schedule": "uniform",
-        "verify": False, "dtype": "bfloat16", "platform": "cpu", "batch_size": 5, "devices": 1, "outputs": "npz",
+        "verify": False, "batch_size": 5, "devices": 1, "outputs": "npz",
     }  # fmt: skip
     # In jobs of older versions, the identity was a hash of the parameters.
     (tmp_path / "job.json").write_text(json.dumps(plan | {"model": "fake-e3b0c44298fc"}))
@@ -366,7 +362,7 @@ def test_the_plan_has_everything_that_decides_the_images(tmp_path):
 
 def command(*options, before="pass"):
     """Starts the sampling command in a process that first runs the Python statements `before`."""
-    run = f"import runpy; {before}; runpy.run_module('rar_jax.commands.sample', run_name='__main__', alter_sys=True)"
+    run = f"import sys; from rar_jax.__main__ import main; {before}; sys.argv.insert(1, 'sample'); main()"
     environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
     return subprocess.Popen(
         [sys.executable, "-c", run, *options],

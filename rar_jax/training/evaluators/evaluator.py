@@ -88,7 +88,8 @@ def best_measure(config: CheckpointConfig, evaluators: Sequence[Evaluator]) -> M
       evaluators: the run's evaluators. Those that run at the last step alone cannot select a checkpoint.
 
     Raises:
-      UserError: no evaluator measures the metric during the run, or it seldom does so at a step that is saved.
+      UserError: no evaluator measures the metric during the run, or neither its interval nor that of the
+        checkpoints is a multiple of the other.
     """
     metric = config.best_metric
     if not metric:
