@@ -18,6 +18,8 @@ from rar_jax.studies.plan import CURVES, Cell, Study, scores_of
 from rar_jax.studies.run import Result
 
 TABLE, FIGURE = "table.txt", "figure.png"
+# Lines of more than ten rows, which is the number of colours.
+_STYLES = ("-", "--", ":", "-.")
 
 # Row label -> seed -> scores.
 Scores = dict[str, dict[int, dict[str, float]]]
@@ -154,4 +156,4 @@ def _line(found: Sequence[Result], label: str, number: int, name: str) -> Line:
     """Returns the mean curve of a row, the `number`-th one. Its seeds were evaluated at the same steps."""
     curves = [cell["curves"][name] for cell in found if cell["row"] == label and name in cell.get("curves", ())]
     points = [(step, value) for step, value in np.mean(curves, axis=0)] if curves else []
-    return Line(points, label, f"C{number % 10}", "-" if number < 10 else "--")
+    return Line(points, label, f"C{number % 10}", _STYLES[number // 10 % len(_STYLES)])
