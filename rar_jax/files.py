@@ -162,12 +162,12 @@ class JsonLinesFile:
 
 
 @contextlib.contextmanager
-def going_on() -> Iterator[None]:
+def warn_of_os_errors() -> Iterator[None]:
     """Turns an OSError of the block, such as that of a full disk, into a warning."""
     try:
         yield
     except OSError as error:
-        _log.warning("%s; the run goes on", error)
+        _log.warning("%s; the run continues", error)
 
 
 def hold_to_plan(flag: str, folder: epath.PathLike, earlier: Mapping[str, Any], plan: Mapping[str, Any]) -> None:

@@ -12,10 +12,10 @@ from rar_jax.files import (
     begin_or_resume,
     cache_folder,
     create_atomically,
-    going_on,
     hold_to_plan,
     read_json_lines,
     replacing,
+    warn_of_os_errors,
     write_atomically,
     written_aside,
 )
@@ -120,11 +120,11 @@ def test_lines_that_do_not_fit_the_disk_are_written_later(tmp_path, caplog):
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:
         for step in range(100):
-            with going_on():
+            with warn_of_os_errors():
                 lines.add({"step": step, "text": 300 * "x"})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert len(caplog.messages) == 97 and all("File too large; the run goes on" in text for text in caplog.messages)
+    assert len(caplog.messages) == 97 and all("File too large; the run continues" in text for text in caplog.messages)
     lines.add({"step": 100})
     assert [line["step"] for line in read_json_lines(tmp_path / "lines.jsonl")] == [*range(101)]
     lines.close()

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 from running import call, refusal
 
-from rar_jax.data import token_batches, tokenization
+from rar_jax.data import decoding, token_batches
 from rar_jax.data.digits import digits_split
 from rar_jax.data.records import TokenRecords
 from rar_jax.generate import load
@@ -38,7 +38,7 @@ def check(out, stdout, generator, images, labels, orders):
 
 def test_images_of_class_folders(run, tmp_path, monkeypatch):
     # Worker processes take seconds to start.
-    decode = tokenization._decode
+    decode = decoding._decode
     monkeypatch.setattr(
         token_batches, "decoded_squares", lambda examples, side: (decode([e], side)[0] for e in examples)
     )

@@ -23,9 +23,9 @@ def test_a_model_is_tuned(small_config, tmp_path):
     assert len(lines) == 3
     # The first line holds everything that decides the scores.
     assert lines[0] == {
-        "model": f"digits-{load(folder).identity}", "step": 2, "tokenizer": "digits",
-        "images": 20, "seed": 0, "scan_order": "row_major", "guidance": "pow_cosine", "top_k": 0, "top_p": 1.0,
-        "steps": 0, "schedule": "uniform", "verify": False,
+        "model": f"digits-{load(folder).identity}", "step": 2, "tokenizer": "digits", "dtype": "float32",
+        "platform": "cpu", "images": 20, "seed": 0, "scan_order": "row_major", "guidance": "pow_cosine",
+        "top_k": 0, "top_p": 1.0, "steps": 0, "schedule": "uniform", "verify": False,
         "reference": str(reference), "features": "pixels",
     }  # fmt: skip
     images = load(folder).generate(np.arange(20) % 10, guidance_scale=2.0, guidance_power=1.0)
@@ -46,7 +46,7 @@ def test_a_model_is_tuned(small_config, tmp_path):
         (["--reference=b.npz", "--features=pixels"], "b.npz: there is no such file"),
         (["--reference=b.npz", "--seed=4294967296"], "--seed=4294967296"),
         ([], "name a model with --checkpoint=RUN and a reference with --reference"),
-        (["--reference=tests/tiny", "--guidance_powers=0"], "--guidance_powers: 0 must be above 0"),
+        (["--reference=tests/tiny", "--guidance_powers=0"], "--guidance_powers: guidance_power=0.0 must be above 0"),
     ],
 )
 def test_mistakes_with_tune(arguments, message):
