@@ -144,11 +144,11 @@ def check_same_run(config: _Config, saved: _Config, allowed: Sequence[str] = ())
     refused = [path for path in different if not saved.may_change(path) and (path not in allowed or path in shapes)]
     differences = {path: f"config.{path}={theirs[path]!r}, not {ours[path]!r}" for path in different}
     if refused:
+        override = " ".join(f"--allow_config_change={path}" for path in refused)
         raise UserError(
             "this folder's run has "
             + ", ".join(differences[path] for path in refused)
             + ": train in another --workdir, or use the stored values"
-            + ("" if shapes else ", or override this check with ")
-            + " ".join(f"--allow_config_change={path}" for path in refused if not shapes)
+            + ("" if shapes else f", or override this check with {override}")
         )
     return list(differences.values())

@@ -111,9 +111,8 @@ class Events:
         count = len(drawn.labels)
         grid = SampleGrid(drawn.labels, self.studio.generator.class_names, (count, count))
         whole = encode_animation([grid.draw(images[grid.numbers]) for images in drawn.frames], "gif")
-        links = [
-            pictures.download_link(pictures.png(grid.draw(drawn.images[grid.numbers])), "image/png", "grid.png", "Grid")
-        ]
+        last = pictures.png(grid.draw(drawn.images[grid.numbers]))
+        links = [pictures.download_link(last, "image/png", "grid.png", "Grid")]
         links.append(pictures.download_link(whole, "image/gif", "animation.gif", "Animation"))
         for number, image in enumerate(drawn.images):
             name = f"{number:06d}.png"

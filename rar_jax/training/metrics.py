@@ -52,7 +52,7 @@ class _Events:
 
     def close(self) -> None:
         """Writes all events to the disk, and closes the file."""
-        self._thread.submit(self._write, (), True)
+        self.flush()
         self._thread.submit(lambda: self._failed or self._writer.close())
         self._thread.shutdown()
 
