@@ -289,7 +289,8 @@ def test_processes_fail_together_and_put_rows_that_are_not_contiguous():
         for i in range(2)
     ]
     outputs = [process.communicate(timeout=120)[0].splitlines() for process in two]
-    outputs = [[line for line in lines if not line.startswith("[Gloo]")] for lines in outputs]
+    # Gloo's threads write to the same pipe, and the end of a line can come late, as an empty line.
+    outputs = [[line for line in lines if line and not line.startswith("[Gloo]")] for lines in outputs]
     assert [process.returncode for process in two] == [0, 0]
     assert outputs[0][:5] == [
         "fine",
