@@ -108,7 +108,7 @@ def check_folder(flag: str, folder: epath.PathLike) -> None:
             raise UserError(f"--{flag}={folder}: {ancestor} is a file, not a folder")
 
 
-def lock(folder: epath.PathLike, name: str = _LOCK_NAME, work: str = "trains") -> contextlib.ExitStack | None:
+def lock(folder: epath.PathLike, name: str = _LOCK_NAME, work: str = "trains") -> contextlib.ExitStack:
     """Locks a folder, which is created if necessary, so that no other process does the same work in it.
 
     Args:
@@ -117,15 +117,15 @@ def lock(folder: epath.PathLike, name: str = _LOCK_NAME, work: str = "trains") -
       work: what the holder does, a verb for the error message.
 
     Returns:
-      The lock, which is held until its `close` is called or the process ends, however it ends. None for remote folders
-      such as gs://, which have no locks.
+      The lock, which is held until its `close` is called or the process ends, however it ends. Remote folders such as
+      gs:// have no locks; theirs holds nothing.
 
     Raises:
       UserError: another process holds the lock; the message has its process id.
     """
-    folder = epath.Path(folder)
+    folder, held = epath.Path(folder), contextlib.ExitStack()
     if "://" in str(folder):
-        return None
+        return held
     folder.mkdir(parents=True, exist_ok=True)
     file_lock = filelock.FileLock(folder / f"{name}.lock", blocking=False, thread_local=False)
     # Some versions of filelock empty the file that they lock, so the process id is in another one.
@@ -135,7 +135,6 @@ def lock(folder: epath.PathLike, name: str = _LOCK_NAME, work: str = "trains") -
     except filelock.Timeout:
         process = holder.read_text() if holder.exists() else "unknown"
         raise UserError(f"{folder}: process {process} {work} there; stop it, or choose another folder") from None
-    held = contextlib.ExitStack()
     held.callback(file_lock.release)
     write_atomically(holder, str(os.getpid()))
     return held

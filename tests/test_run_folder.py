@@ -89,4 +89,5 @@ def test_a_lock_is_held_until_its_process_ends_however_it_ends(tmp_path):
 def test_a_lock_covers_one_folder_and_buckets_have_none(tmp_path):
     with lock(tmp_path / "new" / "run"):
         assert not is_locked_by(tmp_path, os.getpid())
-    assert lock("gs://bucket/run") is None and is_locked_by("gs://bucket/run", 7)
+    with lock("gs://bucket/run"), lock("gs://bucket/run"):
+        assert is_locked_by("gs://bucket/run", 7)

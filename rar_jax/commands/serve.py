@@ -33,11 +33,13 @@ def main(argv):
     # Gradio reads these when it is imported.
     os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
     from rar_jax.demo.events import Events
-    from rar_jax.demo.page import serve
+    from rar_jax.demo.page import serving
     from rar_jax.demo.recipes import Model
     from rar_jax.demo.studio import Studio
 
     generator = load(_CHECKPOINT.value, _STEP.value, _TOKENIZER.value)
     model = Model(_CHECKPOINT.value, _STEP.value, _TOKENIZER.value)
-    print(f"http://{_HOST.value}:{_PORT.value}: the page of {_CHECKPOINT.value}; stop it with Ctrl-C", flush=True)
-    serve(Events(Studio(generator, _MAX_IMAGES.value), model), _HOST.value, _PORT.value)
+    events = Events(Studio(generator, _MAX_IMAGES.value), model)
+    with serving(events, _HOST.value, _PORT.value) as page:
+        print(f"http://{_HOST.value}:{_PORT.value}: the page of {_CHECKPOINT.value}; stop it with Ctrl-C", flush=True)
+        page.block_thread()

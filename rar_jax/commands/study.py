@@ -6,7 +6,6 @@ The same command resumes a study that was stopped. Cells in docs/results/*/resul
 again. The exit code is 75 if the study was preempted, and 1 if a cell failed.
 """
 
-import contextlib
 import logging
 import pathlib
 import sys
@@ -46,7 +45,7 @@ def main(argv):
     check_folder("out", folder)
     results = Results(folder, cells, read_results("docs/results"))
     # Without a lock, a second start would find the runs of the first one locked, and count their cells as failed.
-    with lock(folder, f"process_{index}", "trains") or contextlib.nullcontext(), Preemption() as preemption:
+    with lock(folder, f"process_{index}", "trains"), Preemption() as preemption:
         complete = run_cells(study, cells[index::count], results, folder, preemption)
     found = results.write()
     failed = [cell for cell in found if "error" in cell]

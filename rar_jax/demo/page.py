@@ -1,7 +1,9 @@
 """The page, by Gradio: its tabs, the sampling options that they share, and the server."""
 
+import contextlib
 import dataclasses
 import html
+from collections.abc import Iterator
 
 import gradio as gr
 
@@ -17,8 +19,9 @@ _SESSIONS = 32
 _FONT, _MONOSPACE = ("system-ui", "sans-serif"), ("ui-monospace", "monospace")
 
 
-def serve(events: Events, host: str, port: int) -> None:
-    """Serves the page until the process is stopped.
+@contextlib.contextmanager
+def serving(events: Events, host: str, port: int) -> Iterator[gr.Blocks]:
+    """Serves the page while the context lasts. Its value is the running page, whose `block_thread` waits for Ctrl-C.
 
     Args:
       events: what the page does.
@@ -38,7 +41,7 @@ def serve(events: Events, host: str, port: int) -> None:
     except OSError as error:
         raise UserError(f"--host={host} --port={port}: {error}") from None
     try:
-        blocks.block_thread()
+        yield blocks
     finally:
         # The threads of the server and of the work must end before the interpreter does, which else aborts.
         blocks.close(verbose=False)

@@ -37,7 +37,7 @@ def measure_cells(
       UserError: the file was started with another plan, or another process measures the same cells.
     """
     path, kind = epath.Path(path), type(cells[0])
-    with lock(path.parent, path.stem, "measures") or contextlib.nullcontext():
+    with lock(path.parent, path.stem, "measures"):
         lines = read_json_lines(path) or [plan]
         hold_to_plan("out", path.parent, lines[0], plan)
         # This removes a last line that was cut short.

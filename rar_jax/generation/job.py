@@ -88,7 +88,7 @@ class JobFolder:
         check_outputs(folder, outputs)
         self._hold_to(plan)
         self._threads = concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0)))
-        self._lock = None
+        self._lock = contextlib.ExitStack()
         # In a complete job, processes other than the first take no lock, because its file would be left behind.
         if process_index == 0 or self.unfinished():
             self._lock = lock(self.folder / _BATCHES, f"process_{process_index}", "samples")
@@ -98,8 +98,7 @@ class JobFolder:
 
     def __exit__(self, *_: object) -> None:
         self._threads.shutdown(cancel_futures=True)
-        if self._lock is not None:
-            self._lock.close()
+        self._lock.close()
 
     def _hold_to(self, plan: Mapping[str, Any]) -> None:
         """Stores the plan of a new job, or checks that the stored plan is the same."""

@@ -50,7 +50,7 @@ class BaseRun(abc.ABC):
     program: BaseProgram
     evaluators: list[Evaluator]
     store: CheckpointStore
-    lock: contextlib.ExitStack | None
+    lock: contextlib.ExitStack
 
     def begin(self) -> tuple[State, dict[str, Any]]:
         """Restores the newest readable checkpoint, or initialises the state of a new run.
@@ -124,8 +124,7 @@ class BaseRun(abc.ABC):
           Whether the last save, if any, succeeded.
         """
         saved = self.store.close(hurried)
-        if self.lock is not None:
-            self.lock.close()
+        self.lock.close()
         return saved
 
 
@@ -147,9 +146,7 @@ def is_new(folder: epath.Path) -> bool:
     return not from_first(steps)
 
 
-def open_store(
-    config: Any, folder: epath.Path, best: Measure | None
-) -> tuple[CheckpointStore, contextlib.ExitStack | None]:
+def open_store(config: Any, folder: epath.Path, best: Measure | None) -> tuple[CheckpointStore, contextlib.ExitStack]:
     """Locks a run's folder and opens its checkpoints for writing.
 
     Args:
@@ -172,14 +169,14 @@ def open_store(
     return CheckpointStore(folder, config.checkpoint, keep), held
 
 
-def _lock(folder: epath.Path) -> contextlib.ExitStack | None:
+def _lock(folder: epath.Path) -> contextlib.ExitStack:
     """Locks the run's folder in the first process.
 
     Raises:
       UserError: another run trains there, or this process sees another folder than the first one.
     """
     with together():
-        held = lock(folder) if is_first() else None
+        held = lock(folder) if is_first() else contextlib.ExitStack()
     holder = from_first(os.getpid())
     with together():
         if not is_locked_by(folder, holder):
