@@ -35,16 +35,20 @@ DTYPES = ("bfloat16", "float32")
 class PermutationConfig:
     """The annealed random permutation. Table 2 of the paper varies the window, Table 3 the scan order."""
 
-    scan_order: str = setting("row_major", "Target scan order (`orders.SCAN_ORDERS`).")
+    scan_order: str = setting(
+        "row_major",
+        "Scan order that training anneals to: row_major, alternate, z_curve, subsample, spiral_out or spiral_in.",
+    )
     anneal_start_epoch: int = setting(200, "Epoch until which every image is permuted (r = 1).", at_least=0)
     anneal_end_epoch: int = setting(300, "Epoch from which r has its final value.", at_least=0)
     final_randomness: float = setting(
         0.0,
-        "Final value of r. A model that is to sample or edit in any order must keep some of it; the paper has 0.",
+        "Value of r from anneal_end_epoch on. The paper has 0. A model that samples or edits in any order needs more, "
+        "such as 0.5.",
         at_least=0,
         at_most=1,
     )
-    shape: str = setting("linear", "Shape of the fall of r. The paper has linear.", one_of=SHAPES)
+    shape: str = setting("linear", "Shape of the decay of r. The paper has linear.", one_of=SHAPES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +71,9 @@ class LoopConfig:
 
     stop_step: int = setting(0, "Step to stop at, without changing the schedules. 0 runs to the end.", at_least=0)
     max_skipped: int = setting(
-        10, "Updates in a row that may be skipped because they are not finite, before the run ends.", at_least=1
+        10,
+        "Number of consecutive skipped updates at which the run ends. Updates that are not finite are skipped.",
+        at_least=1,
     )
     deterministic: bool = setting(
         False, "Make a GPU repeat a run bit for bit, at some cost. CPUs and TPUs always do.",
@@ -88,7 +94,10 @@ class TrainConfig(LoopConfig):
     accumulation: int = setting(1, "Microbatches whose gradients are averaged for one update.", at_least=1)
     dtype: str = setting("bfloat16", "Compute dtype. Parameters are float32.", one_of=DTYPES)
     remat: str = setting(
-        "none", "Intermediate values that the backward pass keeps of a block (`models.rar`).", one_of=REMAT
+        "none",
+        "Values that a block keeps for the backward pass; it recomputes the others. none: all. dots: outputs of linear "
+        "layers and attention. block: its input.",
+        one_of=REMAT,
     )
     attention: str = setting(
         "xla", "Attention of the training step. pallas: kernels for NVIDIA GPUs.", one_of=ATTENTION
@@ -105,10 +114,11 @@ class MeshConfig:
     The batch is sharded over all axes, parameters and optimizer state over `fsdp` and `tensor` (`parallel.partition`).
     """
 
-    data: int = setting(-1, "Devices that hold the same part of the parameters.")
+    data: int = setting(-1, "Devices that hold the same shard of the parameters.")
     fsdp: int = setting(1, "Devices that shard the parameters and gather each kernel when it is used.")
     tensor: int = setting(
-        1, "Devices that shard the parameters and divide the heads and hidden units. They need a fast network."
+        1,
+        "Devices that shard the parameters and divide attention heads and MLP units. Keep them within a node or slice.",
     )
 
 
@@ -122,8 +132,10 @@ class DataConfig:
         "with `tokenizer`. synthetic: random tokens.",
         one_of=DATA_NAMES,
     )
-    path: str = setting("", "Folder of token records. For embedded data, the folder to keep them in.")
-    eval_path: str = setting("", "Folder of held-out token records.")
+    path: str = setting(
+        "", "Folder of token records. For embedded data, the folder to keep them in; empty: the user's cache folder."
+    )
+    eval_path: str = setting("", "Folder of held-out token records. Embedded and synthetic data have their own.")
     num_images: int = setting(1_281_167, "Number of source images, which is the length of an epoch.", at_least=1)
     tokenizer: str = setting(
         "none", "Tokenizer that decodes codes to images: MaskGIT-VQGAN weights, digits, or none to draw no images."
@@ -138,7 +150,9 @@ class EvalConfig:
 
     every: int = setting(5000, "Steps between evaluations of held-out losses and sample grids.", at_least=1)
     num_images: int = setting(
-        10_000, "Number of held-out images, and of training images, that give losses. 0: all held-out ones.", at_least=0
+        10_000,
+        "Number of held-out images whose losses are measured, and of as many training images. 0: all held-out ones.",
+        at_least=0,
     )
     samples_per_class: int = setting(
         4, "Images of each of up to ten classes in the sample grid. 0: no grid.", at_least=0
@@ -150,7 +164,7 @@ class EvalConfig:
         0, "Steps between scores of samples, with and without guidance (Figure 4 b and c). 0: never.", at_least=0
     )
     score_images: int = setting(5000, "Samples that are scored, equally many of each class.", at_least=1)
-    inception: str = setting("", "Weights of the FID Inception network. Empty: scores of the digits or glyphs.")
+    inception: str = setting("", "Weights of the FID Inception network. Empty: only digits and glyphs can be scored.")
     reference: str = setting("", "Statistics or images to score samples against: an .npz or a folder of images.")
 
 
@@ -163,8 +177,8 @@ class CheckpointConfig:
     keep_every: int = setting(0, "Also keep the checkpoints of every multiple of this step. 0: none.", at_least=0)
     best_metric: str = setting(
         "",
-        "Measure whose best checkpoint is kept, such as heldout/target_loss. Either `every` or the number of steps "
-        "between two measurements must be a multiple of the other.",
+        "Measure whose best checkpoint is kept, such as heldout/target_loss. One of `every` and the interval of that "
+        "measure must be a multiple of the other.",
     )
 
 
@@ -251,8 +265,10 @@ def without_data(fields: ml_collections.ConfigDict | None) -> Config:
     if fields is None:
         raise UserError("name an experiment with --config=configs/NAME.py")
     fields = fields.copy_and_resolve_references()
-    fields.data.update(name="synthetic", tokenizer="none")
-    fields.eval.update(report_samples=0, score_every=0, inception="", reference="")
+    # The config of a tokenizer has no such field, and is refused below.
+    if "tokenizer" in fields.data:
+        fields.data.update(name="synthetic", tokenizer="none")
+        fields.eval.update(report_samples=0, score_every=0, inception="", reference="")
     return from_config_dict(fields)
 
 
@@ -276,6 +292,10 @@ def _rules(config: Config) -> Iterator[tuple[bool, str]]:
         scan_order(window.scan_order, model.grid_side)
     except UserError as error:
         yield False, f"config.permutation.scan_order: {error}"
+    try:
+        sample_options(config).plan(model)
+    except UserError as error:
+        yield False, f"config.sample: {error}"
     yield (
         window.anneal_start_epoch <= window.anneal_end_epoch,
         f"config.permutation.anneal_start_epoch={window.anneal_start_epoch} must be from 0 to "
@@ -312,7 +332,17 @@ def _rules(config: Config) -> Iterator[tuple[bool, str]]:
         "config.data.tokenizer=none: config.data.name=glyphs needs the tokenizer that makes its tokens; name its "
         "weights with --config.data.tokenizer=WEIGHTS",
     )
+    yield from checkpoint_rules(config.checkpoint)
     yield from _score_rules(config)
+
+
+def checkpoint_rules(checkpoint: CheckpointConfig) -> Iterator[tuple[bool, str]]:
+    """Yields the rules between the fields that say which checkpoints are saved and kept."""
+    yield (
+        checkpoint.keep_every % checkpoint.every == 0,
+        f"config.checkpoint.keep_every={checkpoint.keep_every} must be a multiple of "
+        f"config.checkpoint.every={checkpoint.every}: steps between are not saved",
+    )
 
 
 def _score_rules(config: Config) -> Iterator[tuple[bool, str]]:
@@ -386,7 +416,6 @@ def mesh_shape(config: Config, num_devices: int) -> tuple[int, int, int]:
     model = config.model
     for name, axes, size in (
         ("width", "fsdp and tensor axes", fsdp * tensor),
-        ("mlp_width", "fsdp axis", fsdp),
         ("mlp_width", "tensor axis", tensor),
         ("num_heads", "tensor axis", tensor),
     ):

@@ -129,16 +129,21 @@ def check_same_run(config: _Config, saved: _Config, allowed: Sequence[str] = ())
     Args:
       config: the config of the resumed run.
       saved: the stored config, of the same class.
-      allowed: fields that may differ although they change what is trained. Fields that change the arrays of
-        the state may not, because the checkpoints could not be restored.
+      allowed: fields that may differ although they change what is trained, with or without `config.` before their
+        names. Fields that change the arrays of the state may not, because the checkpoints could not be restored.
 
     Returns:
       The differences that are allowed, each with both values.
 
     Raises:
-      UserError: a field that changes what is trained differs. Every such field is named with both values.
+      UserError: a field that changes what is trained differs. Every such field is named with both values. Or `allowed`
+        has an unknown field.
     """
     ours, theirs = flat_fields(config), flat_fields(saved)
+    allowed = [path.removeprefix("config.") for path in allowed]
+    for path in allowed:
+        if path not in ours:
+            raise UserError(f"--allow_config_change={path}: {unknown_field(path, type(config))}")
     different = [path for path in ours if ours[path] != theirs[path]]
     shapes = [path for path in different if saved.changes_state(path, theirs[path], ours[path])]
     refused = [path for path in different if not saved.may_change(path) and (path not in allowed or path in shapes)]

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import ml_collections
 
 from rar_jax import schema
-from rar_jax.config import DTYPES, CheckpointConfig, LoopConfig
+from rar_jax.config import DTYPES, CheckpointConfig, LoopConfig, checkpoint_rules
 from rar_jax.errors import UserError
 from rar_jax.fields import setting
 from rar_jax.models.sizes import VQGANConfig, num_groups
@@ -58,7 +58,10 @@ class LossConfig:
         1.0, "Weight of the distance between Inception features, when `config.inception` is set.", at_least=0
     )
     adversarial: float = setting(
-        0.0, "Weight of the discriminator's loss, relative to the other losses. 0: no discriminator.", at_least=0
+        0.0,
+        "Size of the discriminator's gradient at the decoder's last layer, relative to that of the other losses. 0: no "
+        "discriminator.",
+        at_least=0,
     )
     adversarial_start: int = setting(20_000, "Step from which the discriminator is trained and used.", at_least=0)
     discriminator_width: int = setting(64, "Channels of the discriminator's first layer.", at_least=1)
@@ -100,7 +103,7 @@ class ImageDataConfig:
     )
     images: str = setting("", "Folder of images, with or without class folders, or name of a TFDS data set.")
     eval_images: str = setting(
-        "", "Folder or TFDS split of held-out images. Empty: `holdout` of the images are held out."
+        "", "Folder or TFDS split of held-out images. Empty: the fraction `holdout` of the images is held out."
     )
     holdout: float = setting(0.02, "Fraction of the images that is held out without `eval_images`.", above=0, below=1)
     split: str = setting("train", "Split of the TFDS data set.")
@@ -196,10 +199,13 @@ class TokenizerConfig:
             bool(data.images) or data.name == "glyphs",
             "config.data.images is empty: name the images with --images=DIR",
         )
-        yield (
-            not data.images or data.name != "glyphs",
-            f"config.data.images={data.images!r} has no effect with config.data.name={data.name}: remove it",
-        )
+        for field in ("images", "eval_images"):
+            value = getattr(data, field)
+            yield (
+                not value or data.name != "glyphs",
+                f"config.data.{field}={value!r} has no effect with config.data.name={data.name}: remove it",
+            )
+        yield from checkpoint_rules(self.checkpoint)
 
 
 def _norm_rules(model: VQGANConfig) -> Iterator[tuple[bool, str]]:

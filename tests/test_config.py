@@ -5,7 +5,7 @@ import ml_collections
 import pytest
 from conftest import ROOT
 
-from rar_jax.config import Config, from_config_dict, imagenet, mesh_shape
+from rar_jax.config import Config, from_config_dict, imagenet, mesh_shape, without_data
 from rar_jax.errors import UserError
 from rar_jax.schema import check, check_same_run, to_config_dict, unknown_field
 
@@ -81,6 +81,8 @@ def test_a_config_without_data_names_the_field_to_set():
         ("optimizer.warmup_epochs", 18, r"warmup_epochs=18 must be below config\.train\.epochs=18"),
         ("optimizer.clip_norm", 0.0, r"clip_norm=0\.0 must be above 0"),
         ("sample.guidance_power", 0.0, r"guidance_power=0\.0 must be above 0"),
+        ("sample.steps", 65, r"config\.sample: steps=65 must be at most 64"),
+        ("checkpoint.keep_every", 801, r"keep_every=801 must be a multiple of config\.checkpoint\.every=534"),
         ("data.tokenizer", "none", r"report_samples=1000 must be 0 .*tokenizer=digits, not none"),
         ("eval.report_samples", 1, r"report_samples=1 must be 0 or at least 2"),
         ("eval.score_images", 1, r"score_images=1 must be at least 2"),
@@ -104,6 +106,11 @@ def test_bad_values(path, value, message):
         fields.eval.reference = "a.npz"
     with pytest.raises(UserError, match=message):
         from_config_dict(fields)
+
+
+def test_a_benchmark_refuses_the_config_of_a_tokenizer():
+    with pytest.raises(UserError, match="config has no field"):
+        without_data(config_file("tokenizers/f16"))
 
 
 def test_report_needs_the_digits():
@@ -184,7 +191,7 @@ def test_mesh_shape(data, fsdp, tensor, expected):
         ({"data": 4, "fsdp": 1}, {}, "the product must be the number of devices, 8"),
         ({"data": -1, "fsdp": -1}, {}, "only one axis can be -1"),
         ({"data": 0}, {}, "at least 1"),
-        ({"data": 1, "fsdp": 8}, {}, r"mlp_width=36 must be divisible by the fsdp axis of 8"),
+        ({"data": 1, "tensor": 8}, {}, r"mlp_width=36 must be divisible by the tensor axis of 8"),
         ({"data": 2, "tensor": 4}, {}, r"num_heads=2 must be divisible by the tensor axis of 4"),
         ({"data": -1, "fsdp": 2, "tensor": 3}, {}, "the product must be the number of devices, 8"),
         ({}, {"batch_size": 12}, r"is 12 images a microbatch, which must be divisible by the 8 devices"),
@@ -220,7 +227,10 @@ def test_shapes_of_the_parameters_cannot_change(small_config):
     config = small_config(model={"dropout": 0.3})
     with pytest.raises(UserError, match=r"override this check with --allow_config_change=model\.dropout$"):
         check_same_run(config, saved)
-    assert len(check_same_run(config, saved, ["model.dropout"])) == 1
+    for name in ("model.dropout", "config.model.dropout"):
+        assert len(check_same_run(config, saved, [name])) == 1
+    with pytest.raises(UserError, match=r"--allow_config_change=model\.dropuot: .* nearest: model\.dropout"):
+        check_same_run(config, saved, ["model.dropuot"])
     config = small_config(model={"width": 32})
     with pytest.raises(UserError, match=r"config\.model\.width=16, not 32: .* use the stored values$"):
         check_same_run(config, saved, ["model.width"])

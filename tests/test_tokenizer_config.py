@@ -34,6 +34,8 @@ def test_the_configs_are_valid_and_survive_json():
         ("quantizer.kind", "ema", r"kind='ema' must be one of fsq, vq"),
         ("data.image_size", 30, r"image_size=30 must be a multiple of 4"),
         ("data.images", "folder", r"data\.images='folder' has no effect with config\.data\.name=glyphs"),
+        ("data.eval_images", "test", r"data\.eval_images='test' has no effect with config\.data\.name=glyphs"),
+        ("checkpoint.keep_every", 1, r"keep_every=1 must be a multiple of config\.checkpoint\.every="),
         ("data.name", "folder", r"data\.images is empty: name the images with --images=DIR"),
         ("optimizer.warmup_steps", 5500, r"warmup_steps=5500 must be below config\.train\.steps=5500"),
         ("loss.discriminator_width", 88, r"discriminator_width=88 makes layers of \[176, 352, 704\] channels"),

@@ -21,8 +21,10 @@ _TOKENIZER = shared_flags.define_model_tokenizer()
 _STEP = shared_flags.define_step()
 _IMAGES = flags.DEFINE_list("images", [], "Image files to edit.")
 _CLASSES = flags.DEFINE_list("classes", [], "Name or index of the class to draw: one for all images, or one for each.")
-_MASK = flags.DEFINE_string("mask", None, "Image file whose light pixels are drawn, cropped like the images.")
-_BOX = flags.DEFINE_list("box", [], "Box of pixels to draw: top,left,bottom,right.")
+_MASK = flags.DEFINE_string(
+    "mask", None, "Image file whose light pixels (above mid-grey) are drawn again. It is cropped like the images."
+)
+_BOX = flags.DEFINE_list("box", [], "Box of pixels to draw again: top,left,bottom,right.")
 _PLACE = flags.DEFINE_list(
     "place", [], "Place of smaller images on the model's canvas: top,left in pixels. The rest of the canvas is drawn."
 )

@@ -24,9 +24,11 @@ from rar_jax.sampling.options import DRAWN_ORDERS
 _CHECKPOINT = shared_flags.define_checkpoint()
 _RASTER = flags.DEFINE_string("raster", None, "Checkpoint of a model to compare with, sampled in its scan order.")
 _SECTIONS = flags.DEFINE_list("sections", [*SECTIONS], "Sections to measure.")
-_STEPS = flags.DEFINE_list("steps", [], "Numbers of steps. Default: T, T/2, T/4, T/8 and T/16 for T tokens.")
-_ORDERS = flags.DEFINE_list("scan_orders", [], "Orders to sample in. Default: the run's, random and spread.")
-_GUIDANCE = flags.DEFINE_list("guidance", [], "Schedules of the guidance weight. Default: the run's, and none.")
+_STEPS = flags.DEFINE_list(
+    "steps", [], "Numbers of passes that draw the T tokens of an image. Default: T, T/2, T/4, T/8 and T/16."
+)
+_ORDERS = flags.DEFINE_list("scan_orders", [], "Scan orders to sample in. Default: the run's, random and spread.")
+_GUIDANCE = flags.DEFINE_list("guidance", [], "Guidance schedules to compare. Default: the run's, and none.")
 _NUM = flags.DEFINE_integer("num", 1000, "Number of samples for each setting and seed.", lower_bound=2)
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Number of seeds, from 0. Two or more give confidence intervals.", 1)
 _BATCH = shared_flags.define_batch_size(default=1000)
@@ -34,7 +36,7 @@ _OUT = flags.DEFINE_string("out", None, "Folder of the results. Default: evaluat
 
 _TITLES = {
     "steps": "Score against steps",
-    "verify": "Verified groups: tokens a pass of the network, and share of examined tokens accepted at each place",
+    "verify": "Verified groups: tokens per pass of the network, and share of examined tokens accepted at each place",
     "inpainting": "Completions of held-out images, compared with the training images",
     "classification": "Classes of held-out images by likelihood (0 orders: the scan order)",
 }

@@ -91,9 +91,9 @@ def main(argv):
     results = {
         "images": images.count,
         "orders": _ORDERS.value,
-        "nats an image, mean over orders": float(-found.mean.mean()),
-        "nats a token, mean over orders": float(-found.mean.mean() / num_tokens),
-        "nats a token, mixture of orders": float(-found.mixture.mean() / num_tokens),
+        "nats per image, mean over orders": float(-found.mean.mean()),
+        "nats per token, mean over orders": float(-found.mean.mean() / num_tokens),
+        "nats per token, mixture of orders": float(-found.mixture.mean() / num_tokens),
     }
     if found.accuracy is not None:
         results["accuracy by Bayes' rule"] = found.accuracy

@@ -20,7 +20,9 @@ from rar_jax.run_folder import check_folder
 
 _SAMPLES = flags.DEFINE_string("samples", None, "Samples: an .npz (arr_0), a folder, or a sampling job.")
 _TRAINING = flags.DEFINE_string("training", None, "Training images: an .npz or a folder.")
-_HELDOUT = flags.DEFINE_string("heldout", None, "Held-out images to compare with: an .npz or a folder.")
+_HELDOUT = flags.DEFINE_string(
+    "heldout", None, "Held-out images, whose reconstructions are compared in the same way: an .npz or a folder."
+)
 _TOKENIZER, _IMAGE_SIZE = shared_flags.define_tokenizer()
 _OUT = flags.DEFINE_string("out", None, "Folder of the report. Default: evaluation/nearest beside the samples.")
 

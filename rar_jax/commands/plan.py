@@ -18,7 +18,7 @@ _IMAGES = flags.DEFINE_string("images", None, "Folder that split_images wrote.")
 _TOKENIZER, _IMAGE_SIZE = shared_flags.define_tokenizer(
     "Weights of a VQGAN to fit to the images. Default: a tokenizer is trained from scratch."
 )
-_HOURS = flags.DEFINE_float("hours", 2.0, "Time for the training of the tokenizer and the RAR together.", 0.0)
+_HOURS = flags.DEFINE_float("hours", 2.0, "Hours for the training of the tokenizer and the RAR together.", 0.0)
 _INCEPTION = flags.DEFINE_string(
     "inception", "", "Weights of the FID Inception network, for the tokenizer's perceptual loss and rFID."
 )

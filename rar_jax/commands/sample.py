@@ -22,7 +22,7 @@ _CHECKPOINT = shared_flags.define_checkpoint()
 _TOKENIZER = shared_flags.define_model_tokenizer()
 _STEP = shared_flags.define_step()
 _OUT = shared_flags.define_out("images")
-_CLASSES = shared_flags.define_classes()
+_CLASSES = shared_flags.define_classes("all with --num, otherwise ten that are evenly spaced")
 _NUM = flags.DEFINE_integer(
     "num", None, f"Number of images; the classes are interleaved. Default: {PER_CLASS} of each class.", lower_bound=1
 )
@@ -73,7 +73,7 @@ def main(argv):
             raise
         cli.fail(f"{out}: {error.strerror}; once there is room, the same command resumes", cli.FAILURE)
     if paces:
-        print(f"{tokens_a_pass(paces, generator.config.model.num_tokens):.2f} tokens a pass of the network")
+        print(f"{tokens_a_pass(paces, generator.config.model.num_tokens):.2f} tokens per pass of the network")
     if not complete:
         print(f"{out}: process {index} of {count} has written its images; process 0 completes the job")
         return

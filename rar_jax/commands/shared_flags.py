@@ -68,11 +68,9 @@ def define_tokenizer(
     )
 
 
-def define_classes() -> flags.FlagHolder[list[str]]:
+def define_classes(default: str) -> flags.FlagHolder[list[str]]:
     """Defines --classes, the classes of the samples."""
-    return flags.DEFINE_list(
-        "classes", [], "Names or indices of classes. Default: all with --num, otherwise ten that are evenly spaced."
-    )
+    return flags.DEFINE_list("classes", [], f"Names or indices of classes. Default: {default}.")
 
 
 def define_seed(of: str = "the samples. The same seed gives the same images") -> flags.FlagHolder[int]:
@@ -108,12 +106,14 @@ def define_options() -> Callable[[], dict[str, Any]]:
     return given
 
 
-def define_source() -> tuple[flags.FlagHolder[str], ...]:
-    """Defines --images, --tfds, --split and --data_dir, where images come from."""
+def define_source(folders: str) -> tuple[flags.FlagHolder[str], ...]:
+    """Defines --images, --tfds, --split and --data_dir, where images come from. `folders` tells of class folders."""
     return (
-        flags.DEFINE_string("images", None, "Folder of JPEG, PNG or WebP images."),
+        flags.DEFINE_string("images", None, f"Folder of JPEG, PNG or WebP images{folders}."),
         flags.DEFINE_string("tfds", None, "Name of a TFDS data set prepared as ArrayRecord, such as imagenet2012."),
-        flags.DEFINE_string("split", "train", "Split of the TFDS data set."),
+        flags.DEFINE_string(
+            "split", "train", "Split of the TFDS data set, or of the glyphs: train, heldout or unseen_faces."
+        ),
         flags.DEFINE_string("data_dir", None, "Folder in which the TFDS data set was prepared. Default: TFDS's own."),
     )
 
@@ -121,7 +121,7 @@ def define_source() -> tuple[flags.FlagHolder[str], ...]:
 def define_glyphs() -> flags.FlagHolder[int]:
     """Defines --glyphs, the number of embedded glyphs."""
     return flags.DEFINE_integer(
-        "glyphs", None, "Number of images of the embedded glyphs. --split is train, heldout or unseen_faces.", 1
+        "glyphs", None, "Number of embedded glyphs to use as images. --split says which ones.", 1
     )
 
 
@@ -159,7 +159,10 @@ def define_reference() -> flags.FlagHolder[str]:
 def define_reference_kind() -> flags.FlagHolder[str]:
     """Defines --reference_kind, for the report."""
     return flags.DEFINE_enum(
-        "reference_kind", None, REFERENCE_KINDS, "Set that the reference images belong to, for the report."
+        "reference_kind",
+        None,
+        REFERENCE_KINDS,
+        "Set that the reference images belong to. It is only written to the report.",
     )
 
 
@@ -172,7 +175,7 @@ def define_features() -> tuple[flags.FlagHolder[str], flags.FlagHolder[str]]:
             FEATURES,
             "Features to compare: inception, pixels (for small images only), or glyphs (of the classifier of glyphs).",
         ),
-        flags.DEFINE_string("inception", None, "Weights of the FID Inception network."),
+        flags.DEFINE_string("inception", None, "Weights of the FID Inception network, for --features=inception."),
     )
 
 

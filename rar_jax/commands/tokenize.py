@@ -23,7 +23,7 @@ from rar_jax.data.tokenizers import open_tokenizer, tokenizer_fingerprint
 from rar_jax.errors import UserError
 from rar_jax.run_folder import check_folder
 
-_IMAGES, _TFDS, _SPLIT, _DATA_DIR = shared_flags.define_source()
+_IMAGES, _TFDS, _SPLIT, _DATA_DIR = shared_flags.define_source(", with a subfolder for each class")
 _GLYPHS = shared_flags.define_glyphs()
 _JSONL = flags.DEFINE_string("jsonl", None, 'File with a line {"class_id": int, "tokens": [ints]} for each crop.')
 _OUTPUT = flags.DEFINE_string("output", None, "Folder of the token records.")

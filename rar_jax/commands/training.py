@@ -32,7 +32,8 @@ def define_run() -> Callable[[Any, Callable[..., BaseRun]], None]:
     allow = flags.DEFINE_multi_string(
         "allow_config_change",
         [],
-        "Config field that may differ from the stored config although it changes what is trained. May be repeated.",
+        "Config field that may differ from the stored config although it changes what is trained, such as "
+        "optimizer.learning_rate. May be repeated.",
     )
     coordinator = flags.DEFINE_string(
         "coordinator_address",

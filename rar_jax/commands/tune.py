@@ -21,10 +21,12 @@ _TOKENIZER = shared_flags.define_model_tokenizer()
 _REFERENCE = shared_flags.define_reference()
 _FEATURES, _INCEPTION = shared_flags.define_features()
 _SCALES = flags.DEFINE_list(
-    "guidance_scales", [], "Scales to try. Default: five values from 0.5 to 1.5 times the run's."
+    "guidance_scales",
+    [],
+    "Guidance scales to try, such as 1,2,4. Default: five values from 0.5 to 1.5 times the run's.",
 )
 _POWERS = flags.DEFINE_list(
-    "guidance_powers", [], "Powers to try. Default: five values from 0.5 to 1.5 times the run's."
+    "guidance_powers", [], "Guidance powers to try. Default: five values from 0.5 to 1.5 times the run's."
 )
 _TEMPERATURES = flags.DEFINE_list("temperatures", [], "Temperatures to try. Default: the run's temperature.")
 _SCORE = flags.DEFINE_enum(

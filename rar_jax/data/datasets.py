@@ -11,7 +11,7 @@ from rar_jax.data.glyphs import IDENTITY, NUM_HELDOUT, SIDE, Glyphs
 from rar_jax.data.records import UNKNOWN_TOKENIZER, Description, Records, SyntheticRecords, TokenRecords, check_local
 from rar_jax.data.tokenization import tokenize_images
 from rar_jax.data.tokenizers import Tokenizer
-from rar_jax.errors import UserError
+from rar_jax.errors import UserError, naming
 from rar_jax.files import cache_folder
 
 
@@ -96,7 +96,8 @@ def _tokenized_glyphs(config: Config, tokenizer: Tokenizer) -> list[epath.Path]:
         )
     made = []
     for split, num_images in (("train", data.num_images), ("heldout", NUM_HELDOUT)):
-        source = Glyphs(split, num_images, num_classes)
+        with naming("config.model"):
+            source = Glyphs(split, num_images, num_classes)
         name = f"{split}_{IDENTITY}_{num_classes}_{num_images}_{data.image_size}_{tokenizer.fingerprint}"
         folder = epath.Path(data.path or cache_folder("glyphs")) / name
         check_local(folder)

@@ -210,7 +210,7 @@ class Studio:
         best = ranked[0][0]
         surprise = -found[best].tokens[0]
         message = (
-            f"{surprise.mean():.2f} nats a token given {self.class_name(best)}, {time.perf_counter() - began:.1f} s"
+            f"{surprise.mean():.2f} nats per token given {self.class_name(best)}, {time.perf_counter() - began:.1f} s"
         )
         yield Classes(message, dict(ranked), surprise)
 

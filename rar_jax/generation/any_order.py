@@ -37,7 +37,7 @@ class Decoding(NamedTuple):
     seed: int
 
     def baseline(self, num_tokens: int) -> "Decoding":
-        """Returns one token a pass in the same order."""
+        """Returns one token per pass in the same order."""
         return self._replace(schedule="uniform", steps=num_tokens, verify=False)
 
 
@@ -91,7 +91,7 @@ class Subject:
 
     Attributes:
       generators: name -> model. The first is the one that is measured. Another one is sampled in its scan order, one
-        token a pass, for comparison, and classifies in its scan order.
+        token per pass, for comparison, and classifies in its scan order.
       scorer: scores samples.
       completion_scorer: scores completions of the held-out images, against other images than these.
       tokens: int [N, T], the held-out images.
@@ -129,7 +129,7 @@ class Subject:
             for guide, order, number, schedule in itertools.product(
                 grid.guidance, grid.scan_orders, grid.steps, SCHEDULES
             )
-            # One token a pass is the same in every schedule.
+            # One token per pass is the same in every schedule.
             if number != self.num_tokens or schedule == "uniform"
         ]
         cells += [
@@ -170,7 +170,7 @@ class Subject:
         return self.generators[cell.model].options(**given)
 
     def decode(self, cell: Decoding, on_batch: Callable[[int], None]) -> dict[str, float]:
-        """Returns the scores of samples, and how many tokens a pass drew if they are verified."""
+        """Returns the scores of samples, and how many tokens per pass drew if they are verified."""
         generator, paces = self.generators[cell.model], []
         labels = interleaved_labels(self.num, generator.sampler.model.config.num_classes)
         tokens = sample_tokens(
@@ -184,7 +184,7 @@ class Subject:
         return scores
 
     def complete(self, cell: Completion, on_batch: Callable[[int], None]) -> dict[str, float]:
-        """Returns the scores of completions, and the loss of the true tokens that they replace (nats a token)."""
+        """Returns the scores of completions, and the loss of the true tokens that they replace (nats per token)."""
         generator = self.generators[cell.model]
         options = generator.options(
             scan_order="random", guidance=cell.guidance, steps=0, schedule="uniform", verify=False

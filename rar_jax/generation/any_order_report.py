@@ -115,7 +115,7 @@ def plot_steps(path: epath.PathLike, rows: Sequence[Row], model: str, num_tokens
       path: the PNG to write.
       rows: the section steps.
       model: the model that is measured. Others are horizontal lines.
-      num_tokens: T. One token a pass is the same in every schedule.
+      num_tokens: T. One token per pass is the same in every schedule.
     """
     score = next(name for name, value in rows[0].items() if isinstance(value, Mean))
     own, others = ([row for row in rows if (row["model"] == model) == wanted] for wanted in (True, False))
@@ -137,7 +137,7 @@ def plot_steps(path: epath.PathLike, rows: Sequence[Row], model: str, num_tokens
         for row in others:
             if row["guidance"] == guidance:
                 ends = {steps[0]: row[score], steps[-1]: row[score]}
-                curves.append(_curve(ends, f"{row['model']}, {row['scan_order']}, one token a pass", "black", ":"))
+                curves.append(_curve(ends, f"{row['model']}, {row['scan_order']}, one token per pass", "black", ":"))
         panels[f"guidance {guidance}"] = curves
     plot_scores_by_steps(path, score_label(score), panels)
 

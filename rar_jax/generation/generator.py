@@ -40,7 +40,7 @@ class Generator:
       tokenizer: decodes tokens to images.
       class_names: names of the classes in the order of the labels, or None if they are not known.
       final_randomness: r at the checkpoint's step, the share of images that were trained in random order.
-      random_loss: the run's last held-out loss in random order, nats a token, or None if it is not known.
+      random_loss: the run's last held-out loss in random order, nats per token, or None if it is not known.
     """
 
     config: Config

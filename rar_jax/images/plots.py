@@ -150,13 +150,13 @@ def plot_likelihoods(path: epath.PathLike, images: np.ndarray, positions: np.nda
 
     Args:
       path: PNG file.
-      images: float [N], nats a token of each image.
+      images: float [N], nats per token of each image.
       positions: float [T], nats of each position, in row-major order.
     """
     side = round(len(positions) ** 0.5)
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
     left.hist(images, bins=40, color="tab:blue")
-    left.set(title=f"{len(images):,} images", xlabel="nats a token")
+    left.set(title=f"{len(images):,} images", xlabel="nats per token")
     drawn = right.imshow(positions.reshape(side, side), cmap="magma")
     right.set(title="Mean of each position", xticks=[], yticks=[])
     figure.colorbar(drawn, ax=right, label="nats")

@@ -35,7 +35,7 @@ _MEASURED = {
     "heldout/ssim": ("SSIM of reconstructions", ".3f", "the same, compared by local structure; 1 for equal images"),
     "heldout/codebook_use": ("codes in use", ".1%", "share of the codebook that held-out images use"),
     "heldout/rfid": ("rFID of reconstructions", ".2f", "Frechet distance to the images before reconstruction"),
-    "heldout/target_loss": ("held-out loss, nats a token", ".3f", "of the RAR, in the order in which it samples"),
+    "heldout/target_loss": ("held-out loss, nats per token", ".3f", "of the RAR, in the order in which it samples"),
     "train/target_loss": ("the same on training images", ".3f", "much lower than on held-out ones: overfitting"),
 }
 # What the scores of reports mean.

@@ -75,7 +75,7 @@ def plan_rar(images: Images, machine: Machine, seconds: float, codes: VQGANConfi
     fields["eval"]["every"] = -(-epochs * steps_per_epoch // EVALUATIONS)
     fields["checkpoint"] = {"every": -(-epochs * steps_per_epoch // CHECKPOINTS)}
     training = (
-        f"Training: {epochs} epochs of {steps_per_epoch:,} steps of {batch} images take {1e3 * step:.3g} ms a step, "
+        f"Training: {epochs} epochs of {steps_per_epoch:,} steps of {batch} images take {1e3 * step:.3g} ms per step, "
         f"about {duration(epochs * steps_per_epoch * step)}. r falls from 1 to 0 between epochs {start} and {end}."
     )
     return Part(fields, step / batch, [_reason(images, model), training])

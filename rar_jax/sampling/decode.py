@@ -1,4 +1,4 @@
-"""The decode loop: one token a pass or a group of tokens, in any order, with a static KV cache.
+"""The decode loop: one token per pass or a group of tokens, in any order, with a static KV cache.
 
 A pass reads every weight once, which bounds its time if there are few sequences. So the modulations, which hold a third
 of the weights and depend on the class and the place alone, are computed outside the loop, one segment of passes at a

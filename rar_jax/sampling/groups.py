@@ -28,7 +28,7 @@ def group_sizes(schedule: str, num_tokens: int, steps: int) -> tuple[int, ...]:
         drawn = num_tokens * passes // steps
     else:
         drawn = np.round(num_tokens * (1 - np.cos(np.pi * passes / (2 * steps)))).astype(int)
-        # At least one token a pass, and at least one left for each pass to come.
+        # At least one token per pass, and at least one left for each pass to come.
         for i in range(1, steps):
             drawn[i] = min(max(drawn[i], drawn[i - 1] + 1), num_tokens - (steps - i))
     return tuple(np.diff(drawn).tolist())

@@ -64,13 +64,15 @@ class SampleConfig:
         at_most=1,
     )
     steps: int = setting(
-        0, "Number of passes of the network in which all tokens are drawn. 0 draws one token a pass.", at_least=0
+        0, "Number of passes of the network that draw all tokens of an image. 0 draws one token per pass.", at_least=0
     )
     schedule: str = setting(
-        "uniform", "Sizes of the groups of tokens that a pass draws. cosine begins with small ones.", one_of=SCHEDULES
+        "uniform", "Sizes of the groups of tokens that passes draw. cosine begins with small groups.", one_of=SCHEDULES
     )
     verify: bool = setting(
-        False, "Verify the tokens of a group in the next pass, so that the distribution is that of one token a pass."
+        False,
+        "Verify the tokens of a group in the next pass and draw rejected ones again. The distribution is then as with "
+        "one token per pass.",
     )
 
 
@@ -108,7 +110,7 @@ class Options(SampleConfig):
         num_tokens = model.num_tokens
         if self.steps > num_tokens:
             raise UserError(
-                f"steps={self.steps} must be at most {num_tokens}, the tokens of an image; 0 draws one a pass"
+                f"steps={self.steps} must be at most {num_tokens}, the tokens of an image; 0 draws one per pass"
             )
         order = self.scan_order if self.scan_order in DRAWN_ORDERS else None
         if not (one_size or self.verify):

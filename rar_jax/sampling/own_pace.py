@@ -5,7 +5,7 @@ The branches of one token are drawn independently of each other. The next pass r
 conditional distribution of each given the ones before. A drafted token x is accepted with probability
 min(1, p(x) / q(x)), where p is its conditional distribution and q the one that it was drawn from. The first refused
 token is drawn again from max(0, p - q), and those behind it are dropped. The images then have the distribution of one
-token a pass.
+token per pass.
 """
 
 from typing import NamedTuple

@@ -14,7 +14,7 @@ from rar_jax.data.image_loader import TrainImages
 from rar_jax.errors import UserError, naming
 from rar_jax.models.sizes import num_groups
 from rar_jax.models.vqgan import VQGAN
-from rar_jax.parallel.distributed import is_first
+from rar_jax.parallel.distributed import is_first, together
 from rar_jax.tokenizer_config import TokenizerConfig
 from rar_jax.tokenizer_training.quantizers import kmeans_codebook
 
@@ -79,20 +79,26 @@ def start_codebook(model: VQGAN, params: dict[str, Any], batches: TrainImages, s
       seed: seed of the clusters.
     """
     codebook = np.zeros((model.config.codebook_size, model.config.latent_width), np.float32)
-    if is_first():
-        encode = jax.jit(
-            lambda params, images: model.apply(
-                {"params": params}, images / 255, method=lambda vqgan, x: vqgan.encoder(x)
-            )
-        )
-        found, number, wanted = [], 0, _LATENTS_A_CODE * model.config.codebook_size
-        while sum(map(len, found)) < wanted:
-            batch = batches[number]["image"].astype(jnp.float32)
-            number += 1
-            # The images of all devices would not fit in the memory of one.
-            for start in range(0, len(batch), _IMAGES_AT_ONCE):
-                latents = encode(params, batch[start : start + _IMAGES_AT_ONCE])
-                found.append(np.asarray(latents).reshape(-1, model.config.latent_width))
-        codebook = kmeans_codebook(np.concatenate(found), model.config.codebook_size, seed)
-        _log.info("the codebook starts from clusters of %d latents", sum(map(len, found)))
+    # The other processes wait for the first one, also if it cannot read an image.
+    with together():
+        if is_first():
+            latents = _latents(model, params, batches, _LATENTS_A_CODE * model.config.codebook_size)
+            codebook = kmeans_codebook(latents, model.config.codebook_size, seed)
+            _log.info("the codebook starts from clusters of %d latents", len(latents))
     return np.asarray(multihost_utils.broadcast_one_to_all(codebook))
+
+
+def _latents(model: VQGAN, params: dict[str, Any], batches: TrainImages, wanted: int) -> np.ndarray:
+    """Returns the encoder's latents of the first batches, float32 [N, d], N at least `wanted`."""
+    encode = jax.jit(
+        lambda params, images: model.apply({"params": params}, images / 255, method=lambda vqgan, x: vqgan.encoder(x))
+    )
+    found, number = [], 0
+    while sum(map(len, found)) < wanted:
+        batch = batches[number]["image"].astype(jnp.float32)
+        number += 1
+        # The images of all devices would not fit in the memory of one.
+        for start in range(0, len(batch), _IMAGES_AT_ONCE):
+            latents = encode(params, batch[start : start + _IMAGES_AT_ONCE])
+            found.append(np.asarray(latents).reshape(-1, model.config.latent_width))
+    return np.concatenate(found)

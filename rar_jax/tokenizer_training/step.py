@@ -21,7 +21,7 @@ from rar_jax.tokenizer_training.losses import (
 )
 from rar_jax.tokenizer_training.quantizers import quantizer_loss, restarted, straight_through, updated_use, use_scores
 from rar_jax.tokenizer_training.state import DiscriminatorState, TokenizerState
-from rar_jax.training.state import updated_if_finite
+from rar_jax.training.state import moving_average, updated_if_finite
 
 # {"image": uint8 [B, H, W, 3]}
 Batch = dict[str, jax.Array]
@@ -164,9 +164,7 @@ def _updated(
     """Returns the state with updated parameters, moving average and codebook, before the step is counted."""
     updates, opt_state = step.optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    # The average is shorter at first. Otherwise the initial parameters would dominate it.
-    decay = jnp.minimum(step.ema_decay, (1 + state.step) / (10 + state.step))
-    ema = optax.incremental_update(params, state.ema, 1 - decay)
+    ema = moving_average(params, state.ema, step.ema_decay, state.step)
     use = updated_use(state.use, codes)
     if step.quantizer.kind == "vq" and step.quantizer.restart_every:
         key = jax.random.fold_in(jax.random.key(step.seed), state.step)

@@ -63,7 +63,7 @@ def plot_runs(path: epath.PathLike, runs: Mapping[str, Entries]) -> None:
             ],
         )
 
-    panels = [panel("Loss of training batches, in their drawn orders (nats a token)", ["train/loss"])]
+    panels = [panel("Loss of training batches, in their drawn orders (nats per token)", ["train/loss"])]
     for measure in heldout.MEASURES:
         if measure.name in _COMPARED_LOSSES:
             panels.append(panel(f"{measure.title}: {measure.label}", [measure.name]))

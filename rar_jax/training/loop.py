@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from rar_jax.files import warn_of_os_errors
 from rar_jax.parallel.distributed import is_first, wait_for_all
 from rar_jax.performance.ceilings import product_rate
 from rar_jax.progress import Progress
@@ -59,7 +60,8 @@ def train(run: BaseRun, preemption: Preemption | None = None) -> bool:
     if not saved:
         raise NotSavedError(f"step {loop.step} could not be saved; {_last_good(run)}")
     if is_first():
-        run.draw_curves()
+        with warn_of_os_errors():
+            run.draw_curves()
     # JAX gives the last process that exits only a limited time.
     wait_for_all("the run's files are written")
     _log.info("%s: %s", "Saved, to be started again" if preempted else "Done", run.folder)

@@ -183,8 +183,9 @@ class TrainingMetrics:
         self.pending = []
         taken = [each for each in values if not each["skipped"]]
         skipped = len(values) - len(taken)
-        names = [name for name in values[0] if name != "skipped"] if taken else []
-        means = {name: float(np.mean([each[name] for each in taken])) for name in names}
+        # Pending steps of a checkpoint can have metrics that the resumed run lacks, if its losses were changed.
+        names = [name for name in taken[-1] if name != "skipped"] if taken else []
+        means = {name: float(np.mean([each[name] for each in taken if name in each])) for name in names}
         means |= {"skipped": float(skipped), "epoch": step / self._steps_per_epoch}
         means |= {name: float(value) for name, value in self._schedules(step - 1).items()}
         self._log.write(step, {f"train/{name}": value for name, value in means.items()})

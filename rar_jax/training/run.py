@@ -1,5 +1,6 @@
 """A run, set up and checked: devices, data, the program, the evaluators and the checkpoints."""
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 
@@ -15,6 +16,7 @@ from rar_jax.data.loader import train_iterator
 from rar_jax.data.tokenizers import Tokenizer, load_tokenizer
 from rar_jax.errors import UserError, naming
 from rar_jax.evaluation.sample_scores import DigitsScorer, GlyphScorer, SampleScorer, open_scorer
+from rar_jax.files import warn_of_os_errors
 from rar_jax.images.plots import plot_scan_orders
 from rar_jax.parallel.distributed import is_first, together
 from rar_jax.parallel.mesh import host_rows, make_mesh
@@ -51,7 +53,8 @@ class Run(BaseRun):
         if self.config.init_from:
             state = start_from(self.config.init_from, self.config.model, state, shardings)
         if is_first():
-            plot_scan_orders(self.folder / "figures" / "scan_orders.png", self.config.model.grid_side)
+            with warn_of_os_errors():
+                plot_scan_orders(self.folder / "figures" / "scan_orders.png", self.config.model.grid_side)
         return state
 
     def host_batches(self) -> grain.DatasetIterator:
@@ -106,7 +109,7 @@ def prepare(config: Config, folder: epath.PathLike, allow_config_change: Sequenc
         scorer = _open_scorer(config)
         evaluators = _make_evaluators(config, folder, mesh, program, datasets, tokenizer, scorer)
         best = best_measure(config.checkpoint, evaluators)
-        _prepare_scorer(scorer)
+        _prepare_scorer(config, scorer)
     _check_init_from(config, folder)
     store, held = open_store(config, folder, best)
     return Run(
@@ -175,11 +178,11 @@ def _open_scorer(config: Config) -> SampleScorer | None:
         return open_scorer("inception", options.inception, options.reference, config.data.image_size)
 
 
-def _prepare_scorer(scorer: SampleScorer | None) -> None:
+def _prepare_scorer(config: Config, scorer: SampleScorer | None) -> None:
     """Prepares the scorer now, so that an unusable reference image ends the run before its first step."""
     if scorer is None or not is_first():
         return
-    with naming(_SCORED_WITH):
+    with naming(_SCORED_WITH) if config.eval.inception else contextlib.nullcontext():
         scorer.prepare()
 
 

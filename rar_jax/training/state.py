@@ -46,6 +46,21 @@ def init_state(model: RAR, optimizer: optax.GradientTransformation, seed: int, w
     )
 
 
+def moving_average(params: dict[str, Any], average: dict[str, Any], decay: float, step: jax.Array) -> dict[str, Any]:
+    """Returns the exponential moving average of parameters after an update.
+
+    The average is shorter at first: update n, from 0, decays it by (1 + n) / (10 + n) at most. Otherwise the initial
+    parameters would dominate it for long.
+
+    Args:
+      params: the parameters after the update.
+      average: their average before it.
+      decay: decay of the average in the long run.
+      step: int32 [], the number of the update.
+    """
+    return optax.incremental_update(params, average, 1 - jnp.minimum(decay, (1 + step) / (10 + step)))
+
+
 def updated_if_finite(old: Any, new: Any, metrics: dict[str, jax.Array]) -> tuple[Any, dict[str, jax.Array]]:
     """Returns the state after an update, or the old state if the update is not finite; counts the step either way.
 

@@ -10,7 +10,7 @@ import optax
 
 from rar_jax.models.rar import RAR
 from rar_jax.orders import randomness, row_keys, sample_orders
-from rar_jax.training.state import TrainState, updated_if_finite
+from rar_jax.training.state import TrainState, moving_average, updated_if_finite
 
 # {"tokens": int32 [B, T], "label": int32 [B]}
 Batch = dict[str, jax.Array]
@@ -146,8 +146,8 @@ def train_step(
     """Makes one update, or skips it if the loss or a gradient is not finite. The step is counted either way.
 
     Returns:
-      The new state, and float32 scalars: loss (nats a token), accuracy, grad_norm (before clipping), and skipped, 1 for
-      a skipped update.
+      The new state, and float32 scalars: loss (nats per token), accuracy, grad_norm (before clipping), and skipped, 1
+      for a skipped update.
     """
     examples, dropout_key = draw_examples(model, step_config, state.step, batch)
     grads, metrics = _gradients(model, state.params, examples, dropout_key, step_config.accumulation)
@@ -155,7 +155,7 @@ def train_step(
     params = optax.apply_updates(state.params, updates)
     ema = state.ema
     if ema is not None:
-        ema = optax.incremental_update(params, ema, 1 - step_config.ema_decay)
+        ema = moving_average(params, ema, step_config.ema_decay, state.step)
     metrics["grad_norm"] = optax.tree.norm(grads)
     new = TrainState(step=state.step, params=params, opt_state=opt_state, ema=ema)
     return updated_if_finite(state, new, metrics)

@@ -29,9 +29,9 @@ def check(out, stdout, generator, images, labels, orders):
     found = generator.log_likelihood(images, labels, orders=orders)
     results = json.loads((out / "likelihood.json").read_text())
     assert (results["images"], results["orders"]) == (len(labels), orders)
-    assert results["nats an image, mean over orders"] == pytest.approx(-found.mean.mean(), rel=1e-5)
-    assert results["nats a token, mixture of orders"] == pytest.approx(-found.mixture.mean() / 64, rel=1e-5)
-    assert re.search(rf"nats a token, mean over orders +{-found.mean.mean() / 64:.4f}\n", stdout)
+    assert results["nats per image, mean over orders"] == pytest.approx(-found.mean.mean(), rel=1e-5)
+    assert results["nats per token, mixture of orders"] == pytest.approx(-found.mixture.mean() / 64, rel=1e-5)
+    assert re.search(rf"nats per token, mean over orders +{-found.mean.mean() / 64:.4f}\n", stdout)
     assert (out / "likelihood.png").exists()
     return results
 

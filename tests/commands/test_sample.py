@@ -37,7 +37,7 @@ def test_train_then_sample(tmp_path):
     for outputs in ([], ["--npz"]):
         out = f"--out={tmp_path / f'verified{len(outputs)}'}"
         told = call("sample", f"--checkpoint={step}", *options[:2], out, *verified, *outputs)
-        count = re.fullmatch(r"(\d\.\d\d) tokens a pass of the network", told.stdout.splitlines()[0])
+        count = re.fullmatch(r"(\d\.\d\d) tokens per pass of the network", told.stdout.splitlines()[0])
         assert told.returncode == 0 and 1 <= float(count[1]) <= 2
     wrong = run("rar_jax", "sample", f"--checkpoint={tmp_path}", "--classes=10")
     assert wrong.returncode == 2

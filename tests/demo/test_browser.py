@@ -169,7 +169,7 @@ def test_sample_fill_and_compare(page, tmp_path):
     page.get_by_role("tab", name="Sample").click()
     page.locator("#sample-result button[data-action=judge][data-number='1']").click()
     button(page, "Compare").click()
-    page.get_by_text("nats a token given").wait_for()
+    page.get_by_text("nats per token given").wait_for()
     assert shown(page, "heat").shape[0] == 1
     assert "%" in page.locator("#bars").inner_text()
 

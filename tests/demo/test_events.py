@@ -129,7 +129,7 @@ def test_downloads_hold_the_images(events, sampled):
 def test_bars_and_surprise(events, sampled):
     image = events.canvas(sampled[-1][-1].images[0])["image"]
     *_, before, last = events.judge(image, [1, 4, 6], 2)
-    assert "3 of 3 classes compared" in before[0] and before[2] == "" and "nats a token" in last[0]
+    assert "3 of 3 classes compared" in before[0] and before[2] == "" and "nats per token" in last[0]
     assert list(last[1]) == sorted(last[1], key=last[1].get, reverse=True)
     tokens = events.studio.generator.tokenizer.encode(sampled[-1][-1].images[:1])
     each = [events.studio.generator.log_likelihood(tokens, [c], orders=2).mixture[0] for c in (1, 4, 6)]

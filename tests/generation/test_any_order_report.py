@@ -22,7 +22,7 @@ def found():
 
 
 def test_nothing_to_measure_is_refused(tmp_path):
-    """One token a pass needs no verification."""
+    """One token per pass needs no verification."""
     nothing = types.SimpleNamespace(
         decodings=lambda grid: [], verified_decodings=lambda grid: [], completions=lambda grid: [],
         classifications=lambda grid: [], decode=None, complete=None, classify=None, num=1, labels=[0],
@@ -48,10 +48,10 @@ def test_the_plot_has_a_line_for_each_order_and_schedule_and_a_level_for_the_oth
     plot_steps(tmp_path / "a.png", summarise(found() | cosine, 16), "any", 16)
     ((title, curves),) = drawn[0].items()
     assert title == "guidance none"
-    # One token a pass belongs to both schedules.
+    # One token per pass belongs to both schedules.
     assert {curve.label: curve.points for curve in curves} == {
         "random, uniform": [(4, 15), (16, 12)],
         "random, cosine": [(4, 20), (16, 12)],
-        "raster, row_major, one token a pass": [(4, 8), (16, 8)],
+        "raster, row_major, one token per pass": [(4, 8), (16, 8)],
     }
     assert curves[0].half_widths == pytest.approx([0, 25.412], rel=1e-4)

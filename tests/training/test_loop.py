@@ -104,11 +104,14 @@ def test_samples_use_the_moving_average(small_config, tmp_path):
     assert not np.array_equal(state.ema["lm_head"]["kernel"], state.params["lm_head"]["kernel"])
 
 
-def test_synthetic_data_needs_no_data_set(small_config, tmp_path):
+def test_synthetic_data_needs_no_data_set_and_no_pictures(small_config, tmp_path, caplog):
+    """A run whose pictures cannot be written is complete, with a warning for each."""
+    (tmp_path / "figures").write_text("a file where a folder should be")
     config = small_config(
         data={"name": "synthetic", "tokenizer": "none", "num_images": 64}, train={"stop_step": 2, "log_every": 1}
     )
     assert list(train(config, tmp_path)) == [1, 2]
+    assert sum("the run continues" in message for message in caplog.messages) == 2
 
 
 @pytest.mark.parametrize("damaged", ["state/_METADATA", "state/manifest.ocdbt", "data/metadata"])

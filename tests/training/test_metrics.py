@@ -173,12 +173,13 @@ def test_means_over_the_steps_since_the_last_line(tmp_path):
     before.add({"loss": np.float32(1), "skipped": np.float32(0)})
     after = TrainingMetrics(log, lambda step: {"r": step / 10}, 8, before.fetch_pending())
     after.add({"loss": np.float32(np.nan), "skipped": np.float32(1)})
-    after.add({"loss": np.float32(4), "skipped": np.float32(0)})
+    # A loss that the resumed run has, and the first one had not.
+    after.add({"loss": np.float32(4), "l2": np.float32(7), "skipped": np.float32(0)})
     assert after.write(4, timer).startswith("loss 2.500, utilisation")
     after.add({"loss": np.float32(np.nan), "skipped": np.float32(1)})
     assert after.write(5, timer).startswith("no finite update")
     log.close()
     assert read_metrics(tmp_path) == [
-        {"step": 4, "train/loss": 2.5, "train/skipped": 1.0, "train/epoch": 0.5, "train/r": 0.3},
+        {"step": 4, "train/loss": 2.5, "train/l2": 7.0, "train/skipped": 1.0, "train/epoch": 0.5, "train/r": 0.3},
         {"step": 5, "train/skipped": 1.0, "train/epoch": 0.625, "train/r": 0.4},
     ]

@@ -132,11 +132,11 @@ def test_microbatches_have_dropout_masks_of_their_own(one_device):
 
 
 def test_moving_average():
-    decay = 0.9
-    step_config = StepConfig(**vars(STEP_CONFIG) | {"ema_decay": decay})
+    """The average is shorter at first: at update n, from 0, its decay is at most (1 + n) / (10 + n)."""
+    step_config = StepConfig(**vars(STEP_CONFIG) | {"ema_decay": 0.15})
     initial = jax.jit(functools.partial(init_state, MODEL, OPTIMIZER, 0, True))()
     expected = np.asarray(initial.params["lm_head"]["kernel"])
-    for steps in (1, 2):
+    for steps, decay in ((1, 0.1), (2, 0.15)):
         state = run((1, 1), steps=steps, step_config=step_config)[1]
         expected = decay * expected + (1 - decay) * np.asarray(state.params["lm_head"]["kernel"])
         np.testing.assert_allclose(state.ema["lm_head"]["kernel"], expected, atol=1e-6)

@@ -9,7 +9,7 @@ _INCEPTION = flags.DEFINE_string("inception", None, "Weights of the Inception ne
 _BATCHES = flags.DEFINE_integer("batches", 12, "Number of timed batches of Inception features.", lower_bound=1)
 _SAMPLES = flags.DEFINE_integer("samples", 50_000, "Number of samples for precision and recall.", lower_bound=16)
 _REFERENCES = flags.DEFINE_integer(
-    "references", 10_000, "Number of references for precision and recall.", lower_bound=16
+    "references", 10_000, "Number of reference images for precision and recall.", lower_bound=16
 )
 _JSON = flags.DEFINE_string("json", None, "File to which the results are also written.")
 

@@ -135,7 +135,7 @@ def measure(
     Args:
       config: the experiment. No data is read.
       batch_sizes: numbers of images decoded at once.
-      steps: numbers of passes that draw all tokens; 0 draws one token a pass.
+      steps: numbers of passes that draw all tokens; 0 draws one token per pass.
       dtype: compute dtype. None: float32 on a CPU, otherwise the one of the config.
       detokenize: also measure with a tokenizer of the published f16 size, if the codebook has its size.
       repeats: number of timed batches, after one warm-up batch.

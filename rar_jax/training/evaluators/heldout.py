@@ -22,7 +22,7 @@ from rar_jax.training.step import eval_step
 
 _log = logging.getLogger(__name__)
 
-LOSS_TITLE = "Loss (nats a token)"
+LOSS_TITLE = "Loss (nats per token)"
 ACCURACY_TITLE = "Accuracy of the next token"
 # Each name has the data set and then the name that `eval_step` returns.
 MEASURES = tuple(

@@ -51,7 +51,7 @@ class _Report:
             text = json.dumps({"step": step} | losses | scores, indent=2) + "\n"
             write_atomically(self._folder / _FILE, text)
             print(
-                f"held-out loss, target order: {losses['target_loss']:.4f} nats a token (random order: "
+                f"held-out loss, target order: {losses['target_loss']:.4f} nats per token (random order: "
                 f"{losses['random_loss']:.4f})\n{self._summary(scores)}"
             )
         return Result({f"report/{name}": value for name, value in from_first(scores).items()})

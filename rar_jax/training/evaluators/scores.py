@@ -24,9 +24,9 @@ _SCORES = {
     "fid": ("FID of samples", False),
     "inception_score": ("Inception Score of samples", True),
     "frechet_pixels": ("Frechet distance of pixels of samples (not FID)", False),
-    "svm_accuracy": ("Samples recognised as their class", True),
+    "svm_accuracy": ("Digits recognised as their class", True),
     "frechet_glyphs": ("Frechet distance of features of the glyphs' classifier (not FID)", False),
-    "glyph_accuracy": ("Samples recognised as their class", True),
+    "glyph_accuracy": ("Glyphs recognised as their class", True),
 }
 MEASURES = tuple(
     Measure(f"score/{score}_{guidance}", title, guidance, larger_is_better)
