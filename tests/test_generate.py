@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from rar_jax.checkpoints.weights import Weights
 from rar_jax.errors import UserError
 from rar_jax.generate import load, show
+from rar_jax.generation.generator import _final_randomness
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +41,28 @@ def test_mistakes(generator, classes, options, message):
         generator.generate(classes, **options)
 
 
+def test_no_weights_are_read_without_a_tokenizer(tmp_path):
+    (tmp_path / "rar.bin").write_bytes(b"not read")
+    with pytest.raises(UserError, match=r"rar\.bin comes without a tokenizer: name one with --tokenizer=WEIGHTS"):
+        load(tmp_path / "rar.bin")
+    with pytest.raises(UserError, match="--tokenizer=digts: there is no such file or folder"):
+        load(tmp_path / "rar.bin", tokenizer="digts")
+
+
+@pytest.mark.parametrize(
+    ("window", "step", "expected"),
+    [((0, 18), 0, 0.0), ((18, 18), 18, 1.0), ((9, 18), 18, 0.0), ((9, 9), 9, 1.0), ((9, 9), 10, 0.0), ((0, 0), 1, 0.0)],
+)
+def test_randomness_after_the_last_update(small_config, window, step, expected):
+    """A run whose window ends with it made every update with r = 1. Steps are epochs here."""
+    config = small_config(
+        train={"epochs": 18, "batch_size": 1437},
+        optimizer={"warmup_epochs": 0},
+        permutation={"anneal_start_epoch": window[0], "anneal_end_epoch": window[1]},
+    )
+    assert _final_randomness(Weights("rar", None, {}, "", step=step, config=config)) == expected
+
+
 def test_an_edit_keeps_what_is_not_masked(generator, caplog):
     images = generator.generate([0, 1, 2], seed=5, guidance_scale=2.0)
     mask = np.zeros((8, 8), bool)
@@ -54,6 +78,8 @@ def test_an_edit_keeps_what_is_not_masked(generator, caplog):
     np.testing.assert_array_equal(edited[:, 4:], images[:, 4:])
     assert (edited[:, :4] != images[:, :4]).any()
     np.testing.assert_array_equal(generator.edit(images, np.zeros((8, 8), bool), [1, 1, 1]), images)
+    with pytest.raises(UserError, match="schedule=cosine does not go with editing"):
+        dataclasses.replace(generator, tokenizer=None).edit(images, mask, [1, 1, 1], schedule="cosine", steps=4)
     with pytest.raises(UserError, match="1 classes are given for 3 images"):
         generator.edit(images, mask, [1])
     for wrong in (images.repeat(2, 1).repeat(2, 2), np.zeros((3, 16), int)):

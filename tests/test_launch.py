@@ -586,5 +586,7 @@ def test_the_page_trains_a_run_that_does_not_exist(project):
     assert start(project, "serve.sh", "new", PLATFORM="cuda").stdout.splitlines() == [
         "install cuda demo", f"{train}new", "-m rar_jax serve --checkpoint=new",
     ]  # fmt: skip
+    flag = start(project, "serve.sh", "--port=8000").stdout.splitlines()
+    assert flag == [*default[:2], f"{default[2]} --port=8000"]
     mine = start(project, "serve.sh", "mine", "--port=8000").stdout.splitlines()
     assert mine == ["install cpu demo", "-m rar_jax serve --checkpoint=mine --port=8000"]

@@ -8,6 +8,7 @@ edit.png shows each image, its mask and the results side by side; edited/ has ea
 
 import numpy as np
 from absl import flags
+from etils import epath
 
 from rar_jax.commands import cli, shared_flags
 from rar_jax.errors import UserError
@@ -66,12 +67,18 @@ def main(argv):
             "each image"
         )
     box, place = _integers(_BOX, 4), _integers(_PLACE, 2)
+    for flag, files in (("images", _IMAGES.value), ("mask", [_MASK.value] if _MASK.value else [])):
+        for file in files:
+            if not epath.Path(file).is_file():
+                raise UserError(f"--{flag}={file}: there is no such file")
     out = shared_flags.results_folder(_CHECKPOINT.value, _OUT.value, samples_folder)
     given = _OPTIONS()
     generator = load(_CHECKPOINT.value, _STEP.value, _TOKENIZER.value)
     side = generator.tokenizer.grid_side * generator.tokenizer.downsampling
     mask = read_mask(_MASK.value, side) if _MASK.value else box_mask(box, side) if box else None
     images, masks = map(np.stack, zip(*(read_canvas(path, side, mask, place) for path in _IMAGES.value), strict=True))
+    if empty := [path for path, mask in zip(_IMAGES.value, masks, strict=True) if not mask.any()]:
+        raise UserError(f"nothing of {empty[0]} is to be drawn: --mask has no light pixel, or --place leaves no rest")
     count, repeats = len(images), _RESULTS.value
     classes = np.resize(np.array(_CLASSES.value), count)
     edited = generator.edit(

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from absl import flags
+from etils import epath
 
 from rar_jax.commands import cli, shared_flags
 from rar_jax.data.datasets import open_datasets, open_records
@@ -62,10 +63,11 @@ def _folder(generator: Generator, folder: str) -> _Images:
 
 
 def _records(generator: Generator, folder: str | None) -> _Images:
-    if folder:
-        records = open_records(generator.config, generator.tokenizer, folder)
-    else:
-        records = open_datasets(generator.config, generator.tokenizer).heldout
+    config, records = generator.config, None
+    if folder := folder or (config.data.eval_path if config.data.name == "records" else None):
+        records = open_records(config, generator.tokenizer, folder)
+    elif config.data.name in ("digits", "glyphs"):
+        records = open_datasets(config, generator.tokenizer).heldout
     if records is None:
         raise UserError("the run has no held-out records: name some with --records=FOLDER, or --images=FOLDER")
     places = evenly_spaced(_NUM.value or records.num_records, records.num_records)
@@ -78,6 +80,9 @@ def main(argv):
     out = shared_flags.results_folder(_CHECKPOINT.value, _OUT.value, samples_folder)
     if _IMAGES.value and _RECORDS.value:
         raise UserError("name one of --images and --records, not both")
+    for holder in (_IMAGES, _RECORDS):
+        if holder.value and not epath.Path(holder.value).is_dir():
+            raise UserError(f"--{holder.name}={holder.value}: there is no such folder")
     generator = load(_CHECKPOINT.value, _STEP.value, _TOKENIZER.value)
     images = _folder(generator, _IMAGES.value) if _IMAGES.value else _records(generator, _RECORDS.value)
     passes = max(1, _ORDERS.value) * (1 + generator.config.model.num_classes * _CLASSIFY.value)

@@ -19,7 +19,7 @@ from rar_jax.data.records import UNKNOWN_TOKENIZER, Description
 from rar_jax.data.shards import REJECTED
 from rar_jax.data.sources import ClassFolders, TfdsImages
 from rar_jax.data.tokenization import tokenize_images
-from rar_jax.data.tokenizers import open_tokenizer, tokenizer_fingerprint
+from rar_jax.data.tokenizers import open_tokenizer, tokenizer_codes
 from rar_jax.errors import UserError
 from rar_jax.run_folder import check_folder
 
@@ -70,6 +70,8 @@ def _check() -> None:
         "jsonl": (_SPLIT, _DATA_DIR, _IMAGE_SIZE, *_IMAGES_ONLY),
     }
     shared_flags.refuse(unused[source], source)
+    if _CLASS_LIST.value:
+        shared_flags.refuse((_NUM_CLASSES,), "class_list")
     if not _OUTPUT.value:
         raise UserError("name the folder to write with --output")
     if not _TOKENIZER.value and source != "jsonl":
@@ -97,13 +99,21 @@ def _class_list() -> list[str] | None:
 
 
 def _import_lines() -> Description:
+    tokenizer = UNKNOWN_TOKENIZER
+    if _TOKENIZER.value:
+        tokenizer, codebook_size = tokenizer_codes(_TOKENIZER.value)
+        if codebook_size != _CODEBOOK_SIZE.value:
+            raise UserError(
+                f"--codebook_size={_CODEBOOK_SIZE.value}, but --tokenizer={_TOKENIZER.value} has {codebook_size} "
+                f"codes: set --codebook_size={codebook_size}"
+            )
     return import_jsonl(
         _JSONL.value,
         _OUTPUT.value,
         grid_side=_GRID_SIDE.value,
         codebook_size=_CODEBOOK_SIZE.value,
         class_names=tuple(_class_list() or map(str, range(_NUM_CLASSES.value or 1000))),
-        tokenizer=tokenizer_fingerprint(_TOKENIZER.value) if _TOKENIZER.value else UNKNOWN_TOKENIZER,
+        tokenizer=tokenizer,
         crops_per_image=_CROPS_PER_IMAGE.value,
         skip_bad=_SKIP_BAD.value,
         shard_size=_SHARD_SIZE.value or 100_000,

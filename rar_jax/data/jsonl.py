@@ -133,7 +133,10 @@ def _write_lines(
             where = f"{path}, line {number}"
             if not skip_bad:
                 writer.discard()
-                raise UserError(f"{where}: {error}; --skip_bad leaves such lines out") from None
+                raise UserError(
+                    f"{where}: {error}; check --grid_side, --codebook_size and --num_classes, or leave such lines out "
+                    "with --skip_bad"
+                ) from None
             rejected.append((where, str(error)))
     return rejected
 

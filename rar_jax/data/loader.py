@@ -122,7 +122,7 @@ def eval_batches(
 
     Yields:
       {"tokens": int32 [R, T], "label": int32 [R], "number": int32 [R], "weight": float32 [R]}. "number" counts the
-      records drawn, from 0 to num_images - 1. "weight" is 1, or 0 for the padding that fills the last batch.
+      records drawn, from 0. "weight" is 1, or 0 for the padding that fills the last batch.
     """
     num_images = min(num_images or records.num_images, records.num_images)
     rows = np.arange(batch_size) if rows is None else rows

@@ -111,15 +111,18 @@ def _vqgan_fingerprint(params: Mapping[str, Any]) -> str:
     return f"vqgan-{fingerprint(params)}"
 
 
-def tokenizer_fingerprint(name: str) -> str:
-    """Returns the fingerprint of a tokenizer by name (see `open_tokenizer`), for codes that it made elsewhere.
+def tokenizer_codes(name: str) -> tuple[str, int]:
+    """Returns the fingerprint and the codebook size of a tokenizer by name, for codes that it made elsewhere.
+
+    The names are those of `open_tokenizer`.
 
     Raises:
       UserError: no tokenizer has this name.
     """
     if name == DigitsTokenizer.fingerprint:
-        return name
-    return _vqgan_fingerprint(load_weights(name, "vqgan").params)
+        return name, DigitsTokenizer.codebook_size
+    weights = load_weights(name, "vqgan")
+    return _vqgan_fingerprint(weights.params), weights.model.config.codebook_size
 
 
 def open_tokenizer(name: str, image_size: int) -> Tokenizer:

@@ -1,6 +1,7 @@
 """The commands and Python calls that give the images of the page again."""
 
 import shlex
+import zlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -48,8 +49,9 @@ def sample_recipe(
       seed: seed of the images.
       options: the sampling options that differ from the run's.
     """
-    chosen = ",".join(classes)
-    command = _command("sample", **model.given(), classes=chosen, num=len(labels), png=True, seed=seed, **options)
+    flags = model.given() | {"classes": ",".join(classes), "num": len(labels), "png": True, "seed": seed} | options
+    # Each recipe has a folder of its own, because a job's folder is refused to another job.
+    command = _command("sample", **flags, out=f"samples_{zlib.crc32(repr(flags).encode()):08x}")
     labels = [int(label) for label in labels]
     return command, model.load() + f"images = generator.generate({labels}{_call({'seed': seed} | options)})"
 

@@ -57,11 +57,12 @@ def evaluate_samples(
     inputs = {"samples": samples.name, "image_size": image_size} | _extractor_inputs(extractor)
     inputs["reference"] = reference.name
     begin_report(out, inputs)
+    # First, because an unusable image of the reference should not be found after all samples.
+    reference.prepare(extractor)
     keep = len(samples) if reference.images is not None else 0
     summary = summarise(samples, extractor, "the samples", keep, _SHOWN, logits=True)
     if statistics is not None:
         write_statistics(statistics, summary.gaussians)
-    reference.prepare(extractor)
     scores, warnings = score(summary, reference, extractor, samples.labels)
     facts = {
         "samples": _samples_facts(samples),
@@ -81,9 +82,10 @@ def save_statistics(images: ImageSet, extractor: Extractor, path: epath.PathLike
     """Writes the statistics of images to an .npz file, with the names that ADM's reference batches use.
 
     Raises:
-      UserError: an image cannot be used, or there are fewer than two.
+      UserError: an image cannot be used, there are fewer than two, or the features are not for images of this size.
     """
     _check_count(images)
+    extractor.num_features(images.size)
     write_statistics(path, summarise(images, extractor, "the samples").gaussians)
 
 

@@ -4,7 +4,7 @@ import functools
 
 import numpy as np
 
-from rar_jax.data.glyphs import NUM_CLASSES, NUM_HELDOUT, glyph_images
+from rar_jax.data.glyphs import NUM_HELDOUT, glyph_images
 from rar_jax.evaluation.glyph_classifier import glyph_classifier, recognised
 from rar_jax.evaluation.neighbours import distance_to_nearest
 from rar_jax.evaluation.statistics import Gaussian, frechet, gaussian
@@ -22,13 +22,11 @@ def glyph_scores(images: np.ndarray, labels: np.ndarray, num_classes: int) -> di
       frechet_glyphs: the Frechet distance of the classifier's features to those of the held-out glyphs of these
         classes (`NUM_HELDOUT` images, new draws of the training faces).
       glyph_accuracy: the share of images that the classifier recognises as their class among the model's classes.
-      glyph_accuracy_36: the share that it recognises among all 36 classes.
     """
     features, logits = glyph_classifier().outputs(images)
     return {
         "frechet_glyphs": frechet(gaussian(features), _heldout(num_classes)),
         "glyph_accuracy": recognised(logits, labels, num_classes),
-        f"glyph_accuracy_{max(NUM_CLASSES)}": recognised(logits, labels, max(NUM_CLASSES)),
     }
 
 

@@ -64,7 +64,8 @@ def compare_with_training(
     """Compares samples with the training images, prints the report and writes it.
 
     Held-out images, encoded and decoded by the model's tokenizer, are compared in the same way: a model that does not
-    copy makes samples that are as far from the training images as held-out images are.
+    copy makes samples that are as far from the training images as held-out images are. With at least 100 of them, the
+    report has the share of samples that are nearer to a training image than 99% of them.
 
     Args:
       samples, training, heldout: sets of images of one size.
@@ -85,14 +86,16 @@ def compare_with_training(
     both = np.concatenate([some, tokenizer.decode(tokenizer.encode(real))])
     found = find_nearest(both, training)
     of_samples, of_heldout = np.split(found.distances, [len(some)])
-    near = float(np.mean(of_samples < np.quantile(of_heldout, _SHARE)))
-    scores = {
-        "nearest_samples": float(np.median(of_samples)),
-        "nearest_heldout": float(np.median(of_heldout)),
-        "near_samples": near,
-    }
+    scores = {"nearest_samples": float(np.median(of_samples)), "nearest_heldout": float(np.median(of_heldout))}
     warnings = []
-    if near > _WARNING:
+    # The quantile of fewer distances lies near the smallest one, which is random.
+    if len(real) < 1 / _SHARE:
+        warnings.append(
+            f"{len(real)} held-out images are too few to count copies: compare with {1 / _SHARE:.0f} or more"
+        )
+    else:
+        scores["near_samples"] = float(np.mean(of_samples < np.quantile(of_heldout, _SHARE)))
+    if (near := scores.get("near_samples", 0)) > _WARNING:
         warnings.append(
             f"{near:.0%} of the samples are nearer to a training image than {1 - _SHARE:.0%} of the held-out images "
             "are: the model copies; train it for fewer epochs, or a smaller one"

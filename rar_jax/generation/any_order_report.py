@@ -76,9 +76,11 @@ def _as_json(results: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
 
 def _plan(subject: Subject, images: int) -> dict[str, Any]:
     """Returns what the values depend on besides the cells."""
-    options = dataclasses.asdict(subject.generators[subject.name].options())
-    varied = {name: value for name, value in options.items() if name not in Decoding._fields}
-    return {"images": images, "tokenizer": subject.generators[subject.name].tokenizer.fingerprint} | varied
+    generator = subject.generators[subject.name]
+    options = dataclasses.asdict(generator.options())
+    fixed = {name: value for name, value in options.items() if name not in Decoding._fields}
+    origin = {name: generator.origin[name] for name in ("dtype", "platform")}
+    return {"images": images, "tokenizer": generator.tokenizer.fingerprint} | origin | fixed
 
 
 def summarise(found: Mapping[Cell, Mapping[str, float]], num_tokens: int) -> list[Row]:

@@ -13,6 +13,7 @@ from etils import epath
 from rar_jax.checkpoints.weights import Weights, load_weights, split_step
 from rar_jax.config import Config, sample_options
 from rar_jax.data.class_names import class_names, find_classes
+from rar_jax.data.digits import DigitsTokenizer
 from rar_jax.data.tokenizers import Tokenizer, decoded, load_tokenizer, tokenizer_for
 from rar_jax.errors import UserError
 from rar_jax.generation.editing import edit_tokens, token_masks
@@ -153,8 +154,8 @@ class Generator:
           UserError: a class, an image, a mask or an option cannot be used.
         """
         labels, options = self._labels_for(images, classes), self.options(**options)
-        masked = token_masks(masks, self.tokenizer, len(images), margin)
         self.warn_if_not_trained(options, editing=True)
+        masked = token_masks(masks, self.tokenizer, len(images), margin)
         tokens = edit_tokens(
             self.sampler,
             self._encode(images),
@@ -310,8 +311,12 @@ class Generator:
         return labels
 
     def order_warning(self, options: Options, editing: bool = False) -> str | None:
-        """Returns a warning if the model was not trained, at the end, in the orders that these options use."""
-        groups = max(options.plan(self.sampler.model.config).sizes) > 1
+        """Returns a warning if the model was not trained, at the end, in the orders that these options use.
+
+        Raises:
+          UserError: the options do not go with the model or with editing.
+        """
+        groups = max(options.plan(self.sampler.model.config, one_size=editing).sizes) > 1
         other = groups or options.scan_order != self.options().scan_order
         if not (editing or other) or self.final_randomness > 0:
             return None
@@ -340,6 +345,10 @@ def load_generator(checkpoint: epath.PathLike, step: int | None = None, tokenize
     Raises:
       UserError: there is no such checkpoint, it is damaged, or there is no tokenizer for it.
     """
+    if tokenizer is None and epath.Path(checkpoint).is_file():
+        raise UserError(f"{checkpoint} comes without a tokenizer: name one with --tokenizer=WEIGHTS")
+    if tokenizer not in (None, DigitsTokenizer.fingerprint) and not epath.Path(tokenizer).exists():
+        raise UserError(f"--tokenizer={tokenizer}: there is no such file or folder")
     mesh = local_mesh()
     # bfloat16 is faster on accelerators; on a CPU its matrix products are many times slower than float32's.
     dtype = "float32" if jax.default_backend() == "cpu" else None
@@ -359,10 +368,15 @@ def load_generator(checkpoint: epath.PathLike, step: int | None = None, tokenize
 
 
 def _final_randomness(weights: Weights) -> float:
-    """Returns r at the checkpoint's step. Published weights, which have step 0, were annealed to 0."""
+    """Returns r after the checkpoint's last update. Published weights, which have step 0, were annealed to 0."""
     window = weights.config.permutation
     start, end = weights.config.anneal_steps
-    return float(randomness(weights.step, start, end, window.final_randomness, window.shape)) if weights.step else 0.0
+    if not weights.step:
+        return 0.0
+    if weights.step <= start:
+        # Until then r was 1, also if the window ends with the run.
+        return 1.0
+    return float(randomness(weights.step, start, end, window.final_randomness, window.shape))
 
 
 def _random_loss(folder: epath.Path, step: int) -> float | None:

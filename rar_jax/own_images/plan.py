@@ -90,6 +90,7 @@ def write_plan(
       UserError: the time is too short, or the tokenizer does not fit the images.
     """
     folder, seconds = epath.Path(folder), 3600 * hours
+    folder.mkdir(parents=True, exist_ok=True)
     first = plan_tokenizer(images, machine, _TOKENIZER_SHARE * seconds, published, inception)
     codes = tokenizer_config(first.fields).model
     second = plan_rar(images, machine, (1 - _TOKENIZER_SHARE) * seconds, codes, str(folder))

@@ -13,6 +13,7 @@ from rar_jax.config import Config, sample_options
 from rar_jax.performance.collectives import collectives
 from rar_jax.performance.costs import (
     decode_work,
+    pass_sizes,
     recomputed_flops,
     train_flops,
     vqgan_train_flops,
@@ -58,7 +59,7 @@ def _train_work(config: Config, num_devices: int) -> dict[str, float]:
 def _decode_work(config: Config, batch_size: int, num_devices: int) -> dict[str, float]:
     """Returns the FLOPs of a decode loop on each device, and the bytes that it must read."""
     options = sample_options(config)
-    itemsize, sizes = jnp.dtype(config.train.dtype).itemsize, options.plan(config.model).sizes
+    itemsize, sizes = jnp.dtype(config.train.dtype).itemsize, pass_sizes(options, config.model)
     passes, modulations = decode_work(config.model, batch_size // num_devices, options.guided, itemsize, sizes)
     return {
         "passes": len(passes),
@@ -79,7 +80,9 @@ def _compiled(
     """Returns a compiled program and its work on each device, by formula."""
     count = len(topology.devices)
     if program == "sample":
-        return compile_decode(config, batch_size, topology), _decode_work(config, batch_size, count)
+        # First, because it can refuse the config.
+        work = _decode_work(config, batch_size, count)
+        return compile_decode(config, batch_size, topology), work
     if program == "tokenizer":
         return compile_tokenizer_step(config, topology), _tokenizer_work(config, count)
     return compile_step(config, topology), _train_work(config, count)

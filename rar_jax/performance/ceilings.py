@@ -13,11 +13,11 @@ _REPEATS = 3
 _BURST = 4
 
 
-def seconds(function: Callable[[], Any], repeats: int = _REPEATS, burst: int = 1) -> list[float]:
-    """Returns `repeats` times of a call in s, each the mean over a burst of calls, after one call that is not timed."""
+def seconds(function: Callable[[], Any], burst: int = 1) -> list[float]:
+    """Returns three times of a call in s, each the mean over a burst of calls, after one call that is not timed."""
     jax.block_until_ready(function())
     times = []
-    for _ in range(repeats):
+    for _ in range(_REPEATS):
         began = time.perf_counter()
         jax.block_until_ready([function() for _ in range(burst)])
         times.append((time.perf_counter() - began) / burst)

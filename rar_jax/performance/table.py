@@ -85,6 +85,7 @@ class Measured:
                 return each
         self._found.append(fields | _measure(variant))
         if self._path:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(self._path, json.dumps(self._found, indent=2) + "\n")
         return self._found[-1]
 

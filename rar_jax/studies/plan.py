@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 import runpy
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -77,6 +78,8 @@ _SCORES_DEPEND_ON = ("eval.every", "eval.num_images", "eval.score_", "init_from"
 # Prefixes of fields that the study sets itself.
 _SET_BY_STUDY = ("seed", "name", "checkpoint.")
 _DIGEST_LENGTH = 16
+# Precision and recall use the third neighbour of each image.
+_LEAST_TEST_IMAGES = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +131,8 @@ class Cell(NamedTuple):
       row: the row.
       seed: the seed.
       config: the config of the run.
-      digest: identifies everything that the results depend on, except the version of the code.
+      digest: identifies the settings that the results depend on. The version of the code, the platform, and fields that
+        change rounding alone, such as `train.remat` or `mesh.fsdp`, are not among them.
     """
 
     row: Row
@@ -173,8 +177,9 @@ def _check_scores(study: Study) -> None:
     if not known[study.compare].compared:
         better = ", ".join(name for name, score in known.items() if score.compared)
         raise UserError(f"study.compare={study.compare!r} must be a score that is better if smaller: {better}")
-    if not study.guidance_scales:
-        raise UserError("study.guidance_scales=() must have at least one scale")
+    scales = study.guidance_scales
+    if not scales or not all(type(scale) in (int, float) and 0 <= scale < math.inf for scale in scales):
+        raise UserError(f"study.guidance_scales={scales!r} must be numbers of at least 0, and one or more")
 
 
 def scores_of(study: Study) -> dict[str, Score]:
@@ -233,11 +238,11 @@ def _cell(study: Study, row: Row, seed: int) -> Cell:
     config = from_config_dict(fields)
     if config.data.name != "digits":
         raise UserError(f"config.data.name={config.data.name!r} must be digits, which are scored")
-    heldout = len(digits_split("heldout")[1])
-    if not 0 < config.eval.num_images < heldout:
+    most = len(digits_split("heldout")[1]) - _LEAST_TEST_IMAGES
+    if not 2 <= config.eval.num_images <= most:
         raise UserError(
-            f"config.eval.num_images={config.eval.num_images} must be from 1 to {heldout - 1}: the other held-out "
-            "digits are the test images"
+            f"config.eval.num_images={config.eval.num_images} must be from 2 to {most}: the other held-out digits are "
+            "the test images"
         )
     if not row.orders or not set(row.orders) <= set(_ORDERS):
         raise UserError(f"orders={row.orders} must be some of {', '.join(_ORDERS)}")
@@ -245,7 +250,7 @@ def _cell(study: Study, row: Row, seed: int) -> Cell:
 
 
 def _digest(study: Study, row: Row, config: Config) -> str:
-    """Returns a digest of all settings that the results of a cell depend on.
+    """Returns the digest of a cell's settings; see `Cell`.
 
     Values of the config that are its defaults are left out, so that a new field of the config changes no digest.
     """

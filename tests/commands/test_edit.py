@@ -48,6 +48,13 @@ def test_a_smaller_image_is_placed_on_the_canvas(folder, tmp_path):
     np.testing.assert_array_equal(result[1:5, 2:7], read(folder / "small.png"))
 
 
+def test_a_mask_must_cover_something(folder):
+    write_png(folder / "dark.png", np.zeros((8, 8, 3), np.uint8))
+    flags = [f"--checkpoint={folder / 'run'}", f"--images={folder / 'a.png'}", "--classes=3"]
+    told = refusal("edit", *flags, f"--mask={folder / 'dark.png'}")
+    assert "a.png is to be drawn: --mask has no light pixel" in told
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -56,6 +63,7 @@ def test_a_smaller_image_is_placed_on_the_canvas(folder, tmp_path):
         (["--box=1,2,3,x"], "--box=1,2,3,x must be 4 integers"),
         (["--box=0,0,4,4", "--mask=m.png"], "--mask=m.png and --box=0,0,4,4 both say what to draw: give only one"),
         (["--box=0,0,4,4", "--classes=1,2"], "--classes has 2 classes for 1 images"),
+        (["--box=0,0,4,4"], "--images=a.png: there is no such file"),
     ],
 )
 def test_mistakes(options, message):

@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -55,6 +56,17 @@ def test_images_of_class_folders(run, tmp_path, monkeypatch):
     results = check(out, result.stdout, generator, pixels[order], labels[order], 2)
     predicted = generator.classify(pixels[order], orders=2).argmax(axis=1)
     assert results["accuracy by Bayes' rule"] == pytest.approx((predicted == labels[order]).mean())
+
+
+def test_random_tokens_are_no_held_out_images(run, tmp_path):
+    """Converted weights have a config with synthetic data."""
+    shutil.copytree(run, tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    config["data"]["name"] = "synthetic"
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    assert "the run has no held-out records: name some with --records=FOLDER" in refusal(
+        "likelihood", f"--checkpoint={tmp_path / 'run'}"
+    )
 
 
 def test_records_are_read_batch_by_batch(run, tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ from running import call, refusal
 
 def test_samples_are_compared(vqgan_file, tmp_path):
     """Samples that are training images have a distance of 0."""
-    images = np.random.default_rng(0).integers(256, size=(12, 8, 8, 3), dtype=np.uint8)
+    images = np.random.default_rng(0).integers(256, size=(108, 8, 8, 3), dtype=np.uint8)
     for name, part in (("samples", images[:4]), ("training", images[:8]), ("heldout", images[8:])):
         np.savez(tmp_path / f"{name}.npz", part)
     sets = [f"--{name}={tmp_path / name}.npz" for name in ("samples", "training", "heldout")]

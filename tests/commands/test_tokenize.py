@@ -49,6 +49,14 @@ from rar_jax.data.tokenizers import open_tokenizer
         (["--glyphs=9", "--output=out", "--tokenizer=digits", "--image_size=8", "--split=all"], "no split 'all'"),
         (["--jsonl=a", "--output=out", "--noflip"], "--flip has no effect with --jsonl"),
         (["--jsonl=a", "--output=out", "--image_size=32"], "--image_size has no effect with --jsonl: remove it"),
+        (
+            ["--jsonl=a", "--output=out", "--class_list=a", "--num_classes=9"],
+            "--num_classes has no effect with",
+        ),
+        (
+            ["--jsonl=a", "--output=out", "--tokenizer=digits"],
+            "--codebook_size=1024, but --tokenizer=digits has 17 codes: set --codebook_size=17",
+        ),
         (["--jsonl=a", "--output=out", "--class_list=/dev/null"], "--class_list=/dev/null has no class names: write"),
         (["--images=tests", "--output=out", "--tokenizer=digits", "--class_list=/dev/null"], "has no class names"),
         (["--tfds=mnist", "--output=out", "--tokenizer=digits", "--num=3"], "'num'"),
@@ -62,11 +70,12 @@ def test_mistakes_with_tokenize(arguments, message):
 def test_lines_name_the_tokenizer_that_made_them(tmp_path, vqgan_file):
     (tmp_path / "tokens.jsonl").write_text('{"class_id": 1, "tokens": [0, 1, 2, 3]}\n')
     flags = [f"--jsonl={tmp_path / 'tokens.jsonl'}", "--grid_side=2", "--num_classes=2"]
-    for name, fingerprint in (("digits", "digits"), (vqgan_file, open_tokenizer(str(vqgan_file), 16).fingerprint)):
-        out = tmp_path / fingerprint
-        result = call("tokenize", *flags, f"--output={out}", f"--tokenizer={name}")
+    for name, side in (("digits", 8), (str(vqgan_file), 16)):
+        tokenizer = open_tokenizer(name, side)
+        out, codes = tmp_path / tokenizer.fingerprint, f"--codebook_size={tokenizer.codebook_size}"
+        result = call("tokenize", *flags, codes, f"--output={out}", f"--tokenizer={name}")
         assert result.returncode == 0, result.stderr
-        assert TokenRecords(out).description.tokenizer == fingerprint
+        assert TokenRecords(out).description.tokenizer == tokenizer.fingerprint
 
 
 def test_glyphs_are_tokenized(tmp_path):

@@ -56,7 +56,7 @@ def test_copies_are_counted_and_shown(make, tmp_path, capsys):
     report = compare_with_training(
         make("samples", samples),
         make("training", training),
-        make("heldout", noise(40, 2)),
+        make("heldout", noise(200, 2)),
         Identity(),
         tmp_path / "out",
     )
@@ -65,6 +65,13 @@ def test_copies_are_counted_and_shown(make, tmp_path, capsys):
     assert "the model copies" in capsys.readouterr().out.replace("\n", " ")
     assert json.loads((tmp_path / "out" / "report.json").read_text())["scores"] == report.scores
     assert (tmp_path / "out" / "report.png").exists()
+
+
+def test_few_held_out_images_do_not_tell_copies(make, tmp_path):
+    sets = make("samples", noise(30, 1)), make("training", noise(60, 0)), make("heldout", noise(99, 2))
+    report = compare_with_training(*sets, Identity(), tmp_path)
+    assert list(report.scores) == ["nearest_samples", "nearest_heldout"]
+    assert report.warnings == ["99 held-out images are too few to count copies: compare with 100 or more"]
 
 
 def test_other_sizes_are_refused(make, tmp_path):

@@ -40,12 +40,13 @@ def planned(folder, *arguments, **options):
 
 
 def test_two_cores_get_small_networks_that_fit_the_time(tmp_path):
-    tokenizer, rar, text = planned(tmp_path, images(20_000), machine(150e9), 0.25)
+    folder = tmp_path / "new"
+    tokenizer, rar, text = planned(folder, images(20_000), machine(150e9), 0.25)
     assert (tokenizer.model.width, tokenizer.model.multipliers, tokenizer.model.downsampling) == (16, (1, 2, 4), 4)
     assert tokenizer.data.workers == 3 and tokenizer.data.images == "split/train"
     assert tokenizer.data.eval_images == "split/heldout"
     assert (rar.model.width, rar.model.grid_side, rar.model.codebook_size, rar.train.batch_size) == (64, 8, 1024, 64)
-    assert (rar.data.path, rar.data.eval_path) == (f"{tmp_path}/tokens/train", f"{tmp_path}/tokens/heldout")
+    assert (rar.data.path, rar.data.eval_path) == (f"{folder}/tokens/train", f"{folder}/tokens/heldout")
     # By the times of the steps, both trainings take their share of a quarter of an hour.
     fake = machine(150e9)
     assert 0.98 < fake.step_seconds(tokenizer) * tokenizer.last_step / 300 <= 1

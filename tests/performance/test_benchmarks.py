@@ -39,6 +39,11 @@ def test_sample(small_config):
     assert "images/s with detokenization" not in section
 
 
+def test_verified_groups_have_no_fixed_passes(small_config):
+    with pytest.raises(UserError, match=r"config\.sample\.verify=True: the number of passes depends on the draws"):
+        sample.measure(small_config(sample={"verify": True}), [8], [4])
+
+
 @pytest.mark.parametrize("size", [0, 12])
 def test_sample_refuses_a_batch_that_the_devices_cannot_share(small_config, size):
     with pytest.raises(UserError, match=f"batch_size={size} must be a multiple of the 8 devices here"):

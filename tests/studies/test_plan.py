@@ -65,8 +65,8 @@ def test_what_a_digest_depends_on(field, value, same):
         (Row("a", {"seed": 3}), "row 'a': seed=3: the study sets this field"),
         (Row("a", {}, orders=("spiral",)), r"row 'a': orders=\('spiral',\) must be some of target, random"),
         (Row("a", {}, orders=()), r"row 'a': orders=\(\) must be some of"),
-        (Row("a", {"eval.num_images": 0}), "row 'a': config.eval.num_images=0 must be from 1 to 359"),
-        (Row("a", {"eval.num_images": 360}), "row 'a': config.eval.num_images=360 must be from 1 to 359"),
+        (Row("a", {"eval.num_images": 0}), "row 'a': config.eval.num_images=0 must be from 2 to 356"),
+        (Row("a", {"eval.num_images": 357}), "row 'a': config.eval.num_images=357 must be from 2 to 356"),
         (Row("a", {"data.name": "synthetic"}), "row 'a': config.data.name='synthetic' must be digits"),
         (Row("a", tiny_study().rows[0].fields), "row 'a' has the same settings as row '0-0': leave one out"),
     ],
@@ -86,7 +86,11 @@ def test_rows_that_are_refused(row, message):
         ("return Study(imagenet(), [], columns=('random_frechet',))", r"study\.columns: 'random_frechet' is no score"),
         ("return Study(imagenet(), [], choosing=True)", r"study\.compare: 'loss_end' is no score .* validation_end,"),
         ("return Study(imagenet(), [], compare='accuracy')", r"study\.compare='accuracy' must be .* better if smaller"),
-        ("return Study(imagenet(), [], guidance_scales=())", r"study\.guidance_scales=\(\) must have at least one"),
+        (
+            "return Study(imagenet(), [], guidance_scales=())",
+            r"guidance_scales=\(\) must be numbers of at least 0",
+        ),
+        ("return Study(imagenet(), [], guidance_scales=(2, -1.0))", r"guidance_scales=\(2, -1\.0\) must be numbers"),
         ("return 1 / 0", "line 5: ZeroDivisionError"),
     ],
 )

@@ -58,4 +58,6 @@ def show(results: dict[str, Any], json_path: str | None) -> None:
             parts = value.items() if isinstance(value, dict) else [("", value)]
             print(f"  {name:<40} {', '.join(_shown(each, unit) for unit, each in parts)}")
     if json_path:
-        pathlib.Path(json_path).write_text(json.dumps(results, indent=2) + "\n")
+        path = pathlib.Path(json_path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(results, indent=2) + "\n")

@@ -19,7 +19,7 @@ from rar_jax.models.vqgan import VQGAN
 from rar_jax.parallel.mesh import batch_sharding, local_mesh, replicated
 from rar_jax.performance import ceilings
 from rar_jax.performance.benchmarks.report import peak_memory
-from rar_jax.performance.costs import decode_work
+from rar_jax.performance.costs import decode_work, pass_sizes
 from rar_jax.sampling.decode import decode_segments
 from rar_jax.sampling.options import Options
 from rar_jax.sampling.sampler import Sampler
@@ -94,19 +94,19 @@ def _measure_batch(
     seconds = statistics.median(times)
     # Measured before and after, because the ceilings of a machine drift.
     rate, bandwidth = map(statistics.mean, zip(before, measure_ceilings(), strict=True))
-    plan = options.plan(model.config)
-    passes, modulations = decode_work(model.config, batch // devices, guided, model.dtype.itemsize, plan.sizes)
+    sizes = pass_sizes(options, model.config)
+    passes, modulations = decode_work(model.config, batch // devices, guided, model.dtype.itemsize, sizes)
     floor = sum(work.seconds(rate, bandwidth) for work in passes)
     results = {
         "batch": batch,
         "guidance": guided,
         "dtype": model.dtype.name,
-        "passes": len(plan.sizes),
-        "compiled loops": len(decode_segments(model, (2 if guided else 1) * batch // devices, plan.sizes)),
+        "passes": len(sizes),
+        "compiled loops": len(decode_segments(model, (2 if guided else 1) * batch // devices, sizes)),
         "compile, s": first - seconds,
         "decode, s, median": seconds,
         "decode, s, slowest": max(times),
-        "pass, ms": 1e3 * seconds / len(plan.sizes),
+        "pass, ms": 1e3 * seconds / len(sizes),
         "images/s": batch / seconds,
         "memory bandwidth per device, bytes/s": bandwidth,
         "product rate per device, FLOP/s": rate,
@@ -144,14 +144,15 @@ def measure(
       Section -> name -> value. The names hold the units.
 
     Raises:
-      UserError: a batch size is not a multiple of the number of devices, or there are more steps than tokens.
+      UserError: a batch size is not a multiple of the number of devices, there are more steps than tokens, or verify is
+        set.
     """
     for size in batch_sizes:
         if size < 1 or size % jax.local_device_count():
             raise UserError(f"batch_size={size} must be a multiple of the {jax.local_device_count()} devices here")
     options = [dataclasses.replace(sample_options(config), steps=each) for each in steps]
     for each in options:
-        each.plan(config.model)
+        pass_sizes(each, config.model)
     sampler = _make_sampler(config, dtype)
     detokenizer = _make_detokenizer(sampler.model, sampler.mesh) if detokenize else None
     return {
