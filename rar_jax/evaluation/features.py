@@ -199,17 +199,28 @@ def extract_all(extractor: Extractor, batches: Iterable[np.ndarray]) -> Iterator
 
     Args:
       extractor: computes the features.
-      batches: uint8 [B, H, W, 3] each, of any size B.
+      batches: uint8 [B, H, W, 3] each, of any size B. They are divided and joined to batches of the extractor.
     """
     waiting = collections.deque()
-    for batch in batches:
-        for start in range(0, len(batch), extractor.batch_size):
-            images = batch[start : start + extractor.batch_size]
-            waiting.append((images, extractor.extract(images)))
-            if len(waiting) > 1:
-                yield _on_host(*waiting.popleft())
+    for images in _regrouped(batches, extractor.batch_size):
+        waiting.append((images, extractor.extract(images)))
+        if len(waiting) > 1:
+            yield _on_host(*waiting.popleft())
     for each in waiting:
         yield _on_host(*each)
+
+
+def _regrouped(batches: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
+    """Yields the rows of batches in batches of `size`; the last one can have fewer."""
+    held = []
+    for batch in batches:
+        held.append(batch)
+        while sum(map(len, held)) >= size:
+            rows = np.concatenate(held)
+            yield rows[:size]
+            held = [rows[size:]]
+    if any(map(len, held)):
+        yield np.concatenate(held)
 
 
 def _on_host(images: np.ndarray, features: Features) -> tuple[np.ndarray, Features]:
