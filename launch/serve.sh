@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs rar_jax with the page into .venv and opens the page of a run. Without one it first trains
-# configs/digits_any_order.py in runs/digits_any_order, and in a new folder if one is named.
+# Installs rar_jax with the page into .venv and opens the page of a run. If the run's folder does not exist, it first
+# trains configs/digits_any_order.py there; without a folder, which comes first, in runs/digits_any_order.
 #   launch/serve.sh [run folder] [more flags of python -m rar_jax serve]
 # Environment variable PLATFORM: the JAX build to install, cpu (default), cuda or tpu.
 set -euo pipefail

@@ -103,7 +103,10 @@ class TrainConfig(LoopConfig):
         "xla", "Attention of the training step. pallas: kernels for NVIDIA GPUs.", one_of=ATTENTION
     )
     ema_decay: float = setting(
-        0.0, "Decay of the moving average of the parameters. 0: no average.", at_least=0, below=1
+        0.0,
+        "Decay of the moving average of the parameters, which is shorter at first. 0: none.",
+        at_least=0,
+        below=1,
     )
 
 
@@ -151,7 +154,7 @@ class EvalConfig:
     every: int = setting(5000, "Steps between evaluations of held-out losses and sample grids.", at_least=1)
     num_images: int = setting(
         10_000,
-        "Number of held-out images whose losses are measured, and of as many training images. 0: all held-out ones.",
+        "Number of held-out images, and of training images, whose losses are measured. 0: as many as are held out.",
         at_least=0,
     )
     samples_per_class: int = setting(
@@ -235,6 +238,14 @@ class Config:
         """Yields the rules between fields: whether each holds, and the message if it does not."""
         return _rules(self)
 
+    def run_rules(self) -> Iterator[tuple[bool, str]]:
+        """Yields the rules for starting and resuming a run; see `schema.check_run`."""
+        yield from checkpoint_rules(self.checkpoint)
+        try:
+            sample_options(self).plan(self.model)
+        except UserError as error:
+            yield False, f"config.sample: {error}"
+
 
 # The sizes of Table 1, each with the sampling options of its published results.
 RAR_SIZES = {
@@ -292,10 +303,6 @@ def _rules(config: Config) -> Iterator[tuple[bool, str]]:
         scan_order(window.scan_order, model.grid_side)
     except UserError as error:
         yield False, f"config.permutation.scan_order: {error}"
-    try:
-        sample_options(config).plan(model)
-    except UserError as error:
-        yield False, f"config.sample: {error}"
     yield (
         window.anneal_start_epoch <= window.anneal_end_epoch,
         f"config.permutation.anneal_start_epoch={window.anneal_start_epoch} must be from 0 to "
@@ -332,7 +339,6 @@ def _rules(config: Config) -> Iterator[tuple[bool, str]]:
         "config.data.tokenizer=none: config.data.name=glyphs needs the tokenizer that makes its tokens; name its "
         "weights with --config.data.tokenizer=WEIGHTS",
     )
-    yield from checkpoint_rules(config.checkpoint)
     yield from _score_rules(config)
 
 
@@ -411,7 +417,7 @@ def mesh_shape(config: Config, num_devices: int) -> tuple[int, int, int]:
     _require(
         microbatch % num_devices == 0,
         f"config.train.batch_size={config.train.batch_size} over config.train.accumulation={config.train.accumulation} "
-        f"is {microbatch} images a microbatch, which must be divisible by the {num_devices} devices",
+        f"is {microbatch} images per microbatch, which must be divisible by the {num_devices} devices",
     )
     model = config.model
     for name, axes, size in (

@@ -167,7 +167,7 @@ def warn_of_os_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        _log.warning("%s; the run continues", error)
+        _log.warning("%s; training is not affected", error)
 
 
 def hold_to_plan(flag: str, folder: epath.PathLike, earlier: Mapping[str, Any], plan: Mapping[str, Any]) -> None:

@@ -118,7 +118,7 @@ def lock(folder: epath.PathLike, name: str = _LOCK_NAME, work: str = "trains") -
 
     Returns:
       The lock, which is held until its `close` is called or the process ends, however it ends. Remote folders such as
-      gs:// have no locks; theirs holds nothing.
+      gs:// have no locks; for them it does nothing.
 
     Raises:
       UserError: another process holds the lock; the message has its process id.

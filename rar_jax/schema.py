@@ -67,7 +67,20 @@ def check(config: Any) -> None:
       UserError: see `from_config_dict`.
     """
     check_fields(config, "config.")
-    for holds, message in config.rules():
+    _require(config.rules())
+
+
+def check_run(config: Any) -> None:
+    """Checks what a run needs, and what the stored config of an older run need not meet.
+
+    Raises:
+      UserError: see `from_config_dict`.
+    """
+    _require(config.run_rules())
+
+
+def _require(rules: Iterator[tuple[bool, str]]) -> None:
+    for holds, message in rules:
         if not holds:
             raise UserError(message)
 
@@ -123,27 +136,37 @@ def flat_fields(config: Any) -> dict[str, Any]:
     return flax.traverse_util.flatten_dict(dataclasses.asdict(config), sep=".")
 
 
+def allowed_changes(config: Any, given: Sequence[str]) -> list[str]:
+    """Returns the fields of --allow_config_change, which may be given with or without `config.` before their names.
+
+    Raises:
+      UserError: the config has no such field, or it is a section.
+    """
+    known, names = flat_fields(config), [path.removeprefix("config.") for path in given]
+    for path in names:
+        if path not in known:
+            section = path in field_paths(type(config))
+            reason = "it is a section; name its fields one by one" if section else unknown_field(path, type(config))
+            raise UserError(f"--allow_config_change={path}: {reason}")
+    return names
+
+
 def check_same_run(config: _Config, saved: _Config, allowed: Sequence[str] = ()) -> list[str]:
     """Compares the config of a resumed run with the one stored in its folder.
 
     Args:
       config: the config of the resumed run.
       saved: the stored config, of the same class.
-      allowed: fields that may differ although they change what is trained, with or without `config.` before their
-        names. Fields that change the arrays of the state may not, because the checkpoints could not be restored.
+      allowed: fields that may differ although they change what is trained. Fields that change the arrays of
+        the state may not, because the checkpoints could not be restored.
 
     Returns:
       The differences that are allowed, each with both values.
 
     Raises:
-      UserError: a field that changes what is trained differs. Every such field is named with both values. Or `allowed`
-        has an unknown field.
+      UserError: a field that changes what is trained differs. Every such field is named with both values.
     """
     ours, theirs = flat_fields(config), flat_fields(saved)
-    allowed = [path.removeprefix("config.") for path in allowed]
-    for path in allowed:
-        if path not in ours:
-            raise UserError(f"--allow_config_change={path}: {unknown_field(path, type(config))}")
     different = [path for path in ours if ours[path] != theirs[path]]
     shapes = [path for path in different if saved.changes_state(path, theirs[path], ours[path])]
     refused = [path for path in different if not saved.may_change(path) and (path not in allowed or path in shapes)]

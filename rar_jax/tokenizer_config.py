@@ -87,7 +87,10 @@ class TokenizerTrainConfig(LoopConfig):
     batch_size: int = setting(128, "Global batch size, over all devices and hosts.", at_least=1)
     steps: int = setting(400_000, "Steps that the schedules span.", at_least=1)
     ema_decay: float = setting(
-        0.999, "Decay of the moving average of the weights, which the tokenizer consists of.", at_least=0, below=1
+        0.999,
+        "Decay of the moving average of the weights, which the tokenizer consists of. It is shorter at first.",
+        at_least=0,
+        below=1,
     )
     dtype: str = setting("float32", "Compute dtype. Parameters are float32.", one_of=DTYPES)
 
@@ -199,13 +202,19 @@ class TokenizerConfig:
             bool(data.images) or data.name == "glyphs",
             "config.data.images is empty: name the images with --images=DIR",
         )
-        for field in ("images", "eval_images"):
-            value = getattr(data, field)
-            yield (
-                not value or data.name != "glyphs",
-                f"config.data.{field}={value!r} has no effect with config.data.name={data.name}: remove it",
-            )
+        yield (
+            not data.images or data.name != "glyphs",
+            f"config.data.images={data.images!r} has no effect with config.data.name={data.name}: remove it",
+        )
+
+    def run_rules(self) -> Iterator[tuple[bool, str]]:
+        """Yields the rules for starting and resuming a run; see `schema.check_run`."""
         yield from checkpoint_rules(self.checkpoint)
+        data = self.data
+        yield (
+            not data.eval_images or data.name != "glyphs",
+            f"config.data.eval_images={data.eval_images!r} has no effect with config.data.name={data.name}: remove it",
+        )
 
 
 def _norm_rules(model: VQGANConfig) -> Iterator[tuple[bool, str]]:

@@ -5,7 +5,7 @@ import pytest
 from conftest import ROOT
 
 from rar_jax.errors import UserError
-from rar_jax.schema import from_config_dict, to_config_dict, unknown_field
+from rar_jax.schema import check_run, from_config_dict, to_config_dict, unknown_field
 from rar_jax.tokenizer_config import TokenizerConfig
 
 
@@ -34,8 +34,6 @@ def test_the_configs_are_valid_and_survive_json():
         ("quantizer.kind", "ema", r"kind='ema' must be one of fsq, vq"),
         ("data.image_size", 30, r"image_size=30 must be a multiple of 4"),
         ("data.images", "folder", r"data\.images='folder' has no effect with config\.data\.name=glyphs"),
-        ("data.eval_images", "test", r"data\.eval_images='test' has no effect with config\.data\.name=glyphs"),
-        ("checkpoint.keep_every", 1, r"keep_every=1 must be a multiple of config\.checkpoint\.every="),
         ("data.name", "folder", r"data\.images is empty: name the images with --images=DIR"),
         ("optimizer.warmup_steps", 5500, r"warmup_steps=5500 must be below config\.train\.steps=5500"),
         ("loss.discriminator_width", 88, r"discriminator_width=88 makes layers of \[176, 352, 704\] channels"),
@@ -48,6 +46,22 @@ def test_bad_values(path, value, message):
     fields[section][field] = value
     with pytest.raises(UserError, match=message):
         from_config_dict(fields, TokenizerConfig)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("data.eval_images", "test", r"data\.eval_images='test' has no effect with config\.data\.name=glyphs"),
+        ("checkpoint.keep_every", 1, r"keep_every=1 must be a multiple of config\.checkpoint\.every="),
+    ],
+)
+def test_a_run_needs_more_than_a_stored_config(path, value, message):
+    fields = config_file("glyphs")
+    section, field = path.split(".")
+    fields[section][field] = value
+    config = from_config_dict(fields, TokenizerConfig)
+    with pytest.raises(UserError, match=message):
+        check_run(config)
 
 
 def test_an_unknown_field_is_named_with_the_nearest():

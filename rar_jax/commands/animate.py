@@ -18,7 +18,7 @@ _TOKENIZER = shared_flags.define_model_tokenizer()
 _STEP = shared_flags.define_step()
 _OUT = shared_flags.define_out("animation")
 _FORMAT = flags.DEFINE_enum("format", "gif", ("gif", "webp"), "Format of the animation.")
-_CLASSES = shared_flags.define_classes("ten that are evenly spaced. The first four are shown, two images of each")
+_CLASSES = shared_flags.define_classes("ten evenly spaced ones. The first four are shown")
 _SEED = shared_flags.define_seed()
 _OPTIONS = shared_flags.define_options()
 

@@ -78,7 +78,7 @@ def main(argv):
     mask = read_mask(_MASK.value, side) if _MASK.value else box_mask(box, side) if box else None
     images, masks = map(np.stack, zip(*(read_canvas(path, side, mask, place) for path in _IMAGES.value), strict=True))
     if empty := [path for path, mask in zip(_IMAGES.value, masks, strict=True) if not mask.any()]:
-        raise UserError(f"nothing of {empty[0]} is to be drawn: --mask has no light pixel, or --place leaves no rest")
+        raise UserError(f"no pixel of {empty[0]} is masked: use a --mask with light pixels, or --place a smaller image")
     count, repeats = len(images), _RESULTS.value
     classes = np.resize(np.array(_CLASSES.value), count)
     edited = generator.edit(

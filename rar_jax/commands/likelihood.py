@@ -64,7 +64,9 @@ def _folder(generator: Generator, folder: str) -> _Images:
 
 def _records(generator: Generator, folder: str | None) -> _Images:
     config, records = generator.config, None
-    if folder := folder or (config.data.eval_path if config.data.name == "records" else None):
+    if not folder and config.data.name == "records":
+        folder = config.data.eval_path
+    if folder:
         records = open_records(config, generator.tokenizer, folder)
     elif config.data.name in ("digits", "glyphs"):
         records = open_datasets(config, generator.tokenizer).heldout

@@ -14,7 +14,7 @@ from rar_jax.errors import UserError
 from rar_jax.evaluation.token_pictures import draw_reconstructions
 from rar_jax.images.files import write_png
 
-_IMAGES, _TFDS, _SPLIT, _DATA_DIR = shared_flags.define_source(", with or without subfolders")
+_IMAGES, _TFDS, _SPLIT, _DATA_DIR = shared_flags.define_source("Folder of JPEG, PNG or WebP images.")
 _GLYPHS, _NUM_CLASSES = shared_flags.define_glyphs(), shared_flags.define_glyph_classes()
 _TOKENIZER, _IMAGE_SIZE = shared_flags.define_tokenizer()
 _NUM = flags.DEFINE_integer("num", 32, "Number of images, evenly spaced over all.", lower_bound=1)

@@ -22,7 +22,7 @@ _CHECKPOINT = shared_flags.define_checkpoint()
 _TOKENIZER = shared_flags.define_model_tokenizer()
 _STEP = shared_flags.define_step()
 _OUT = shared_flags.define_out("images")
-_CLASSES = shared_flags.define_classes("all with --num, otherwise ten that are evenly spaced")
+_CLASSES = shared_flags.define_classes("all with --num, otherwise ten evenly spaced ones")
 _NUM = flags.DEFINE_integer(
     "num", None, f"Number of images; the classes are interleaved. Default: {PER_CLASS} of each class.", lower_bound=1
 )

@@ -106,10 +106,10 @@ def define_options() -> Callable[[], dict[str, Any]]:
     return given
 
 
-def define_source(folders: str) -> tuple[flags.FlagHolder[str], ...]:
-    """Defines --images, --tfds, --split and --data_dir, where images come from. `folders` tells of class folders."""
+def define_source(images: str) -> tuple[flags.FlagHolder[str], ...]:
+    """Defines --images with this meaning, --tfds, --split and --data_dir: where images come from."""
     return (
-        flags.DEFINE_string("images", None, f"Folder of JPEG, PNG or WebP images{folders}."),
+        flags.DEFINE_string("images", None, images),
         flags.DEFINE_string("tfds", None, "Name of a TFDS data set prepared as ArrayRecord, such as imagenet2012."),
         flags.DEFINE_string(
             "split", "train", "Split of the TFDS data set, or of the glyphs: train, heldout or unseen_faces."

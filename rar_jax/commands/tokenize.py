@@ -23,7 +23,9 @@ from rar_jax.data.tokenizers import open_tokenizer, tokenizer_codes
 from rar_jax.errors import UserError
 from rar_jax.run_folder import check_folder
 
-_IMAGES, _TFDS, _SPLIT, _DATA_DIR = shared_flags.define_source(", with a subfolder for each class")
+_IMAGES, _TFDS, _SPLIT, _DATA_DIR = shared_flags.define_source(
+    "Folder with a subfolder of JPEG, PNG or WebP images for each class."
+)
 _GLYPHS = shared_flags.define_glyphs()
 _JSONL = flags.DEFINE_string("jsonl", None, 'File with a line {"class_id": int, "tokens": [ints]} for each crop.')
 _OUTPUT = flags.DEFINE_string("output", None, "Folder of the token records.")
@@ -80,6 +82,8 @@ def _check() -> None:
         raise UserError("--flip has no effect with --crops=ten, which includes mirror images: remove it")
     if source == "glyphs":
         shared_flags.check_glyph_size(_IMAGE_SIZE.value)
+    if source == "jsonl" and not epath.Path(_JSONL.value).is_file():
+        raise UserError(f"--jsonl={_JSONL.value}: there is no such file")
     check_folder("output", _OUTPUT.value)
 
 

@@ -7,7 +7,7 @@ from etils import epath
 
 from rar_jax.config import Config
 from rar_jax.data.digits import write_digits
-from rar_jax.data.glyphs import IDENTITY, NUM_HELDOUT, SIDE, Glyphs
+from rar_jax.data.glyphs import IDENTITY, NUM_HELDOUT, SIDE, Glyphs, class_names
 from rar_jax.data.records import UNKNOWN_TOKENIZER, Description, Records, SyntheticRecords, TokenRecords, check_local
 from rar_jax.data.tokenization import tokenize_images
 from rar_jax.data.tokenizers import Tokenizer
@@ -94,10 +94,11 @@ def _tokenized_glyphs(config: Config, tokenizer: Tokenizer) -> list[epath.Path]:
             f"config.data.image_size={data.image_size} would enlarge the glyphs: set --config.data.image_size={SIDE} "
             f"and --config.model.grid_side={SIDE // data.downsampling}"
         )
+    with naming("config.model"):
+        class_names(num_classes)
     made = []
     for split, num_images in (("train", data.num_images), ("heldout", NUM_HELDOUT)):
-        with naming("config.model"):
-            source = Glyphs(split, num_images, num_classes)
+        source = Glyphs(split, num_images, num_classes)
         name = f"{split}_{IDENTITY}_{num_classes}_{num_images}_{data.image_size}_{tokenizer.fingerprint}"
         folder = epath.Path(data.path or cache_folder("glyphs")) / name
         check_local(folder)

@@ -127,16 +127,17 @@ def _write_lines(
     """
     rejected = []
     for number, line in enumerate(lines, first):
+        advice = "--skip_bad leaves such lines out"
         try:
-            writer.write(*_parse(line))
+            parsed = _parse(line)
+            # Many such lines are those of other tokens.
+            advice = "--grid_side, --codebook_size and --num_classes or --class_list say what is expected; " + advice
+            writer.write(*parsed)
         except UserError as error:
             where = f"{path}, line {number}"
             if not skip_bad:
                 writer.discard()
-                raise UserError(
-                    f"{where}: {error}; check --grid_side, --codebook_size and --num_classes, or leave such lines out "
-                    "with --skip_bad"
-                ) from None
+                raise UserError(f"{where}: {error}; {advice}") from None
             rejected.append((where, str(error)))
     return rejected
 

@@ -164,7 +164,8 @@ class Events:
     def warning(self) -> str:
         """Returns the warning about orders for which the model was not trained, or nothing."""
         generator = self.studio.generator
-        message = generator.order_warning(generator.options(), editing=True)
+        # Editing has no other schedule.
+        message = generator.order_warning(generator.options(schedule="uniform"), editing=True)
         return f'<p class="warning">{message[0].upper()}{message[1:]}.</p>' if message else ""
 
 

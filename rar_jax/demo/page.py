@@ -54,7 +54,7 @@ def page(events: Events) -> gr.Blocks:
     with gr.Blocks(title="rar_jax", analytics_enabled=False, fill_width=True, delete_cache=(3600, 3600)) as blocks:
         gr.HTML(
             f"<h1>{html.escape(config.name)}</h1><p class='subtitle'>Step {studio.generator.step:,}, "
-            f"{studio.num_classes} classes, {studio.side} x {studio.side} pixels, {config.model.num_tokens} tokens an "
+            f"{studio.num_classes} classes, {studio.side} x {studio.side} pixels, {config.model.num_tokens} tokens per "
             "image</p>"
         )
         with gr.Tabs():

@@ -199,7 +199,7 @@ def extract_all(extractor: Extractor, batches: Iterable[np.ndarray]) -> Iterator
 
     Args:
       extractor: computes the features.
-      batches: uint8 [B, H, W, 3] each, of any size B. They are divided and joined to batches of the extractor.
+      batches: uint8 [B, H, W, 3] each, of any size B. They are regrouped into batches of `extractor.batch_size`.
     """
     waiting = collections.deque()
     for images in _regrouped(batches, extractor.batch_size):
@@ -212,15 +212,15 @@ def extract_all(extractor: Extractor, batches: Iterable[np.ndarray]) -> Iterator
 
 def _regrouped(batches: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
     """Yields the rows of batches in batches of `size`; the last one can have fewer."""
-    held = []
+    held = None
     for batch in batches:
-        held.append(batch)
-        while sum(map(len, held)) >= size:
-            rows = np.concatenate(held)
-            yield rows[:size]
-            held = [rows[size:]]
-    if any(map(len, held)):
-        yield np.concatenate(held)
+        rows = batch if held is None else np.concatenate([held, batch])
+        whole = len(rows) // size * size
+        for start in range(0, whole, size):
+            yield rows[start : start + size]
+        held = rows[whole:] if whole < len(rows) else None
+    if held is not None:
+        yield held
 
 
 def _on_host(images: np.ndarray, features: Features) -> tuple[np.ndarray, Features]:

@@ -170,7 +170,7 @@ class Subject:
         return self.generators[cell.model].options(**given)
 
     def decode(self, cell: Decoding, on_batch: Callable[[int], None]) -> dict[str, float]:
-        """Returns the scores of samples, and how many tokens per pass drew if they are verified."""
+        """Returns the scores of samples, and the mean number of tokens per pass if they are verified."""
         generator, paces = self.generators[cell.model], []
         labels = interleaved_labels(self.num, generator.sampler.model.config.num_classes)
         tokens = sample_tokens(

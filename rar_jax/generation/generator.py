@@ -40,7 +40,7 @@ class Generator:
       sampler: the network and its parameters, on the devices.
       tokenizer: decodes tokens to images.
       class_names: names of the classes in the order of the labels, or None if they are not known.
-      final_randomness: r at the checkpoint's step, the share of images that were trained in random order.
+      final_randomness: r after the checkpoint's last update; 1 if every update had r = 1.
       random_loss: the run's last held-out loss in random order, nats per token, or None if it is not known.
     """
 
@@ -345,8 +345,9 @@ def load_generator(checkpoint: epath.PathLike, step: int | None = None, tokenize
     Raises:
       UserError: there is no such checkpoint, it is damaged, or there is no tokenizer for it.
     """
+    missing = UserError(f"{checkpoint} comes without a tokenizer: name one with --tokenizer=WEIGHTS")
     if tokenizer is None and epath.Path(checkpoint).is_file():
-        raise UserError(f"{checkpoint} comes without a tokenizer: name one with --tokenizer=WEIGHTS")
+        raise missing
     if tokenizer not in (None, DigitsTokenizer.fingerprint) and not epath.Path(tokenizer).exists():
         raise UserError(f"--tokenizer={tokenizer}: there is no such file or folder")
     mesh = local_mesh()
@@ -359,7 +360,7 @@ def load_generator(checkpoint: epath.PathLike, step: int | None = None, tokenize
     else:
         images, config = tokenizer_for(config, tokenizer)
     if images is None:
-        raise UserError(f"{checkpoint} comes without a tokenizer: name one with --tokenizer=WEIGHTS")
+        raise missing
     sampler = Sampler(weights.model, weights.params, mesh)
     return Generator(
         config, weights.step, weights.identity, sampler, images, class_names(weights.config),

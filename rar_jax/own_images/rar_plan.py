@@ -123,6 +123,6 @@ def _reason(images: Images, model: ModelConfig) -> str:
     return (
         f"RAR: {model.depth} blocks of width {model.width}, {_parameters(model) / 1e6:.2g} million parameters for "
         f"{tokens / 1e6:.2g} million training tokens. It is the largest of {len(SIZES)} sizes with at most one "
-        f"parameter a training token (RAR-B on ImageNet has 0.8) for which {_WANTED_EPOCHS} epochs fit in its share "
+        f"parameter per training token (RAR-B on ImageNet has 0.8) for which {_WANTED_EPOCHS} epochs fit in its share "
         "of the time, or else the smallest."
     )

@@ -13,7 +13,6 @@ from rar_jax.config import Config, sample_options
 from rar_jax.performance.collectives import collectives
 from rar_jax.performance.costs import (
     decode_work,
-    pass_sizes,
     recomputed_flops,
     train_flops,
     vqgan_train_flops,
@@ -59,7 +58,7 @@ def _train_work(config: Config, num_devices: int) -> dict[str, float]:
 def _decode_work(config: Config, batch_size: int, num_devices: int) -> dict[str, float]:
     """Returns the FLOPs of a decode loop on each device, and the bytes that it must read."""
     options = sample_options(config)
-    itemsize, sizes = jnp.dtype(config.train.dtype).itemsize, pass_sizes(options, config.model)
+    itemsize, sizes = jnp.dtype(config.train.dtype).itemsize, options.pass_sizes(config.model)
     passes, modulations = decode_work(config.model, batch_size // num_devices, options.guided, itemsize, sizes)
     return {
         "passes": len(passes),

@@ -14,7 +14,7 @@ _BURST = 4
 
 
 def seconds(function: Callable[[], Any], burst: int = 1) -> list[float]:
-    """Returns three times of a call in s, each the mean over a burst of calls, after one call that is not timed."""
+    """Returns `_REPEATS` times of a call, s: each the mean over a burst of calls, after one call that is not timed."""
     jax.block_until_ready(function())
     times = []
     for _ in range(_REPEATS):

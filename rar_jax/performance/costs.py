@@ -7,9 +7,7 @@ when utilisation is reported. Dimension letters are those of `models.rar`.
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from rar_jax.errors import UserError
 from rar_jax.models.sizes import PREFIX, ModelConfig, VQGANConfig
-from rar_jax.sampling.options import Options
 
 
 class Work(NamedTuple):
@@ -105,20 +103,6 @@ def decode_modulation_flops(model: ModelConfig, classes: int) -> int:
     """
     # The head predicts nothing at the first place, so its modulation is not computed there.
     return classes * ((model.num_tokens + 1) * modulation_flops(model) - 4 * model.width**2)
-
-
-def pass_sizes(options: Options, model: ModelConfig) -> tuple[int, ...]:
-    """Returns the number of tokens that each pass of a decode loop draws.
-
-    Raises:
-      UserError: the options do not go with the model, or the number of passes depends on the draws.
-    """
-    if options.verify:
-        raise UserError(
-            "config.sample.verify=True: the number of passes depends on the draws, so that the times of the passes "
-            "cannot be computed; set --config.sample.verify=False"
-        )
-    return options.plan(model).sizes
 
 
 def decode_work(

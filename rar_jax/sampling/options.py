@@ -121,6 +121,16 @@ class Options(SampleConfig):
         full, rest = divmod(num_tokens, size)
         return Plan((size,) * full + ((rest,) if rest else ()), order, self.verify)
 
+    def pass_sizes(self, model: ModelConfig) -> tuple[int, ...]:
+        """Returns the number of tokens that each pass draws.
+
+        Raises:
+          UserError: it depends on the draws, or see `plan`.
+        """
+        if self.verify:
+            raise UserError("verify=True: the number of passes depends on the draws; set it to False to count them")
+        return self.plan(model).sizes
+
     def positions(self, model: ModelConfig) -> np.ndarray | None:
         """Returns the scan order as int32 [T], or None if each image draws one.
 

@@ -15,7 +15,7 @@ from rar_jax.config import Config, from_config_dict
 from rar_jax.data.digits import digits_split
 from rar_jax.errors import UserError, mistake_in_file, naming
 from rar_jax.fields import check_fields, setting
-from rar_jax.schema import field_paths, flat_fields, unknown_field
+from rar_jax.schema import check_run, field_paths, flat_fields, unknown_field
 
 # The orders in which a study samples: the config's scan order, and a random order for each image.
 TARGET, RANDOM = "target", "random"
@@ -78,8 +78,8 @@ _SCORES_DEPEND_ON = ("eval.every", "eval.num_images", "eval.score_", "init_from"
 # Prefixes of fields that the study sets itself.
 _SET_BY_STUDY = ("seed", "name", "checkpoint.")
 _DIGEST_LENGTH = 16
-# Precision and recall use the third neighbour of each image.
-_LEAST_TEST_IMAGES = 4
+# Precision and recall use the third neighbour of each test image; a covariance needs two validation images.
+_LEAST_TEST_IMAGES, _LEAST_VALIDATION_IMAGES = 4, 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,7 +179,7 @@ def _check_scores(study: Study) -> None:
         raise UserError(f"study.compare={study.compare!r} must be a score that is better if smaller: {better}")
     scales = study.guidance_scales
     if not scales or not all(type(scale) in (int, float) and 0 <= scale < math.inf for scale in scales):
-        raise UserError(f"study.guidance_scales={scales!r} must be numbers of at least 0, and one or more")
+        raise UserError(f"study.guidance_scales={scales!r} must be one or more numbers, each at least 0")
 
 
 def scores_of(study: Study) -> dict[str, Score]:
@@ -236,13 +236,14 @@ def _cell(study: Study, row: Row, seed: int) -> Cell:
     # The best step is chosen among checkpoints, so that every evaluation has one.
     fields.checkpoint.update(every=fields.eval.every, best_metric="heldout/target_loss", keep=1)
     config = from_config_dict(fields)
+    check_run(config)
     if config.data.name != "digits":
         raise UserError(f"config.data.name={config.data.name!r} must be digits, which are scored")
     most = len(digits_split("heldout")[1]) - _LEAST_TEST_IMAGES
-    if not 2 <= config.eval.num_images <= most:
+    if not _LEAST_VALIDATION_IMAGES <= config.eval.num_images <= most:
         raise UserError(
-            f"config.eval.num_images={config.eval.num_images} must be from 2 to {most}: the other held-out digits are "
-            "the test images"
+            f"config.eval.num_images={config.eval.num_images} must be from {_LEAST_VALIDATION_IMAGES} to {most}: the "
+            "other held-out digits are the test images"
         )
     if not row.orders or not set(row.orders) <= set(_ORDERS):
         raise UserError(f"orders={row.orders} must be some of {', '.join(_ORDERS)}")

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rar_jax.data.glyphs import NUM_HELDOUT, SIDE, glyph_images
+from rar_jax.data.glyphs import NUM_HELDOUT, SIDE, class_names, glyph_images
 from rar_jax.data.image_loader import ArrayPictures, Pictures, SourcePictures
 from rar_jax.data.shuffle import shuffled
 from rar_jax.data.sources import ImageFolder, Source, TfdsImages
@@ -32,12 +32,13 @@ def open_images(config: TokenizerConfig) -> ImageSets:
         if data.image_size != SIDE:
             raise UserError(f"config.data.image_size={data.image_size} must be {SIDE}, the side of the glyphs")
         with naming("config.data"):
-            sets = ImageSets(
-                *(
-                    ArrayPictures(glyph_images(split, np.arange(count), data.num_classes)[0])
-                    for split, count in (("train", _GLYPHS), ("unseen_faces", NUM_HELDOUT))
-                )
+            class_names(data.num_classes)
+        sets = ImageSets(
+            *(
+                ArrayPictures(glyph_images(split, np.arange(count), data.num_classes)[0])
+                for split, count in (("train", _GLYPHS), ("unseen_faces", NUM_HELDOUT))
             )
+        )
     else:
         sets = _from_sources(data)
     if len(sets.train) < config.train.batch_size:

@@ -18,6 +18,7 @@ from rar_jax.parallel.distributed import together
 from rar_jax.parallel.mesh import fetch, host_rows, make_mesh
 from rar_jax.performance.costs import vqgan_train_flops
 from rar_jax.run_folder import check_folder
+from rar_jax.schema import check_run
 from rar_jax.tokenizer_config import TokenizerConfig
 from rar_jax.tokenizer_training.curves import plot_run
 from rar_jax.tokenizer_training.evaluators import Reconstructions
@@ -110,6 +111,7 @@ def prepare(config: TokenizerConfig, folder: epath.PathLike, allow_config_change
       UserError: the config does not fit the devices, the images or the folder's run; or another process trains in the
         folder.
     """
+    check_run(config)
     folder = epath.Path(folder)
     mesh = mesh_of(config)
     with together():

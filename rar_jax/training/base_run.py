@@ -22,7 +22,7 @@ from rar_jax.errors import UserError
 from rar_jax.parallel.distributed import from_first, is_first, together
 from rar_jax.parallel.mesh import put_batch
 from rar_jax.run_folder import CONFIG_FILE, is_locked_by, lock, read_config
-from rar_jax.schema import check_same_run
+from rar_jax.schema import allowed_changes, check_same_run
 from rar_jax.training.base_program import BaseProgram, State
 from rar_jax.training.evaluators.evaluator import Evaluator, Measure
 from rar_jax.training.metrics import read_metrics
@@ -132,10 +132,12 @@ def check_stored_config(config: Any, folder: epath.Path, allow_config_change: Se
     """Checks that a config can resume the run that is in a folder, if there is one, and logs what differs.
 
     Raises:
-      UserError: a field that changes what is trained differs, and is not in `allow_config_change`.
+      UserError: a field that changes what is trained differs, and is not in `allow_config_change`, or this has a name
+        that is no field.
     """
+    allowed = allowed_changes(config, allow_config_change)
     if (folder / CONFIG_FILE).exists():
-        for difference in check_same_run(config, read_config(folder, type(config)), allow_config_change):
+        for difference in check_same_run(config, read_config(folder, type(config)), allowed):
             _log.info("resumes with other settings: the run had %s", difference)
 
 

@@ -103,7 +103,7 @@ class _Loop:
         self._trace = Trace(run.folder, config.train.profile_step)
         self._skipped = _SkippedUpdates(run)
         _log.info(
-            "%s: steps %d to %d (%d an epoch) on %d devices %s of %d processes",
+            "%s: steps %d to %d (%d per epoch) on %d devices %s of %d processes",
             *(config.name, self.step, config.last_step, run.steps_per_epoch, run.mesh.size, dict(run.mesh.shape)),
             jax.process_count(),
         )

@@ -22,6 +22,7 @@ from rar_jax.parallel.distributed import is_first, together
 from rar_jax.parallel.mesh import host_rows, make_mesh
 from rar_jax.performance.costs import train_flops
 from rar_jax.run_folder import check_folder
+from rar_jax.schema import check_run
 from rar_jax.training.base_run import BaseRun, check_stored_config, is_new, open_store
 from rar_jax.training.curves import plot_run
 from rar_jax.training.evaluators.evaluator import Evaluator, best_measure
@@ -95,6 +96,7 @@ def prepare(config: Config, folder: epath.PathLike, allow_config_change: Sequenc
       UserError: the config does not fit the devices, the data or the folder's run; or another process trains in the
         folder.
     """
+    check_run(config)
     folder = epath.Path(folder)
     mesh = make_mesh(mesh_shape(config, jax.device_count()))
     program = make_program(config)

@@ -86,10 +86,10 @@ def test_aot_says_what_to_try_when_a_program_does_not_fit():
 @pytest.mark.long
 def test_benchmark_train(tmp_path):
     small = ["--config.model.width=16", "--config.model.depth=1", "--config.train.batch_size=8", "--steps=1"]
-    options = [f"--json={tmp_path / 'train.json'}", f"--profile={tmp_path / 'trace'}"]
+    options = [f"--json={tmp_path / 'new' / 'train.json'}", f"--profile={tmp_path / 'trace'}"]
     measured = run("rar_jax", "benchmark", "train", "--config=configs/digits.py", *small, *options)
     assert measured.returncode == 0, measured.stderr
-    results = json.loads((tmp_path / "train.json").read_text())["training step, digits"]
+    results = json.loads((tmp_path / "new" / "train.json").read_text())["training step, digits"]
     assert results["images/s"] == pytest.approx(8 / results["step, s, median"])
     assert 0 < results["model FLOP utilisation"] < 1
     assert list((tmp_path / "trace").rglob("*.xplane.pb"))

@@ -51,8 +51,9 @@ def test_a_smaller_image_is_placed_on_the_canvas(folder, tmp_path):
 def test_a_mask_must_cover_something(folder):
     write_png(folder / "dark.png", np.zeros((8, 8, 3), np.uint8))
     flags = [f"--checkpoint={folder / 'run'}", f"--images={folder / 'a.png'}", "--classes=3"]
+    assert "--mask=nothing.png: there is no such file" in refusal("edit", *flags, "--mask=nothing.png")
     told = refusal("edit", *flags, f"--mask={folder / 'dark.png'}")
-    assert "a.png is to be drawn: --mask has no light pixel" in told
+    assert "a.png is masked: use a --mask with light pixels" in told
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,10 @@ def test_mistakes_with_likelihood(run, tmp_path):
     assert "name a model with --checkpoint=RUN" in refusal("likelihood")
     both = refusal("likelihood", f"--checkpoint={run}", f"--images={tmp_path}", f"--records={tmp_path}")
     assert "name one of --images and --records, not both" in both
+    for flag in ("images", "records"):
+        assert f"--{flag}=nothing: there is no such folder" in refusal(
+            "likelihood", "--checkpoint=not read", f"--{flag}=nothing"
+        )
     (tmp_path / "otter").mkdir()
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "otter" / "a.png")
     assert "no class is named 'otter'" in refusal("likelihood", f"--checkpoint={run}", f"--images={tmp_path}")

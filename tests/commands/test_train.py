@@ -87,7 +87,7 @@ def test_images_are_tokenized_drawn_and_trained_on(scenes, vqgan_file, tmp_path)
     trained = run("rar_jax.main", "--config=configs/rar_b.py", f"--workdir={tmp_path / 'run'}", *overrides)
     assert trained.returncode == 0, trained.stderr
     # An epoch has 96 images, not their 960 crops, in six steps.
-    assert "(6 an epoch)" in trained.stderr
+    assert "(6 per epoch)" in trained.stderr
     assert (tmp_path / "run" / "samples" / "step_00000007.png").exists()
     overrides[2] = "--config.data.num_images=95"
     refused = run("rar_jax.main", "--config=configs/rar_b.py", f"--workdir={tmp_path / 'other'}", *overrides)

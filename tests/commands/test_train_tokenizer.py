@@ -41,7 +41,7 @@ def test_the_command_trains_a_tokenizer_that_tokenizes(scenes, tmp_path):
     options += ["--config.train.batch_size=8", "--config.train.stop_step=3", "--config.loss.adversarial=0"]
     trained = run("rar_jax", "train_tokenizer", *options)
     assert trained.returncode == 0, trained.stderr
-    assert "(10 an epoch)" in trained.stderr
+    assert "(10 per epoch)" in trained.stderr
     config = json.loads((folder / "config.json").read_text())
     assert config["kind"] == "vqgan" and config["model"]["multipliers"] == [1, 1]
     assert load_weights(folder).model.config.groups == 0

@@ -125,7 +125,7 @@ def test_glyphs_are_tokenized_once(glyph_config, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(("changes", "message"), [
     ({"model": {"grid_side": 32}, "image_size": 64}, "image_size=64 would enlarge the glyphs.*grid_side=16"),
-    ({"model": {"num_classes": 12}}, "num_classes=12: the glyphs have 10 classes"),
+    ({"model": {"num_classes": 12}}, "config.model: num_classes=12: the glyphs have 10 classes"),
     ({"tokenizer": "none"}, "config.data.tokenizer=none: config.data.name=glyphs needs the tokenizer"),
 ])  # fmt: skip
 def test_glyphs_that_do_not_fit_the_config(glyph_config, changes, message, tmp_path):

@@ -111,7 +111,7 @@ def test_it_resumes_at_the_first_unfinished_shard(tmp_path, lines):
 
 def test_bad_lines_can_be_left_out_when_the_import_resumes(tmp_path, lines):
     path = write(tmp_path / "t.jsonl", [*lines[:12], "?", *lines[12:]])
-    with pytest.raises(UserError, match="line 13: it is not JSON; check --grid_side"):
+    with pytest.raises(UserError, match="line 13: it is not JSON; --skip_bad leaves such lines out"):
         import_jsonl(path, tmp_path / "out", shard_size=10, **OPTIONS)
     assert import_jsonl(path, tmp_path / "out", shard_size=10, skip_bad=True, **OPTIONS).num_images == 25
 

@@ -180,7 +180,12 @@ def test_uploads_are_cropped_and_the_past_is_kept(events):
 
 def test_a_model_annealed_to_one_order_has_a_warning(events, monkeypatch):
     assert events.warning().startswith('<p class="warning">Groups, other scan orders and editing need a model')
-    kept = dataclasses.replace(events.studio.generator, final_randomness=0.5)
+    generator = events.studio.generator
+    sample = dataclasses.replace(generator.config.sample, schedule="cosine", steps=8)
+    grouped = dataclasses.replace(generator, config=dataclasses.replace(generator.config, sample=sample))
+    monkeypatch.setattr(events.studio, "generator", grouped)
+    assert events.warning()
+    kept = dataclasses.replace(generator, final_randomness=0.5)
     monkeypatch.setattr(events.studio, "generator", kept)
     assert events.warning() == ""
 

@@ -1,10 +1,13 @@
 import numpy as np
+import pytest
 
 from rar_jax.data.digits import digits_split
+from rar_jax.errors import UserError
 from rar_jax.evaluation import scoring
-from rar_jax.evaluation.evaluate import draw_neighbours
+from rar_jax.evaluation.evaluate import draw_neighbours, evaluate_samples, save_statistics
 from rar_jax.evaluation.features import PixelExtractor
 from rar_jax.evaluation.image_sets import open_images
+from rar_jax.images.files import write_png
 
 
 def test_each_sample_is_shown_beside_its_nearest_reference_image(tmp_path, monkeypatch):
@@ -23,3 +26,17 @@ def test_each_sample_is_shown_beside_its_nearest_reference_image(tmp_path, monke
     for first in (0, 7):
         np.testing.assert_array_equal(rows[:, first], rows[:, first + 1])
     assert "(100 of its 360 images, spread over all; unnamed images" in grid.title
+
+
+def test_what_cannot_be_scored_is_found_before_the_samples_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(PixelExtractor, "extract", None)
+    np.savez(tmp_path / "large.npz", np.zeros((2, 65, 64, 3), np.uint8))
+    with pytest.raises(UserError, match="images of at most 4096 pixels"):
+        save_statistics(open_images(tmp_path / "large.npz"), PixelExtractor(), tmp_path / "statistics.npz")
+    for name in "ab":
+        (tmp_path / "folder").mkdir(exist_ok=True)
+        write_png(tmp_path / "folder" / f"{name}.png", np.zeros((8, 8 if name == "a" else 9, 3), np.uint8))
+    np.savez(tmp_path / "samples.npz", np.zeros((2, 8, 8, 3), np.uint8))
+    with pytest.raises(UserError, match="cut all to one size with --image_size"):
+        reference = scoring.Reference(tmp_path / "folder", None)
+        evaluate_samples(open_images(tmp_path / "samples.npz"), reference, PixelExtractor(), tmp_path / "out")

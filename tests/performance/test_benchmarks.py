@@ -40,7 +40,7 @@ def test_sample(small_config):
 
 
 def test_verified_groups_have_no_fixed_passes(small_config):
-    with pytest.raises(UserError, match=r"config\.sample\.verify=True: the number of passes depends on the draws"):
+    with pytest.raises(UserError, match="verify=True: the number of passes depends on the draws"):
         sample.measure(small_config(sample={"verify": True}), [8], [4])
 
 

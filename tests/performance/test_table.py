@@ -46,10 +46,10 @@ def test_the_fastest_variant_that_fits_is_shown(compiled):
 
 
 def test_a_table_that_was_stopped_compiles_only_the_rest(compiled, tmp_path):
-    path = str(tmp_path / "table.json")
+    path = str(tmp_path / "new" / "table.json")
     begun = table.rows(["h200:8"], path)
     first = [next(begun) for _ in range(2)]
-    assert len(json.loads((tmp_path / "table.json").read_text())) == len(compiled) == 4
+    assert len(json.loads((tmp_path / "new" / "table.json").read_text())) == len(compiled) == 4
     compiled.clear()
     assert list(table.rows(["h200:8"], path))[:2] == first
     assert not [each for each in compiled if each[0] in ("rar_b", "rar_l")]

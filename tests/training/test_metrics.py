@@ -139,7 +139,7 @@ def test_a_slow_or_failing_bucket_delays_no_step_and_loses_no_line(bucket, monke
     log.write(10, {"train/loss": 0.0})
     log.flush()
     log.close()
-    assert caplog.messages == 2 * ["gs://bucket/slow/metrics.jsonl: no space; the run continues"]
+    assert caplog.messages == 2 * ["gs://bucket/slow/metrics.jsonl: no space; training is not affected"]
 
 
 def test_a_run_folder_on_a_bucket(bucket, small_config):

@@ -19,7 +19,7 @@ from rar_jax.models.vqgan import VQGAN
 from rar_jax.parallel.mesh import batch_sharding, local_mesh, replicated
 from rar_jax.performance import ceilings
 from rar_jax.performance.benchmarks.report import peak_memory
-from rar_jax.performance.costs import decode_work, pass_sizes
+from rar_jax.performance.costs import decode_work
 from rar_jax.sampling.decode import decode_segments
 from rar_jax.sampling.options import Options
 from rar_jax.sampling.sampler import Sampler
@@ -94,7 +94,7 @@ def _measure_batch(
     seconds = statistics.median(times)
     # Measured before and after, because the ceilings of a machine drift.
     rate, bandwidth = map(statistics.mean, zip(before, measure_ceilings(), strict=True))
-    sizes = pass_sizes(options, model.config)
+    sizes = options.pass_sizes(model.config)
     passes, modulations = decode_work(model.config, batch // devices, guided, model.dtype.itemsize, sizes)
     floor = sum(work.seconds(rate, bandwidth) for work in passes)
     results = {
@@ -152,7 +152,7 @@ def measure(
             raise UserError(f"batch_size={size} must be a multiple of the {jax.local_device_count()} devices here")
     options = [dataclasses.replace(sample_options(config), steps=each) for each in steps]
     for each in options:
-        pass_sizes(each, config.model)
+        each.pass_sizes(config.model)
     sampler = _make_sampler(config, dtype)
     detokenizer = _make_detokenizer(sampler.model, sampler.mesh) if detokenize else None
     return {
