@@ -54,10 +54,13 @@ from rar_jax.data.tokenizers import open_tokenizer
             "--num_classes has no effect with",
         ),
         (
-            ["--jsonl=a", "--output=out", "--tokenizer=digits"],
+            ["--jsonl=setup.py", "--output=out", "--tokenizer=digits"],
             "--codebook_size=1024, but --tokenizer=digits has 17 codes: set --codebook_size=17",
         ),
-        (["--jsonl=a", "--output=out", "--class_list=/dev/null"], "--class_list=/dev/null has no class names: write"),
+        (
+            ["--jsonl=setup.py", "--output=out", "--class_list=/dev/null"],
+            "--class_list=/dev/null has no class names: write",
+        ),
         (["--images=tests", "--output=out", "--tokenizer=digits", "--class_list=/dev/null"], "has no class names"),
         (["--tfds=mnist", "--output=out", "--tokenizer=digits", "--num=3"], "'num'"),
     ],
