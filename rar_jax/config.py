@@ -95,8 +95,8 @@ class TrainConfig(LoopConfig):
     dtype: str = setting("bfloat16", "Compute dtype. Parameters are float32.", one_of=DTYPES)
     remat: str = setting(
         "none",
-        "Values that a block keeps for the backward pass; it recomputes the others. none: all. dots: outputs of linear "
-        "layers and attention. block: its input.",
+        "What a block keeps for the backward pass, which recomputes the rest: none keeps all values, dots the outputs "
+        "of linear layers and attention, and block only its input.",
         one_of=REMAT,
     )
     attention: str = setting(

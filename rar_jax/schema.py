@@ -67,7 +67,7 @@ def check(config: Any) -> None:
       UserError: see `from_config_dict`.
     """
     check_fields(config, "config.")
-    _require(config.rules())
+    _check_rules(config.rules())
 
 
 def check_run(config: Any) -> None:
@@ -76,10 +76,10 @@ def check_run(config: Any) -> None:
     Raises:
       UserError: see `from_config_dict`.
     """
-    _require(config.run_rules())
+    _check_rules(config.run_rules())
 
 
-def _require(rules: Iterator[tuple[bool, str]]) -> None:
+def _check_rules(rules: Iterator[tuple[bool, str]]) -> None:
     for holds, message in rules:
         if not holds:
             raise UserError(message)

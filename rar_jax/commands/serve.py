@@ -21,7 +21,7 @@ _STEP = shared_flags.define_step()
 _HOST = flags.DEFINE_string(
     "host",
     "127.0.0.1",
-    "Address to listen on. 127.0.0.1 serves this machine only, 0.0.0.0 all that reach this one.",
+    "Address to listen on: 127.0.0.1 serves this machine only, 0.0.0.0 other machines too.",
 )
 _PORT = flags.DEFINE_integer("port", 7860, "Port to listen on.", 1, 65535)
 _MAX_IMAGES = flags.DEFINE_integer("max_images", 8, "Largest number of images drawn at once.", 1, 64)

@@ -82,8 +82,6 @@ def _check() -> None:
         raise UserError("--flip has no effect with --crops=ten, which includes mirror images: remove it")
     if source == "glyphs":
         shared_flags.check_glyph_size(_IMAGE_SIZE.value)
-    if source == "jsonl" and not epath.Path(_JSONL.value).is_file():
-        raise UserError(f"--jsonl={_JSONL.value}: there is no such file")
     check_folder("output", _OUTPUT.value)
 
 

@@ -19,6 +19,9 @@ from rar_jax.progress import Progress
 
 # A line of a thousand tokens is shorter. A file without line ends must not be read into memory as one line.
 _LONGEST_LINE = 2**20
+# What to do about a line that cannot be read, and about one whose label or codes do not fit.
+_SKIP = "--skip_bad leaves such lines out"
+_EXPECTED = "--grid_side, --codebook_size and --num_classes or --class_list say what is expected; "
 
 
 def import_jsonl(
@@ -127,11 +130,10 @@ def _write_lines(
     """
     rejected = []
     for number, line in enumerate(lines, first):
-        advice = "--skip_bad leaves such lines out"
+        advice = _SKIP
         try:
             parsed = _parse(line)
-            # Many such lines are those of other tokens.
-            advice = "--grid_side, --codebook_size and --num_classes or --class_list say what is expected; " + advice
+            advice = _EXPECTED + _SKIP
             writer.write(*parsed)
         except UserError as error:
             where = f"{path}, line {number}"

@@ -94,12 +94,12 @@ def compare_with_training(
             f"{len(real)} held-out images are too few to count copies: compare with {1 / _SHARE:.0f} or more"
         )
     else:
-        scores["near_samples"] = float(np.mean(of_samples < np.quantile(of_heldout, _SHARE)))
-    if (near := scores.get("near_samples", 0)) > _WARNING:
-        warnings.append(
-            f"{near:.0%} of the samples are nearer to a training image than {1 - _SHARE:.0%} of the held-out images "
-            "are: the model copies; train it for fewer epochs, or a smaller one"
-        )
+        scores["near_samples"] = near = float(np.mean(of_samples < np.quantile(of_heldout, _SHARE)))
+        if near > _WARNING:
+            warnings.append(
+                f"{near:.0%} of the samples are nearer to a training image than {1 - _SHARE:.0%} of the held-out "
+                "images are: the model copies; train it for fewer epochs, or a smaller one"
+            )
     facts = {
         "samples": {"path": samples.name, "images": len(some)},
         "held-out": {"path": heldout.name, "images": len(real), "reconstructed by": tokenizer.fingerprint},
