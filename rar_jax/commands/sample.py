@@ -16,7 +16,7 @@ from rar_jax.errors import UserError
 from rar_jax.generate import load
 from rar_jax.generation.job import FILES, check_outputs
 from rar_jax.generation.pictures import GRID, GRID_SIZE, PER_CLASS, choose_labels, sample_pictures, samples_folder
-from rar_jax.sampling.pace import tokens_a_pass
+from rar_jax.sampling.pace import tokens_per_pass
 
 _CHECKPOINT = shared_flags.define_checkpoint()
 _TOKENIZER = shared_flags.define_model_tokenizer()
@@ -73,7 +73,7 @@ def main(argv):
             raise
         cli.fail(f"{out}: {error.strerror}; once there is room, the same command resumes", cli.FAILURE)
     if paces:
-        print(f"{tokens_a_pass(paces, generator.config.model.num_tokens):.2f} tokens per pass of the network")
+        print(f"{tokens_per_pass(paces, generator.config.model.num_tokens):.2f} tokens per pass of the network")
     if not complete:
         print(f"{out}: process {index} of {count} has written its images; process 0 completes the job")
         return

@@ -15,6 +15,7 @@ import numpy as np
 
 from rar_jax.data.pictures import center_square, read_picture
 from rar_jax.data.sources import Example
+from rar_jax.parallel.cores import usable_cores
 
 # Images per task of a worker. Fewer cost more messages; more delay the first batch.
 _TASK = 8
@@ -35,7 +36,7 @@ def decoded_squares(
     Args:
       examples: the images.
       side: side of the centre square, in pixels.
-      num_workers: number of processes. The default is one less than the cores of this process.
+      num_workers: number of processes. The default is one less than the usable cores.
 
     Yields:
       For each image in order, its square uint8 [side, side, 3] and label, or a `Rejected`.
@@ -43,7 +44,7 @@ def decoded_squares(
     Raises:
       OSError: a file cannot be read.
     """
-    num_workers = num_workers or max(1, len(os.sched_getaffinity(0)) - 1)
+    num_workers = num_workers or max(1, usable_cores() - 1)
     examples = iter(examples)
     # Spawned, because JAX's threads do not survive a fork.
     context = multiprocessing.get_context("spawn")

@@ -2,7 +2,6 @@
 
 import concurrent.futures
 import dataclasses
-import os
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -97,7 +96,7 @@ def check_images(
 def _inspect_all(files: Sequence[str]) -> list[Inspected]:
     progress, inspected = Progress("check", len(files), unit="image"), []
     # Pillow releases the interpreter lock while it decodes.
-    with concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+    with concurrent.futures.ThreadPoolExecutor() as threads:
         for each in threads.map(inspect, files):
             inspected.append(each)
             progress.update()

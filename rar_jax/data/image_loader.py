@@ -1,7 +1,6 @@
 """Batches of images for training a tokenizer, and for evaluating it. They do not depend on the number of processes."""
 
 import concurrent.futures
-import os
 import signal
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -187,7 +186,7 @@ def heldout_batches(
     Yields:
       {"image": uint8 [R, side, side, 3]}. The last batch is padded with the first of the chosen images.
     """
-    with concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+    with concurrent.futures.ThreadPoolExecutor() as threads:
         for start in range(0, num_images, batch_size):
             numbers = start + rows
             chosen = shuffled(np.where(numbers < num_images, numbers, 0), len(pictures), seed=0, epoch=0)

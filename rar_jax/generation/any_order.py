@@ -16,7 +16,7 @@ from rar_jax.orders.drawn import known_first
 from rar_jax.parallel.mesh import fetch
 from rar_jax.sampling.groups import SCHEDULES
 from rar_jax.sampling.options import Options
-from rar_jax.sampling.pace import accepted_shares, tokens_a_pass
+from rar_jax.sampling.pace import accepted_shares, tokens_per_pass
 from rar_jax.sampling.sampler import interleaved_labels, padded_batches, sample_tokens
 
 # What a completion draws: half of the tokens, or all of them, which is sampling in random order.
@@ -179,7 +179,7 @@ class Subject:
         )  # fmt: skip
         scores = self.scorer.score(decoded(generator.tokenizer, tokens), labels)
         if paces:
-            scores["tokens_a_pass"] = tokens_a_pass(paces, self.num_tokens)
+            scores["tokens_per_pass"] = tokens_per_pass(paces, self.num_tokens)
             scores |= {f"accepted_{place}": share for place, share in accepted_shares(paces).items()}
         return scores
 

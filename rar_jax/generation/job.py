@@ -20,7 +20,6 @@ import hashlib
 import io
 import itertools
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -87,7 +86,7 @@ class JobFolder:
         self._npz = self.folder / FILES["npz"]
         check_outputs(folder, outputs)
         self._hold_to(plan)
-        self._threads = concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0)))
+        self._threads = concurrent.futures.ThreadPoolExecutor()
         self._lock = contextlib.ExitStack()
         # In a complete job, processes other than the first take no lock, because its file would be left behind.
         if process_index == 0 or self.unfinished():

@@ -4,7 +4,6 @@ Sizes are chosen by the formulas of `performance.costs` and a measured rate of m
 chosen programs are timed, and the numbers of steps and epochs follow from these times.
 """
 
-import os
 import textwrap
 from typing import Any
 
@@ -20,6 +19,7 @@ from rar_jax.models.sizes import VQGANConfig
 from rar_jax.own_images.planned import Fields, Images, Machine, Part, duration
 from rar_jax.own_images.rar_plan import plan_rar
 from rar_jax.own_images.tokenizer_plan import plan_tokenizer, tokenizer_config
+from rar_jax.parallel.cores import usable_cores
 from rar_jax.parallel.mesh import make_mesh
 from rar_jax.performance.benchmarks import train, train_tokenizer
 from rar_jax.performance.benchmarks.steps import time_steps
@@ -48,7 +48,7 @@ def open_split(folder: epath.PathLike, image_size: int) -> Images:
 
 def this_machine() -> Machine:
     """Measures this machine."""
-    cores, count = len(os.sched_getaffinity(0)), jax.device_count()
+    cores, count = usable_cores(), jax.device_count()
     # The cores of a machine without an accelerator are busy with the training itself.
     name, dtype, workers = f"{cores} CPU cores", "float32", 0
     if jax.default_backend() != "cpu":

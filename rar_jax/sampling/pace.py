@@ -7,7 +7,7 @@ import numpy as np
 from rar_jax.sampling.own_pace import Pace
 
 
-def tokens_a_pass(paces: Sequence[Pace], num_tokens: int) -> float:
+def tokens_per_pass(paces: Sequence[Pace], num_tokens: int) -> float:
     """Returns the mean number of tokens per pass, over images that each drew `num_tokens` tokens."""
     passes = np.concatenate([pace.passes for pace in paces])
     return num_tokens * len(passes) / int(passes.sum())

@@ -68,7 +68,7 @@ def test_a_model_is_measured_in_any_order(small_config, tmp_path, monkeypatch):
 def _check_held_out(report, generator):
     """Checks verification, completions and classes of the held-out digits against the Python API."""
     (verified,) = report["verify"]
-    assert 1 <= verified["tokens_a_pass"]["mean"] <= 2 and 0 < verified["accepted_2"]["mean"] <= 1
+    assert 1 <= verified["tokens_per_pass"]["mean"] <= 2 and 0 < verified["accepted_2"]["mean"] <= 1
     images, labels = (each[:HELDOUT] for each in digits_split("heldout"))
     completed = {row["masked"]: row for row in report["inpainting"]}
     whole = generator.log_likelihood(DigitsTokenizer().encode(images), labels, orders=1).mean
