@@ -12,6 +12,7 @@ from rar_jax.errors import UserError
 from rar_jax.evaluation.evaluate import evaluate_samples, save_statistics
 from rar_jax.evaluation.features import open_extractor
 from rar_jax.evaluation.image_sets import open_images
+from rar_jax.evaluation.references import check_statistics_file
 from rar_jax.evaluation.report import report_folder
 from rar_jax.evaluation.scoring import Reference
 from rar_jax.generation.job import job_images
@@ -41,8 +42,7 @@ def _check() -> None:
         raise UserError("name what to score against with --reference, or a file for --save_statistics")
     if _SAVE.value:
         check_folder("save_statistics", epath.Path(_SAVE.value).parent)
-        if not _SAVE.value.endswith(".npz"):
-            raise UserError(f"--save_statistics={_SAVE.value} must be an .npz file")
+        check_statistics_file("save_statistics", _SAVE.value)
 
 
 def main(argv):

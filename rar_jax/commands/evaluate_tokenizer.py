@@ -14,7 +14,6 @@ from rar_jax.errors import UserError
 from rar_jax.evaluation.evaluate import evaluate_tokenizer
 from rar_jax.evaluation.features import open_extractor
 from rar_jax.evaluation.image_sets import glyph_set, open_images
-from rar_jax.evaluation.reconstruction import WINDOW
 from rar_jax.evaluation.report import report_folder
 from rar_jax.generation.job import job_images
 from rar_jax.run_folder import check_folder
@@ -39,8 +38,6 @@ def main(argv):
     source = shared_flags.name_one((_IMAGES, _GLYPHS))
     if not _TOKENIZER.value:
         raise UserError("name the tokenizer with --tokenizer=WEIGHTS")
-    if _IMAGE_SIZE.value < WINDOW:
-        raise UserError(f"--image_size={_IMAGE_SIZE.value} must be at least {WINDOW}, the window of SSIM")
     if source == "glyphs":
         shared_flags.check_glyph_size(_IMAGE_SIZE.value)
     else:

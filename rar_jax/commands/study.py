@@ -43,16 +43,18 @@ def main(argv):
     index, count = shared_flags.share_of_work(_PROCESS.value, _COUNT.value)
     folder = epath.Path(_OUT.value or f"runs/studies/{file.stem}")
     check_folder("out", folder)
+    own = cells[index::count]
     results = Results(folder, cells, read_results("docs/results"))
     # Without a lock, a second start would find the runs of the first one locked, and count their cells as failed.
     with lock(folder, f"process_{index}", "trains"), Preemption() as preemption:
-        complete = run_cells(study, cells[index::count], results, folder, preemption)
+        complete = run_cells(study, own, results, folder, preemption)
     found = results.write()
-    failed = [cell for cell in found if "error" in cell]
-    if any("scores" in cell for cell in found):
+    if scored := sum("scores" in cell for cell in found):
         print("\n".join(write_report(study, cells, found, folder)))
-        print(f"{folder}: {RESULTS}, {TABLE}, {FIGURE}; {len(found) - len(failed)} of {len(cells)} cells")
+        print(f"{folder}: {RESULTS}, {TABLE}, {FIGURE}; {scored} of {len(cells)} cells")
     if not complete:
         sys.exit(cli.PREEMPTED)
-    if failed:
+    # Another process may be about to try its failed cells again.
+    digests = {cell.digest for cell in own}
+    if failed := [cell for cell in found if "error" in cell and cell["digest"] in digests]:
         cli.fail("; ".join(f"{cell['row']}, seed {cell['seed']}: {cell['error']}" for cell in failed), cli.FAILURE)

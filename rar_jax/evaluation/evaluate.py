@@ -61,8 +61,6 @@ def evaluate_samples(
     reference.prepare(extractor)
     keep = len(samples) if reference.images is not None else 0
     summary = summarise(samples, extractor, "the samples", keep, _SHOWN, logits=True)
-    if statistics is not None:
-        write_statistics(statistics, summary.gaussians)
     scores, warnings = score(summary, reference, extractor, samples.labels)
     facts = {
         "samples": _samples_facts(samples),
@@ -75,6 +73,8 @@ def evaluate_samples(
     if reference.pool is not None:
         grids.append(draw_neighbours(summary, reference))
     write_report(out, report, grids)
+    if statistics is not None:
+        write_statistics(statistics, summary.gaussians)
     return report
 
 

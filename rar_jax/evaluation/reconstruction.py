@@ -106,7 +106,7 @@ class PairScores:
         self._count += len(images)
 
     def means(self) -> dict[str, float]:
-        """Returns psnr and ssim, means over images, and codebook_use and codebook_perplexity."""
+        """Returns psnr and ssim (see `add`), means over images, and codebook_use and codebook_perplexity."""
         return {name: total / self._count for name, total in self._sums.items()} | codebook_scores(self._codes)
 
 

@@ -53,6 +53,22 @@ def read_statistics(path: epath.PathLike) -> dict[str, Gaussian]:
     return found
 
 
+def check_statistics_file(flag: str, path: epath.PathLike) -> None:
+    """Raises a `UserError` that names the flag if statistics cannot be written to a file, or would replace images."""
+    path = epath.Path(path)
+    if path.suffix != ".npz" or path.is_dir():
+        raise UserError(f"--{flag}={path} must be an .npz file")
+    if not path.exists():
+        return
+    try:
+        with path.open("rb") as file, np.load(file) as arrays:
+            others = sorted(set(arrays.files) - {name for pair in _NAMES.values() for name in pair})
+    except _DAMAGE:
+        others = ["no arrays that can be read"]
+    if others:
+        raise UserError(f"--{flag}={path} would replace a file of something else ({others[0]}): choose another name")
+
+
 def write_statistics(path: epath.PathLike, statistics: dict[str, Gaussian]) -> None:
     """Writes statistics to an .npz file, as `read_statistics` returns them. Creates the folder if necessary."""
     path = epath.Path(path)

@@ -16,5 +16,11 @@ def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _written(value: Any) -> str:
     if isinstance(value, Mean):
-        return f"{value.mean:.4g}" + ("" if value.half_width is None else f" \u00b1 {value.half_width:.2g}")
+        interval = "" if value.half_width is None else f" \u00b1 {_digits(value.half_width, 2)}"
+        return _digits(value.mean, 4) + interval
     return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def _digits(value: float, digits: int) -> str:
+    """Returns a number with some significant digits, or more if it would have an exponent: 2,317 and not 2.3e+03."""
+    return f"{value:,.0f}" if 10 ** (digits - 1) <= abs(value) else f"{value:.{digits}g}"

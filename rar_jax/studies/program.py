@@ -11,7 +11,7 @@ from rar_jax.training.step import Batch, train_step
 
 
 class CellProgram(Program):
-    """The program of a cell. Its compiled step takes the seed, the target order and the annealing as arguments.
+    """The program of a cell. Its compiled step takes the arguments below; the shape of the annealing is a constant.
 
     In an ordinary run they are constants of the compiled step. As arguments, they leave the same program for all cells
     that differ in nothing else, and JAX's compilation cache then serves every cell but the first.

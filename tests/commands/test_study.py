@@ -3,6 +3,7 @@ import json
 import pytest
 from running import call, refusal
 
+from rar_jax.studies.plan import cells_of, load_study
 from rar_jax.studies.run import RESULTS
 
 FILE = """
@@ -15,6 +16,10 @@ def get_study():
 def test_a_study_is_divided_and_reported(tmp_path):
     file = tmp_path / "tiny.py"
     file.write_text(FILE)
+    # A cell that failed earlier is no failure of the other process, and its own process tries it again.
+    digest = cells_of(load_study(file))[1].digest
+    (tmp_path / "out" / "cells").mkdir(parents=True)
+    (tmp_path / "out" / "cells" / f"{digest}.json").write_text('{"error": "earlier"}')
     # The study file is given without a flag's name.
     parts = [
         call("study", file, f"--out={tmp_path / 'out'}", f"--process_index={index}", "--process_count=2")

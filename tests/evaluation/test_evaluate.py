@@ -7,6 +7,7 @@ from rar_jax.evaluation import scoring
 from rar_jax.evaluation.evaluate import draw_neighbours, evaluate_samples, save_statistics
 from rar_jax.evaluation.features import PixelExtractor
 from rar_jax.evaluation.image_sets import open_images
+from rar_jax.evaluation.report import read_report
 from rar_jax.images.files import write_png
 
 
@@ -40,3 +41,12 @@ def test_what_cannot_be_scored_is_found_before_the_samples_are_read(tmp_path, mo
     with pytest.raises(UserError, match="cut all to one size with --image_size"):
         reference = scoring.Reference(tmp_path / "folder", None)
         evaluate_samples(open_images(tmp_path / "samples.npz"), reference, PixelExtractor(), tmp_path / "out")
+
+
+def test_scores_are_kept_if_the_statistics_cannot_be_written(tmp_path):
+    np.savez(tmp_path / "digits.npz", digits_split("heldout")[0])
+    samples, reference = open_images(tmp_path / "digits.npz"), scoring.Reference(tmp_path / "digits.npz", None)
+    unwritable = tmp_path / "digits.npz" / "statistics.npz"
+    with pytest.raises(OSError):
+        evaluate_samples(samples, reference, PixelExtractor(), tmp_path / "out", statistics=unwritable)
+    assert read_report(tmp_path / "out")["scores"]["frechet_pixels"] == pytest.approx(0, abs=1e-6)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from rar_jax.errors import UserError
-from rar_jax.evaluation.references import read_statistics, write_statistics
+from rar_jax.evaluation.references import check_statistics_file, read_statistics, write_statistics
 from rar_jax.evaluation.statistics import gaussian
 
 
@@ -33,6 +33,23 @@ def test_unusable_statistics_are_refused(tmp_path, arrays, message):
     np.savez(tmp_path / "a.npz", **arrays)
     with pytest.raises(UserError, match=message):
         read_statistics(tmp_path / "a.npz")
+
+
+def test_statistics_replace_nothing_else(tmp_path):
+    path = tmp_path / "a.npz"
+    check_statistics_file("out", path)
+    write_statistics(path, {"pool": gaussian(np.eye(9))})
+    check_statistics_file("out", path)
+    np.savez(path, arr_0=np.zeros((2, 8, 8, 3), np.uint8), mu=np.zeros(3))
+    with pytest.raises(UserError, match=r"--out=.*a\.npz would replace a file of something else \(arr_0\)"):
+        check_statistics_file("out", path)
+    path.write_bytes(b"hello")
+    with pytest.raises(UserError, match=r"would replace a file of something else \(no arrays"):
+        check_statistics_file("out", path)
+    (tmp_path / "folder.npz").mkdir()
+    for refused in ("a.txt", "folder.npz"):
+        with pytest.raises(UserError, match=rf"--out=.*{refused} must be an \.npz file"):
+            check_statistics_file("out", tmp_path / refused)
 
 
 @pytest.mark.parametrize("kept", [0, 20, 700])

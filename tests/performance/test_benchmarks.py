@@ -32,7 +32,8 @@ def test_train_tokenizer(tiny_tokenizer):
 
 
 def test_sample(small_config):
-    (section,) = sample.measure(small_config(), [8], repeats=1).values()
+    (section,) = sample.measure(small_config(sample={"steps": 4}), [8], repeats=1).values()
+    assert section["passes"] == 4
     assert section["images/s"] == pytest.approx(8 / section["decode, s, median"])
     assert 0 < section["floor / time"] < 1
     # The codebook of the digits is not that of the published tokenizer.

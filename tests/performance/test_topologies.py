@@ -69,7 +69,7 @@ def test_a_target_agrees_with_the_data_sheet(kind):
 @pytest.mark.parametrize(("name", "nodes"), [("h200:1", [0]), ("a100:8", [0] * 8), ("h100:2x8", [0] * 8 + [1] * 8)])
 def test_gpus_have_a_node_each(name, nodes):
     topology = topologies.open_topology(name)
-    assert topology.is_gpu and [device.process_index for device in topology.devices] == nodes
+    assert topology.chip.is_gpu and [device.process_index for device in topology.devices] == nodes
 
 
 @needs_libtpu

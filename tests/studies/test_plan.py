@@ -77,6 +77,16 @@ def test_rows_that_are_refused(row, message):
         cells_of(dataclasses.replace(study, rows=[*study.rows, row]))
 
 
+@pytest.mark.parametrize("field", ["score_every", "report_samples"])
+def test_a_study_that_chooses_scores_no_samples(field):
+    study = tiny_study()
+    study.base.eval[field] = 22
+    assert cells_of(study)
+    study = dataclasses.replace(study, choosing=True, compare="validation_end", columns=("validation_end",))
+    with pytest.raises(UserError, match=r"score_every and config\.eval\.report_samples must be 0 in a study"):
+        cells_of(study)
+
+
 @pytest.mark.parametrize(
     ("body", "message"),
     [

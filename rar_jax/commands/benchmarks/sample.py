@@ -13,7 +13,10 @@ _BATCHES = flags.DEFINE_list(
     "batch_size", ["1", "8"], "Numbers of images decoded at once. Each of them is measured separately."
 )
 _STEPS = flags.DEFINE_list(
-    "steps", ["0"], "Numbers of passes that draw all tokens; 0 draws one per pass. Each is measured separately."
+    "steps",
+    [],
+    "Numbers of passes that draw all tokens; 0 draws one per pass. Each is measured separately. Default: "
+    "config.sample.steps.",
 )
 _DTYPE = flags.DEFINE_enum("dtype", None, DTYPES, "Compute dtype. Default: float32 on a CPU, otherwise the config's.")
 _DETOKENIZE = flags.DEFINE_bool(

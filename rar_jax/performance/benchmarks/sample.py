@@ -124,7 +124,7 @@ def _measure_batch(
 def measure(
     config: Config,
     batch_sizes: Sequence[int],
-    steps: Sequence[int] = (0,),
+    steps: Sequence[int] = (),
     *,
     dtype: str | None = None,
     detokenize: bool = True,
@@ -135,7 +135,7 @@ def measure(
     Args:
       config: the experiment. No data is read.
       batch_sizes: numbers of images decoded at once.
-      steps: numbers of passes that draw all tokens; 0 draws one token per pass.
+      steps: numbers of passes that draw all tokens; 0 draws one token per pass. By default that of the config.
       dtype: compute dtype. None: float32 on a CPU, otherwise the one of the config.
       detokenize: also measure with a tokenizer of the published f16 size, if the codebook has its size.
       repeats: number of timed batches, after one warm-up batch.
@@ -150,7 +150,7 @@ def measure(
     for size in batch_sizes:
         if size < 1 or size % jax.local_device_count():
             raise UserError(f"batch_size={size} must be a multiple of the {jax.local_device_count()} devices here")
-    options = [dataclasses.replace(sample_options(config), steps=each) for each in steps]
+    options = [dataclasses.replace(sample_options(config), steps=each) for each in steps or [config.sample.steps]]
     for each in options:
         each.pass_sizes(config.model)
     sampler = _make_sampler(config, dtype)
