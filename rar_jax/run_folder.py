@@ -29,22 +29,31 @@ def write_config(folder: epath.PathLike, config: Any) -> None:
     """Writes a run's config to `config.json` in its folder, which is created if necessary."""
     folder = epath.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    fields = {"kind": config.kind} | dataclasses.asdict(config)
-    write_atomically(folder / CONFIG_FILE, json.dumps(fields, indent=2) + "\n")
+    write_atomically(folder / CONFIG_FILE, config_text(config))
+
+
+def config_text(config: Any) -> str:
+    """Returns the text of a config.json, which `read_config` and `config_from_text` read."""
+    return json.dumps({"kind": config.kind} | dataclasses.asdict(config), indent=2) + "\n"
 
 
 def _read_fields(folder: epath.PathLike) -> dict[str, Any]:
     file = epath.Path(folder) / CONFIG_FILE
     if not file.exists():
         raise UserError(f"no run in {str(folder)!r}: it has no {CONFIG_FILE}")
+    with naming(str(file)):
+        return _parsed(file.read_text())
+
+
+def _parsed(text: str) -> dict[str, Any]:
     try:
-        return dict(json.loads(file.read_text()))
+        return dict(json.loads(text))
     except (ValueError, TypeError) as error:
-        raise UserError(f"{file}: {error}") from None
+        raise UserError(str(error)) from None
 
 
 def read_kind(folder: epath.PathLike) -> str:
-    """Returns the kind of the weights in a folder: rar for a run, or the kind stored in a converted folder.
+    """Returns the kind of the weights in the folder of a run or a conversion, as its config.json stores it.
 
     Raises:
       UserError: the folder has no config.json, or it is not valid JSON.
@@ -53,7 +62,7 @@ def read_kind(folder: epath.PathLike) -> str:
 
 
 def read_config(folder: epath.PathLike, schema: type[_Config] = Config) -> _Config:
-    """Returns the config that a run was started with.
+    """Returns the config that a run was last started with.
 
     Args:
       folder: the run's folder.
@@ -66,6 +75,23 @@ def read_config(folder: epath.PathLike, schema: type[_Config] = Config) -> _Conf
     kind = fields.pop("kind", Config.kind)
     if kind != schema.kind:
         raise UserError(f"{folder} holds a {kind}, not a {schema.kind}: choose another folder")
+    with naming(str(epath.Path(folder) / CONFIG_FILE)):
+        return _from_stored(fields, schema)
+
+
+def config_from_text(text: str) -> Config:
+    """Returns the config of a RAR that `config_text` wrote.
+
+    Raises:
+      UserError: it is not valid JSON, or this version does not understand it.
+    """
+    fields = _parsed(text)
+    fields.pop("kind", None)
+    return _from_stored(fields, Config)
+
+
+def _from_stored(fields: dict[str, Any], schema: type[_Config]) -> _Config:
+    """Returns the config of stored fields, which a version with other fields may have written."""
     for section, names in _REMOVED.items():
         if isinstance(fields.get(section), dict):
             fields[section] = {name: value for name, value in fields[section].items() if name not in names}
@@ -75,8 +101,7 @@ def read_config(folder: epath.PathLike, schema: type[_Config] = Config) -> _Conf
             fields[section] = default | fields[section]
         else:
             fields.setdefault(section, default)
-    with naming(str(epath.Path(folder) / CONFIG_FILE)):
-        return from_config_dict(fields, schema)
+    return from_config_dict(fields, schema)
 
 
 def run_names(folders: Sequence[epath.PathLike]) -> list[str]:

@@ -33,7 +33,7 @@ from rar_jax.models.inception import InceptionV3
 from rar_jax.models.rar import RAR
 from rar_jax.models.sizes import PUBLISHED_GROUPS, VQGANConfig
 from rar_jax.models.vqgan import VQGAN
-from rar_jax.run_folder import CONFIG_FILE, read_config, read_kind, write_config
+from rar_jax.run_folder import CONFIG_FILE, config_from_text, config_text, read_config, read_kind, write_config
 
 _log = logging.getLogger(__name__)
 
@@ -41,8 +41,10 @@ _log = logging.getLogger(__name__)
 _PUBLISHED_DOWNSAMPLING = 16
 # The config.json of a converted folder of these kinds has no run's config, only the section of the network.
 _WITHOUT_CONFIG = ("vqgan", "inception")
-# The name in the metadata of a .safetensors file of a VQGAN's only size that its tensors do not show.
+# Names in the metadata of .safetensors files: of a VQGAN, the only size that its tensors do not show; of a RAR, what
+# sampling needs of its run.
 _GROUPS = "groups"
+_CONFIG, _STEP = "rar_jax_config", "rar_jax_step"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +57,8 @@ class Weights:
       params: its parameters; the moving average if the run has one.
       identity: 12 hexadecimal digits that identify the checkpoint or the file by the SHA-256 digest of its bytes.
       step: the checkpoint's step; 0 for published weights.
-      config: the config of a RAR's run; published weights get one of their size, with the paper's sampling options.
+      config: the config of a RAR's run; published weights get one of their size, with the paper's sampling options. A
+        .safetensors file that `published_form` describes has those of its run.
     """
 
     kind: str
@@ -124,16 +127,32 @@ def _from_file(path: epath.Path, wanted: str | None, sharding: jax.sharding.Shar
             f"{list(tensors)[:5]}"
         )
     _check_kind(path, wanted, kind)
-    config = None
+    config, step, metadata = None, 0, read_metadata(path)
     with naming(str(path)):
         if kind in _WITHOUT_CONFIG:
             dtype = dtype or "float32"
-            model, params = _network_from_pytorch(kind, tensors, read_metadata(path))
+            model, params = _network_from_pytorch(kind, tensors, metadata)
         else:
-            config = _published_config(rar_sizes(tensors))
+            config, step = _run_of_file(rar_sizes(tensors), metadata)
             dtype = dtype or config.train.dtype
             model, params = RAR(config.model, jnp.dtype(dtype)), rar_from_pytorch(tensors)
-        return Weights(kind, model, _put(params, sharding, dtype), file_identity(path), config=config)
+        return Weights(kind, model, _put(params, sharding, dtype), file_identity(path), step, config)
+
+
+def _run_of_file(sizes: dict[str, int], metadata: Mapping[str, str]) -> tuple[Config, int]:
+    """Returns the config and the step of a RAR's file: of its run, or those of published weights."""
+    if _CONFIG not in metadata:
+        return _published_config(sizes), 0
+    config, step = config_from_text(metadata[_CONFIG]), metadata.get(_STEP, "0")
+    if not step.isdecimal():
+        raise UserError(f"its metadata {_STEP}={step!r} must be a number")
+    for name, size in sizes.items():
+        if getattr(config.model, name) != size:
+            raise UserError(
+                f"its metadata {_CONFIG} has model.{name}={getattr(config.model, name)}, but its tensors have {size}"
+            )
+    # A network without target-aware embeddings is written with zeros for them.
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, target_aware=True)), int(step)
 
 
 def _network_from_pytorch(
@@ -157,7 +176,7 @@ def _network_from_pytorch(
 def published_form(weights: Weights) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Returns the tensors with the published names, and the metadata, that a .safetensors file of weights holds."""
     if weights.kind == "rar":
-        return rar_to_pytorch(weights.params), {}
+        return rar_to_pytorch(weights.params), {_CONFIG: config_text(weights.config), _STEP: str(weights.step)}
     if weights.kind == "inception":
         return inception_to_pytorch(weights.params), {}
     return vqgan_to_pytorch(weights.params), {_GROUPS: str(weights.model.config.groups)}

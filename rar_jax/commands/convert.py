@@ -4,7 +4,8 @@
     python -m rar_jax convert --input=FOLDER --output=model.safetensors
 
 The kind of a published file (RAR, MaskGIT-VQGAN or FID Inception) and its sizes are read from its tensors. The number
-of groups of a VQGAN's norms is read from the file's metadata; without metadata it is 32.
+of groups of a VQGAN's norms is read from the file's metadata; without metadata it is 32. The .safetensors file of a
+RAR has the config and the step of its run in its metadata, so that it is sampled like the run.
 """
 
 from absl import flags

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from rar_jax.checkpoints.pytorch import inception_to_pytorch, rar_to_pytorch
 from rar_jax.checkpoints.tensor_files import write_safetensors
-from rar_jax.checkpoints.weights import fingerprint, load_weights, save_weights
+from rar_jax.checkpoints.weights import fingerprint, load_weights, published_form, save_weights
 from rar_jax.errors import UserError
 
 
@@ -44,6 +44,36 @@ def test_a_published_file_is_converted_to_a_folder_and_back(rar_file, golden, go
     assert back.keys() == before.keys()
     for name, tensor in before.items():
         assert back[name].dtype == tensor.dtype and back[name].tobytes() == tensor.tobytes(), name
+
+
+def test_the_file_of_a_run_keeps_its_config_and_step(rar_file, tmp_path):
+    published = load_weights(rar_file)
+    config = dataclasses.replace(
+        published.config,
+        permutation=dataclasses.replace(published.config.permutation, scan_order="z_curve", final_randomness=0.5),
+        sample=dataclasses.replace(published.config.sample, guidance_scale=2.5),
+    )
+    run = dataclasses.replace(published, step=7, config=config)
+    tensors, metadata = published_form(run)
+    write_safetensors(tmp_path / "run.safetensors", tensors, metadata)
+    read = load_weights(tmp_path / "run.safetensors")
+    assert (read.config, read.step, read.model) == (config, 7, published.model)
+    # Zeros stand for target-aware embeddings that a network does not have.
+    model = dataclasses.replace(config.model, target_aware=False)
+    params = {name: value for name, value in published.params.items() if name != "target_aware_embedding"}
+    without = dataclasses.replace(run, params=params, config=dataclasses.replace(config, model=model))
+    write_safetensors(tmp_path / "without.safetensors", *published_form(without))
+    read = load_weights(tmp_path / "without.safetensors")
+    assert read.model == published.model and not read.params["target_aware_embedding"].any()
+    wrong = metadata["rar_jax_config"].replace(f'"depth": {config.model.depth}', '"depth": 9')
+    for changed, message in (
+        ({"rar_jax_step": "last"}, "metadata rar_jax_step='last' must be a number"),
+        ({"rar_jax_config": "{"}, "Expecting property name"),
+        ({"rar_jax_config": wrong}, r"metadata rar_jax_config has model\.depth=9, but its tensors have"),
+    ):
+        write_safetensors(tmp_path / "wrong.safetensors", tensors, metadata | changed)
+        with pytest.raises(UserError, match=rf"wrong\.safetensors: .*{message}"):
+            load_weights(tmp_path / "wrong.safetensors")
 
 
 def test_weights_are_identified_by_the_bytes_of_their_files(rar_file, golden, tmp_path):
