@@ -8,6 +8,7 @@ from rar_jax.checkpoints.weights import Weights
 from rar_jax.errors import UserError
 from rar_jax.generate import load, show
 from rar_jax.generation.generator import _final_randomness
+from rar_jax.run_folder import write_config
 
 
 @pytest.fixture(scope="module")
@@ -41,12 +42,19 @@ def test_mistakes(generator, classes, options, message):
         generator.generate(classes, **options)
 
 
-def test_no_weights_are_read_without_a_tokenizer(tmp_path):
+def test_no_weights_are_read_without_a_tokenizer(small_config, tmp_path):
     (tmp_path / "rar.bin").write_bytes(b"not read")
     with pytest.raises(UserError, match=r"rar\.bin comes without a tokenizer: name one with --tokenizer=WEIGHTS"):
         load(tmp_path / "rar.bin")
     with pytest.raises(UserError, match="--tokenizer=digts: there is no such file or folder"):
         load(tmp_path / "rar.bin", tokenizer="digts")
+    for name, message in (
+        ("none", "run comes without a tokenizer: name one with --tokenizer=WEIGHTS"),
+        ("runs/moved", r"config\.data\.tokenizer=runs/moved, which is not there: name it with --tokenizer=WEIGHTS"),
+    ):
+        write_config(tmp_path / "run", small_config(data={"tokenizer": name}))
+        with pytest.raises(UserError, match=message):
+            load(tmp_path / "run")
 
 
 @pytest.mark.parametrize(
@@ -75,6 +83,9 @@ def test_an_edit_keeps_what_is_not_masked(generator, caplog):
     # As many steps as tokens are one token per pass.
     assert generator.order_warning(generator.options(steps=15))
     assert not generator.order_warning(generator.options(steps=16))
+    # Verified groups have the distribution of one token per pass.
+    assert not generator.order_warning(generator.options(steps=4, verify=True))
+    assert generator.order_warning(generator.options(steps=4, verify=True), editing=True)
     np.testing.assert_array_equal(edited[:, 4:], images[:, 4:])
     assert (edited[:, :4] != images[:, :4]).any()
     np.testing.assert_array_equal(generator.edit(images, np.zeros((8, 8), bool), [1, 1, 1]), images)
@@ -110,6 +121,8 @@ def test_painting_ends_with_the_images_of_generate_and_edit(generator):
     [
         (np.zeros((1, 8, 8, 3), np.float32), r"images of shape \(1, 8, 8, 3\) and dtype float32 must be uint8"),
         (np.zeros((1, 15), int), r"tokens of shape \(1, 15\) and dtype int64 must be integers of the shape \(N, 16\)"),
+        (np.zeros((0, 16), int), "no images are given: give at least one"),
+        (np.zeros((0, 8, 8, 3), np.uint8), "no images are given: give at least one"),
         (np.zeros((1, 16)), r"tokens of shape \(1, 16\) and dtype float64 must be integers"),
         (np.full((1, 16), 24), "tokens from 24 to 24 must be codes from 0 to 23"),
     ],

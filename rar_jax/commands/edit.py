@@ -16,6 +16,7 @@ from rar_jax.generate import load
 from rar_jax.generation.editing import box_mask, read_canvas, read_mask
 from rar_jax.generation.pictures import samples_folder
 from rar_jax.images.files import image_grid, write_png
+from rar_jax.progress import Progress
 
 _CHECKPOINT = shared_flags.define_checkpoint()
 _TOKENIZER = shared_flags.define_model_tokenizer()
@@ -81,10 +82,13 @@ def main(argv):
         raise UserError(f"no pixel of {empty[0]} is masked: use a --mask with light pixels, or --place a smaller image")
     count, repeats = len(images), _RESULTS.value
     classes = np.resize(np.array(_CLASSES.value), count)
+    progress = Progress("edit", count * repeats, unit="image")
     edited = generator.edit(
         images.repeat(repeats, 0), masks.repeat(repeats, 0), [*classes.repeat(repeats)],
-        margin=_MARGIN.value, paste=_PASTE.value, seed=_SEED.value, batch_size=_BATCH.value, **given,
+        margin=_MARGIN.value, paste=_PASTE.value, seed=_SEED.value, batch_size=_BATCH.value, on_batch=progress.update,
+        **given,
     ).reshape(count, repeats, side, side, 3)  # fmt: skip
+    progress.close()
     shown = np.where(masks[..., None], np.uint8(128), images)
     grid = np.concatenate([images[:, None], shown[:, None], edited], axis=1)
     write_png(out / "edit.png", image_grid(grid.reshape(-1, side, side, 3), 2 + repeats))

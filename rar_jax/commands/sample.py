@@ -71,7 +71,9 @@ def main(argv):
     except OSError as error:
         if error.errno not in _NO_ROOM:
             raise
-        cli.fail(f"{out}: {error.strerror}; once there is room, the same command resumes", cli.FAILURE)
+        # Without outputs, images are only in memory until the grid is written.
+        again = "resumes" if outputs else "starts again"
+        cli.fail(f"{out}: {error.strerror}; once there is room, the same command {again}", cli.FAILURE)
     if paces:
         print(f"{tokens_per_pass(paces, generator.config.model.num_tokens):.2f} tokens per pass of the network")
     if not complete:

@@ -154,14 +154,23 @@ def tokenizer_for(config: Config, name: str) -> tuple[Tokenizer, Config]:
     Raises:
       UserError: the tokenizer cannot be read or does not fit the model. The message gives both values.
     """
-    weights = None if name == DigitsTokenizer.fingerprint else load_weights(name, "vqgan")
-    factor = 1 if weights is None else weights.model.config.downsampling
-    image_size = config.model.grid_side * factor
-    data = dataclasses.replace(config.data, tokenizer=name, image_size=image_size, downsampling=factor)
-    config = dataclasses.replace(config, data=data)
-    if weights is None:
-        return load_tokenizer(config), config
-    return _checked(config, VQGANTokenizer(weights.model, weights.params, image_size)), config
+    model = config.model
+    if name == DigitsTokenizer.fingerprint:
+        tokenizer = DigitsTokenizer()
+    else:
+        weights = load_weights(name, "vqgan")
+        tokenizer = VQGANTokenizer(
+            weights.model, weights.params, image_size=model.grid_side * weights.model.config.downsampling
+        )
+    for field in ("grid_side", "codebook_size"):
+        if (ours := getattr(model, field)) != (theirs := getattr(tokenizer, field)):
+            raise UserError(
+                f"--tokenizer={name} has {field}={theirs}, but the model has {ours}: name the tokenizer that the model "
+                "was trained with"
+            )
+    factor = tokenizer.downsampling
+    data = dataclasses.replace(config.data, tokenizer=name, image_size=model.grid_side * factor, downsampling=factor)
+    return tokenizer, dataclasses.replace(config, data=data)
 
 
 def load_tokenizer(config: Config) -> Tokenizer | None:
@@ -179,11 +188,6 @@ def load_tokenizer(config: Config) -> Tokenizer | None:
         raise UserError(
             f"config.data.tokenizer={name}: {error}; it must be digits, none or the weights of a VQGAN"
         ) from None
-    return _checked(config, tokenizer)
-
-
-def _checked(config: Config, tokenizer: Tokenizer) -> Tokenizer:
-    """Returns the tokenizer of a config. Raises a `UserError` if it does not fit the config's model."""
     for field, ours, theirs in (
         ("model.grid_side", config.model.grid_side, tokenizer.grid_side),
         ("model.codebook_size", config.model.codebook_size, tokenizer.codebook_size),

@@ -7,6 +7,7 @@ from rar_jax.generation.generator import Generator
 from rar_jax.generation.painting import decode_known
 from rar_jax.generation.pictures import SampleGrid
 from rar_jax.images.files import write_animation
+from rar_jax.progress import Progress
 from rar_jax.sampling.options import Options
 from rar_jax.sampling.paint import paint
 from rar_jax.sampling.sampler import pad_numbers
@@ -34,9 +35,13 @@ def animate(generator: Generator, labels: np.ndarray, options: Options, path: ep
     count = len(grid.numbers)
     numbers = pad_numbers(grid.numbers, sampler.batch_size(count, count))
     every = -(-len(options.plan(sampler.model.config).sizes) // _PASSES)
-    frames = [
-        grid.draw(decode_known(generator.tokenizer, *(each[:count] for each in painted)))
-        for painted in paint(sampler, labels[numbers], numbers, seed, options, every)
-    ]
+    frames, done = [], 0
+    progress = Progress("animate", count * sampler.model.config.num_tokens, unit="token")
+    for painted in paint(sampler, labels[numbers], numbers, seed, options, every):
+        tokens, known, orders = (each[:count] for each in painted)
+        frames.append(grid.draw(decode_known(generator.tokenizer, tokens, known, orders)))
+        progress.update(int(known.sum()) - done)
+        done = int(known.sum())
+    progress.close()
     write_animation(path, frames)
     return count

@@ -21,6 +21,7 @@ from rar_jax.generation.likelihood import Likelihood, LikelihoodScorer, posterio
 from rar_jax.generation.painting import Painting
 from rar_jax.orders import randomness
 from rar_jax.parallel.mesh import local_mesh, replicated
+from rar_jax.run_folder import read_config
 from rar_jax.sampling.options import Options
 from rar_jax.sampling.paint import paint
 from rar_jax.sampling.sampler import Sampler, check_labels, sample_tokens
@@ -91,7 +92,6 @@ class Generator:
         *,
         seed: int = 0,
         batch_size: int = 256,
-        on_batch: Callable[[int], None] = lambda images: None,
         **options: Any,
     ) -> np.ndarray:
         """Samples one image for each class given.
@@ -100,7 +100,6 @@ class Generator:
           classes: N classes, by index or by name.
           seed: seed of all draws.
           batch_size: images sampled at once; the decode loop is compiled once for each batch size.
-          on_batch: called with n after each batch of n images.
           options: fields of `sampling.options.Options`; the config's values are the defaults.
 
         Returns:
@@ -111,14 +110,7 @@ class Generator:
         """
         options = self.options(**options)
         self.warn_if_not_trained(options)
-        tokens = sample_tokens(
-            self.sampler,
-            self.labels(classes),
-            options,
-            seed=seed,
-            batch_size=batch_size,
-            on_batch=on_batch,
-        )
+        tokens = sample_tokens(self.sampler, self.labels(classes), options, seed=seed, batch_size=batch_size)
         return np.concatenate(list(decoded(self.tokenizer, tokens)))
 
     def edit(
@@ -217,7 +209,6 @@ class Generator:
         orders: int = 0,
         seed: int = 0,
         batch_size: int = 256,
-        on_batch: Callable[[int], None] = lambda images: None,
     ) -> Likelihood:
         """Computes log p(image | class).
 
@@ -227,13 +218,12 @@ class Generator:
           orders: number of random orders for each image; 0 for the run's scan order.
           seed: seed of the orders.
           batch_size: images read at once.
-          on_batch: called with n after each batch of n images in one order.
 
         Raises:
           UserError: a class, an image or a token cannot be used.
         """
         tokens, labels = self._tokens(images), self._labels_for(images, classes)
-        scorer = self.likelihood_scorer(len(tokens), orders, seed=seed, batch_size=batch_size, on_batch=on_batch)
+        scorer = self.likelihood_scorer(len(tokens), orders, seed=seed, batch_size=batch_size)
         return scorer.score(tokens, labels)
 
     def classify(self, images: np.ndarray, *, orders: int = 0, seed: int = 0, batch_size: int = 256) -> np.ndarray:
@@ -266,9 +256,13 @@ class Generator:
 
         Args:
           num_images: number of images, which limits the batch size.
-          orders, seed, batch_size, on_batch: see `log_likelihood`.
+          orders, seed, batch_size: see `log_likelihood`.
+          on_batch: called with n after each batch of n images in one order and with one class.
         """
-        options = self.options(**({"scan_order": "random"} if orders else {}))
+        # Likelihoods are read one token at a time, whatever the run's config says of samples.
+        options = self.options(
+            steps=0, schedule="uniform", verify=False, **({"scan_order": "random"} if orders else {})
+        )
         self.warn_if_not_trained(options)
         batch_size = self.sampler.batch_size(batch_size, num_images)
         return LikelihoodScorer(self.sampler, options, max(orders, 1), seed, batch_size, on_batch)
@@ -277,9 +271,11 @@ class Generator:
         """Returns the tokens of images, int [N, T], which may be given as tokens.
 
         Raises:
-          UserError: they are neither tokens nor images of this model.
+          UserError: they are neither tokens nor images of this model, or there are none.
         """
         model = self.sampler.model.config
+        if not len(images):
+            raise UserError("no images are given: give at least one")
         if images.ndim != 2:
             return self._encode(images)
         if images.shape[1] != model.num_tokens or images.dtype.kind not in "iu":
@@ -287,7 +283,7 @@ class Generator:
                 f"tokens of shape {images.shape} and dtype {images.dtype} must be integers of the shape "
                 f"(N, {model.num_tokens})"
             )
-        if images.size and not 0 <= images.min() <= images.max() < model.codebook_size:
+        if not 0 <= images.min() <= images.max() < model.codebook_size:
             raise UserError(
                 f"tokens from {images.min()} to {images.max()} must be codes from 0 to {model.codebook_size - 1}"
             )
@@ -316,7 +312,9 @@ class Generator:
         Raises:
           UserError: the options do not go with the model or with editing.
         """
-        groups = max(options.plan(self.sampler.model.config, one_size=editing).sizes) > 1
+        plan = options.plan(self.sampler.model.config, one_size=editing)
+        # Groups that are verified have the distribution of one token per pass, whatever the model predicts for them.
+        groups = max(plan.sizes) > 1 and not plan.verify
         other = groups or options.scan_order != self.options().scan_order
         if not (editing or other) or self.final_randomness > 0:
             return None
@@ -345,11 +343,7 @@ def load_generator(checkpoint: epath.PathLike, step: int | None = None, tokenize
     Raises:
       UserError: there is no such checkpoint, it is damaged, or there is no tokenizer for it.
     """
-    missing = UserError(f"{checkpoint} comes without a tokenizer: name one with --tokenizer=WEIGHTS")
-    if tokenizer is None and epath.Path(checkpoint).is_file():
-        raise missing
-    if tokenizer not in (None, DigitsTokenizer.fingerprint) and not epath.Path(tokenizer).exists():
-        raise UserError(f"--tokenizer={tokenizer}: there is no such file or folder")
+    _check_tokenizer(checkpoint, tokenizer)
     mesh = local_mesh()
     # bfloat16 is faster on accelerators; on a CPU its matrix products are many times slower than float32's.
     dtype = "float32" if jax.default_backend() == "cpu" else None
@@ -359,13 +353,32 @@ def load_generator(checkpoint: epath.PathLike, step: int | None = None, tokenize
         images = load_tokenizer(config)
     else:
         images, config = tokenizer_for(config, tokenizer)
-    if images is None:
-        raise missing
     sampler = Sampler(weights.model, weights.params, mesh)
     return Generator(
         config, weights.step, weights.identity, sampler, images, class_names(weights.config),
         _final_randomness(weights), _random_loss(split_step(checkpoint)[0], weights.step),
     )  # fmt: skip
+
+
+def _check_tokenizer(checkpoint: epath.PathLike, tokenizer: str | None) -> None:
+    """Raises a `UserError` if no tokenizer is named or the named one does not exist, before any weights are read."""
+    folder, _ = split_step(checkpoint)
+    if tokenizer is not None:
+        if not _exists(tokenizer):
+            raise UserError(f"--tokenizer={tokenizer}: there is no such file or folder")
+    elif folder.exists():
+        own = read_config(folder).data.tokenizer if folder.is_dir() else "none"
+        if own == "none":
+            raise UserError(f"{checkpoint} comes without a tokenizer: name one with --tokenizer=WEIGHTS")
+        if not _exists(own):
+            raise UserError(
+                f"{checkpoint} was trained with config.data.tokenizer={own}, which is not there: name it with "
+                "--tokenizer=WEIGHTS"
+            )
+
+
+def _exists(tokenizer: str) -> bool:
+    return tokenizer == DigitsTokenizer.fingerprint or epath.Path(tokenizer).exists()
 
 
 def _final_randomness(weights: Weights) -> float:

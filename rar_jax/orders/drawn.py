@@ -55,8 +55,7 @@ def spread_orders(key: jax.Array, numbers: jax.Array, side: int, sizes: tuple[in
       known: bool [B, T], positions that are known from the beginning, which are not chosen.
 
     Returns:
-      int32 [B, T], the chosen positions in the order visited. If M positions are not known, only the first M
-      entries are valid.
+      int32 [B, T], the chosen positions in the order visited, and then the known ones in row-major order.
     """
     place = np.stack(np.divmod(np.arange(side**2), side), axis=1)
     offset = np.abs(place[:, None] - place)
@@ -82,26 +81,19 @@ def spread_orders(key: jax.Array, numbers: jax.Array, side: int, sizes: tuple[in
             return (visited.at[chosen].set(True), near, pending + nearness[chosen], distance), chosen
 
         state = known, known.astype(jnp.float32) @ nearness, jnp.zeros(side**2), jnp.full(side**2, side)
-        return jax.lax.scan(choose, state, (jnp.asarray(begins), jnp.asarray(spacing)))[1]
+        chosen = jax.lax.scan(choose, state, (jnp.asarray(begins), jnp.asarray(spacing)))[1]
+        # When nothing is left to choose, the scan repeats positions: the first place of each counts.
+        places = jnp.full(side**2, side**2).at[chosen].min(jnp.arange(side**2))
+        return jnp.argsort(jnp.where(known, side**2, places), stable=True)
 
     return jax.vmap(draw)(_order_keys(key, numbers), known).astype(jnp.int32)
 
 
 def known_first(orders: jax.Array, known: jax.Array) -> jax.Array:
-    """Moves known positions to the front, in row-major order.
+    """Moves known positions to the front of orders int32 [B, T]; known is bool [B, T], in grid order.
 
-    Args:
-      orders: int32 [B, T]. Each position that is not known is in it; its first occurrence counts.
-      known: bool [B, T], in grid order.
-
-    Returns:
-      int32 [B, T], permutations.
+    The known positions keep their order, and so do the others. A known part that the order visits first, such as the
+    upper half of the image in row-major order, is then read exactly as in training.
     """
-    num_tokens = orders.shape[1]
-    first = jnp.argsort(~known, axis=1, stable=True)
-    rest = jnp.argsort(jnp.take_along_axis(known, orders, axis=1), axis=1, stable=True)
-    rest = jnp.take_along_axis(orders, rest, axis=1)
-    count = known.sum(axis=1, keepdims=True)
-    places = jnp.arange(num_tokens)
-    rest = jnp.take_along_axis(rest, jnp.maximum(places - count, 0), axis=1)
-    return jnp.where(places < count, first, rest).astype(jnp.int32)
+    places = jnp.argsort(~jnp.take_along_axis(known, orders, axis=1), axis=1, stable=True)
+    return jnp.take_along_axis(orders, places, axis=1)

@@ -33,7 +33,7 @@ class Batch(NamedTuple):
 
 
 def image_orders(model: RAR, batch: Batch, options: TracedOptions, plan: Plan) -> jax.Array:
-    """Returns the order of each image, int32 [B, T]. Known positions come first, in row-major order."""
+    """Returns the order of each image, int32 [B, T]. Known positions come first; see `known_first`."""
     config, shape = model.config, (batch.numbers.shape[0], model.config.num_tokens)
     known = jnp.zeros(shape, bool) if batch.masked is None else ~batch.masked
     if plan.drawn_order is None:

@@ -64,7 +64,10 @@ class SampleConfig:
         at_most=1,
     )
     steps: int = setting(
-        0, "Number of passes of the network that draw all tokens of an image. 0 draws one token per pass.", at_least=0
+        0,
+        "Number of passes N of the network that draw all T tokens of an image. 0 draws one token per pass. With verify "
+        "and in editing, all groups have ceil(T / N) tokens.",
+        at_least=0,
     )
     schedule: str = setting(
         "uniform", "Sizes of the groups of tokens that passes draw. cosine begins with small groups.", one_of=SCHEDULES

@@ -31,10 +31,11 @@ def edit(folder, out, *options):
     return {path.name: read(path) for path in sorted((out / "edited").iterdir())}
 
 
-def test_a_box_is_drawn_again_and_the_rest_is_kept(folder, tmp_path):
+def test_a_box_is_drawn_again_and_the_rest_is_kept(folder, tmp_path, caplog):
+    caplog.set_level("INFO", "rar_jax")
     images = f"--images={folder / 'a.png'},{folder / 'b.png'}"
     results = edit(folder, tmp_path, images, "--box=0,2,4,8", "--results=2")
-    assert [*results] == ["000_000.png", "000_001.png", "001_000.png", "001_001.png"]
+    assert [*results] == ["000_000.png", "000_001.png", "001_000.png", "001_001.png"] and "edit 4/4, " in caplog.text
     for name, result in results.items():
         original = read(folder / ("a.png" if name.startswith("000") else "b.png"))
         changed = (result != original).any(axis=2)

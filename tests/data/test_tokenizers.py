@@ -76,8 +76,16 @@ def test_a_tokenizer_is_opened_for_the_codes_of_a_model(small_config, vqgan_file
     assert read == [(str(vqgan_file), "vqgan")] and tokenizer.grid_side == config.model.grid_side
     data = {"tokenizer": str(vqgan_file), "image_size": 2 * config.model.grid_side, "downsampling": 2}
     assert changed == dataclasses.replace(config, data=dataclasses.replace(config.data, **data))
-    with pytest.raises(UserError, match=r"model\.codebook_size=17, but config\.data\.tokenizer=.* has 24"):
-        tokenizer_for(small_config(), str(vqgan_file))
+    for config, name, message in (
+        (small_config(), vqgan_file, "codebook_size=24, but the model has 17: name the tokenizer"),
+        (
+            small_config(model={"grid_side": 4}, data={"name": "synthetic", "tokenizer": "none", "image_size": 4}),
+            "digits",
+            "grid_side=8, but the model has 4",
+        ),
+    ):
+        with pytest.raises(UserError, match=f"--tokenizer={name} has {message}"):
+            tokenizer_for(config, str(name))
 
 
 def test_image_size_must_be_a_multiple(vqgan_file):
