@@ -9,7 +9,7 @@
 #   INCEPTION=FILE     weights of the FID Inception network, for a perceptual loss, rFID and FID
 #   PLATFORM=cpu       cpu, cuda or tpu, for the installation if there is none yet
 set -euo pipefail
-if [ $# -lt 1 ]; then sed -n '2,11s/^# \?//p' "$0" >&2; exit 2; fi
+if [ $# -lt 1 ] || [ $# -gt 2 ] || [[ ${2:-} =~ ^[A-Z_]+= ]]; then sed -n '2,11s/^# \?//p' "$0" >&2; exit 2; fi
 images=$1
 [ "$images" = glyphs ] || images=$(realpath "$images")
 [ -z "${TOKENIZER:-}" ] || TOKENIZER=$(realpath "$TOKENIZER")
@@ -18,7 +18,9 @@ run=$(realpath -m "${2:-$(dirname "$0")/../runs/$(basename "$images")}")
 cd "$(dirname "$0")/.."
 [ -x .venv/bin/python ] || launch/install.sh "${PLATFORM:-cpu}"
 
-settings="images=$images IMAGE_SIZE=${IMAGE_SIZE:-64} HOURS=${HOURS:-2} TOKENIZER=${TOKENIZER:-} INCEPTION=${INCEPTION:-}"
+settings="images=$images"
+[ "$images" = glyphs ] ||
+  settings+=" IMAGE_SIZE=${IMAGE_SIZE:-64} HOURS=${HOURS:-2} TOKENIZER=${TOKENIZER:-} INCEPTION=${INCEPTION:-}"
 earlier=$(cat "$run/stages/settings" 2>/dev/null || echo "$settings")
 if [ "$earlier" != "$settings" ]; then
   # Completed stages are not repeated. Until the training is planned, only the images must stay.

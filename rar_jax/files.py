@@ -17,6 +17,12 @@ from rar_jax.errors import UserError
 _log = logging.getLogger(__name__)
 
 
+def printable(text: str) -> str:
+    """Returns a text with names of files, which may hold any bytes, as one line of UTF-8 without tabs."""
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return text.replace("\t", "\\t").replace("\n", "\\n")
+
+
 def aside(path: epath.Path) -> epath.Path:
     """Returns a name to write a file under before it is moved into place; no other process or machine uses it."""
     return path.parent / f"{path.name}.{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.partial"

@@ -210,7 +210,12 @@ class TokenizerConfig:
     def run_rules(self) -> Iterator[tuple[bool, str]]:
         """Yields the rules for starting and resuming a run; see `schema.check_run`."""
         yield from checkpoint_rules(self.checkpoint)
-        data = self.data
+        data, loss = self.data, self.loss
+        yield (
+            not loss.adversarial or loss.adversarial_start < self.train.steps,
+            f"config.loss.adversarial={loss.adversarial} has no effect before config.loss.adversarial_start="
+            f"{loss.adversarial_start}, but the run has {self.train.steps} steps: start earlier, or set it to 0",
+        )
         yield (
             not data.eval_images or data.name != "glyphs",
             f"config.data.eval_images={data.eval_images!r} has no effect with config.data.name={data.name}: remove it",

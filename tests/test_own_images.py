@@ -94,6 +94,8 @@ def contents(run):
     [
         ([], 2, "launch/own_images.sh DIR [run folder]"),
         (["nowhere"], 2, "error: no images in '"),
+        (["nowhere", "run", "HOURS=1"], 2, "launch/own_images.sh DIR [run folder]"),
+        (["nowhere", "HOURS=1"], 2, "launch/own_images.sh DIR [run folder]"),
     ],
 )
 def test_mistakes(project, arguments, code, message):
@@ -103,12 +105,25 @@ def test_mistakes(project, arguments, code, message):
     assert done.returncode == code and message in done.stderr, done.stderr
 
 
+def test_the_settings_of_own_images_do_not_matter_for_glyphs(project):
+    """The run goes on where it was, here at its last stage, which finds no run."""
+    stages = project / "run" / "stages"
+    stages.mkdir(parents=True)
+    (stages / "settings").write_text("images=glyphs\n")
+    for name in ("images", "held_out_images", *STAGES[2:6], "sample", "evaluate", "nearest"):
+        (stages / name).touch()
+    (project / "run" / "images" / "train").mkdir(parents=True)
+    assert begin(project, "glyphs", HOURS="3", IMAGE_SIZE="96").wait(60) == 2
+    log = (project / "log").read_text()
+    assert "== page ==" in log and "was started with" not in log
+
+
 def test_other_settings_than_those_of_the_completed_stages_are_refused(project):
     stages = project / "run" / "stages"
     stages.mkdir(parents=True)
     (stages / "settings").write_text("images=/other IMAGE_SIZE=64 HOURS=2 TOKENIZER= INCEPTION=\n")
     assert begin(project, "glyphs", IMAGE_SIZE="32").wait(60) == 2
-    refusal = "started with images=/other IMAGE_SIZE=64 HOURS=2 TOKENIZER= INCEPTION=, not images=glyphs IMAGE_SIZE=32"
+    refusal = "started with images=/other IMAGE_SIZE=64 HOURS=2 TOKENIZER= INCEPTION=, not images=glyphs: use"
     assert refusal in (project / "log").read_text()
 
 

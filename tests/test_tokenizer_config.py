@@ -52,6 +52,7 @@ def test_bad_values(path, value, message):
     ("path", "value", "message"),
     [
         ("data.eval_images", "test", r"data\.eval_images='test' has no effect with config\.data\.name=glyphs"),
+        ("loss.adversarial", 0.5, r"adversarial=0\.5 has no effect before .*start=20000, but the run has 5500 steps"),
         ("checkpoint.keep_every", 1, r"keep_every=1 must be a multiple of config\.checkpoint\.every="),
     ],
 )

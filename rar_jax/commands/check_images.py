@@ -13,6 +13,7 @@ from rar_jax.checkpoints.weights import load_weights
 from rar_jax.commands import shared_flags
 from rar_jax.data.image_check import check_images
 from rar_jax.errors import UserError
+from rar_jax.files import printable
 from rar_jax.own_images.tokenizer_plan import chosen_patch
 
 _IMAGES = flags.DEFINE_string("images", None, "Folder of class folders, or a folder of images, which are one class.")
@@ -34,10 +35,8 @@ def main(argv):
     if not _IMAGES.value:
         raise UserError("name the images with --images=FOLDER")
     report = check_images(_IMAGES.value, _IMAGE_SIZE.value, _patch())
-    print(report.summary)
-    for note in report.notes:
-        print(f"note: {note}")
-    for problem in report.problems:
-        print(f"problem: {problem}")
+    lines = [report.summary, *(f"note: {note}" for note in report.notes)]
+    lines += [f"problem: {problem}" for problem in report.problems]
+    print("\n".join(map(printable, lines)))
     if report.problems:
         raise UserError(f"{_IMAGES.value} cannot be trained on yet: see the problems above ({len(report.problems)})")

@@ -6,6 +6,8 @@ SPLIT is the output of split_images. The command measures the machine, chooses s
 reasons and the times, and writes FOLDER/tokenizer.py, FOLDER/rar.py and FOLDER/plan.txt.
 """
 
+import math
+
 from absl import flags
 
 from rar_jax.checkpoints.weights import load_weights
@@ -30,6 +32,8 @@ def main(argv):
     cli.keep_compiled_programs()
     if not _IMAGES.value or not _OUT.value:
         raise UserError("name the images with --images=SPLIT and the folder to write with --out")
+    if not 0 < _HOURS.value < math.inf:
+        raise UserError(f"--hours={_HOURS.value} must be a number above 0")
     check_folder("out", _OUT.value)
     images, published = open_split(_IMAGES.value, _IMAGE_SIZE.value), None
     if _TOKENIZER.value:

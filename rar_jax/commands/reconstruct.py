@@ -12,6 +12,7 @@ from rar_jax.data.sources import ImageFolder, TfdsImages
 from rar_jax.data.tokenizers import open_tokenizer
 from rar_jax.errors import UserError
 from rar_jax.evaluation.token_pictures import draw_reconstructions
+from rar_jax.files import printable
 from rar_jax.images.files import write_png
 
 _IMAGES, _TFDS, _SPLIT, _DATA_DIR = shared_flags.define_source("Folder of JPEG, PNG or WebP images.")
@@ -40,5 +41,5 @@ def main(argv):
     drawn = draw_reconstructions(images, tokenizer, _IMAGE_SIZE.value, _NUM.value, _WORKERS.value)
     write_png(_OUTPUT.value, drawn.picture)
     for rejected in drawn.rejected:
-        print(f"left out: {rejected.name}: {rejected.reason}")
+        print(f"left out: {printable(rejected.name)}: {rejected.reason}")
     print(f"{_OUTPUT.value}: {drawn.count} images, below each its reconstruction (mean PSNR {drawn.psnr:.2f} dB)")

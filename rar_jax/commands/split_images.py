@@ -5,6 +5,8 @@
 SPLIT/train and SPLIT/heldout then have a folder of links for each class. If it is stopped, the same command resumes it.
 """
 
+import math
+
 from absl import flags
 
 from rar_jax.data.split import split_images
@@ -20,6 +22,8 @@ def main(argv):
     del argv
     if not _IMAGES.value or not _OUTPUT.value:
         raise UserError("name the images with --images=FOLDER and the folder to write with --output")
+    if math.isnan(_HOLDOUT.value):
+        raise UserError("--holdout=nan must be a number from 0 to 0.9")
     check_folder("output", _OUTPUT.value)
     counts = split_images(_IMAGES.value, _OUTPUT.value, _HOLDOUT.value)
     print(f"{_OUTPUT.value}: " + ", ".join(f"{count:,} images in {part}" for part, count in counts.items()))

@@ -17,7 +17,7 @@ from rar_jax.data.jsonl import import_jsonl
 from rar_jax.data.pictures import CROPS
 from rar_jax.data.records import UNKNOWN_TOKENIZER, Description
 from rar_jax.data.shards import REJECTED
-from rar_jax.data.sources import ClassFolders, TfdsImages
+from rar_jax.data.sources import ClassFolders, TfdsImages, check_outside
 from rar_jax.data.tokenization import tokenize_images
 from rar_jax.data.tokenizers import open_tokenizer, tokenizer_codes
 from rar_jax.errors import UserError
@@ -92,7 +92,12 @@ def _class_list() -> list[str] | None:
     path = epath.Path(_CLASS_LIST.value)
     if not path.is_file():
         raise UserError(f"--class_list={path}: there is no such file")
-    names = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    try:
+        # Some editors begin the file with a byte-order mark.
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"--class_list={path} is not UTF-8 text ({error}): save it in this encoding") from None
+    names = [line.strip() for line in text.splitlines() if line.strip()]
     if not names:
         raise UserError(f"--class_list={path} has no class names: write one on each line, or remove the flag")
     if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -129,6 +134,7 @@ def _encode_images() -> Description | None:
     elif _GLYPHS.value:
         source = Glyphs(_SPLIT.value, _GLYPHS.value, _NUM_CLASSES.value or 10)
     else:
+        check_outside(_IMAGES.value, "--output", _OUTPUT.value)
         source = ClassFolders(_IMAGES.value, _class_list())
     return tokenize_images(
         source,
@@ -149,7 +155,7 @@ def main(argv):
     del argv
     cli.keep_compiled_programs()
     _check()
-    made = _import_lines() if _JSONL.value else _encode_images()
+    made, what = (_import_lines(), "lines") if _JSONL.value else (_encode_images(), "images")
     if made is None:
         print(f"{_OUTPUT.value}: the shards of this process are finished; other processes are still at work")
         return
@@ -159,4 +165,4 @@ def main(argv):
         f"per image, {made.grid_side**2} tokens of {made.codebook_size} codes"
     )
     if rejected.exists():
-        print(f"{rejected}: {len(rejected.read_text().splitlines())} images left out, with the reasons")
+        print(f"{rejected}: {len(rejected.read_text().splitlines())} {what} left out, with the reasons")

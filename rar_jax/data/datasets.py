@@ -8,11 +8,25 @@ from etils import epath
 from rar_jax.config import Config
 from rar_jax.data.digits import write_digits
 from rar_jax.data.glyphs import IDENTITY, NUM_HELDOUT, SIDE, Glyphs, class_names
-from rar_jax.data.records import UNKNOWN_TOKENIZER, Description, Records, SyntheticRecords, TokenRecords, check_local
+from rar_jax.data.records import (
+    UNKNOWN_TOKENIZER,
+    Description,
+    Records,
+    SyntheticRecords,
+    TokenRecords,
+    check_local,
+    read_description,
+)
 from rar_jax.data.tokenization import tokenize_images
 from rar_jax.data.tokenizers import Tokenizer
 from rar_jax.errors import UserError, naming
 from rar_jax.files import cache_folder
+
+# How held-out records get the labels of the training records.
+_SAME_CLASSES = (
+    "tokenize the held-out images with --class_list=FILE, a list of the training classes; a class without held-out "
+    "images needs an empty folder"
+)
 
 
 class Datasets(NamedTuple):
@@ -53,9 +67,11 @@ def open_datasets(config: Config, tokenizer: Tokenizer | None) -> Datasets:
             f"config.data.num_images={data.num_images}, but {train} holds {records.num_images} images: "
             f"set --config.data.num_images={records.num_images}"
         )
+    if heldout:
+        check_local(heldout)
+        # First, because its messages say how to make held-out records that fit.
+        _check_alike(config, records.description, read_description(epath.Path(heldout)))
     heldout = open_records(config, tokenizer, heldout) if heldout else None
-    if heldout is not None:
-        _check_alike(config, records.description, heldout.description)
     records.read_ahead()
     return Datasets(records, heldout)
 
@@ -64,7 +80,7 @@ def _check_alike(config: Config, train: Description, heldout: Description) -> No
     """Checks that held-out records have the codes and labels of the training records.
 
     Raises:
-      UserError: another tokenizer made them, or their classes are the same in another order.
+      UserError: another tokenizer made them, they have more or fewer classes, or a class has another label.
     """
     tokenizers = train.tokenizer, heldout.tokenizer
     where = f"config.data.eval_path={config.data.eval_path}"
@@ -73,13 +89,15 @@ def _check_alike(config: Config, train: Description, heldout: Description) -> No
             f"{where} was made with the tokenizer {heldout.tokenizer}, but the training records with "
             f"{train.tokenizer}: use one tokenizer for both"
         )
-    names = train.class_names, heldout.class_names
-    if names[0] != names[1] and sorted(names[0]) == sorted(names[1]):
-        label = next(i for i, (ours, theirs) in enumerate(zip(*names, strict=True)) if ours != theirs)
-        raise UserError(
-            f"{where} has the class {names[1][label]!r} as label {label}, but the training records have "
-            f"{names[0][label]!r}: tokenize both with the same list of classes"
-        )
+    if (ours := len(train.class_names)) != (theirs := len(heldout.class_names)):
+        raise UserError(f"{where} has {theirs} classes, but the training records have {ours}: {_SAME_CLASSES}")
+    labels = {name: label for label, name in enumerate(train.class_names)}
+    for label, name in enumerate(heldout.class_names):
+        if labels.get(name, label) != label:
+            raise UserError(
+                f"{where} has the class {name!r} as label {label}, but in the training records it is label "
+                f"{labels[name]}: {_SAME_CLASSES}"
+            )
 
 
 def _tokenized_glyphs(config: Config, tokenizer: Tokenizer) -> list[epath.Path]:

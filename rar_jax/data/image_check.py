@@ -55,7 +55,7 @@ class ImageReport:
 
 
 def class_folders(folder: epath.PathLike) -> dict[str, list[str]]:
-    """Returns the image files of each class: the subfolders sorted by name, or the folder itself if it has none.
+    """Returns the image files of each class: the subfolders sorted by name, or the folder itself if these have none.
 
     Raises:
       UserError: the folder does not exist or holds no images.
@@ -64,7 +64,10 @@ def class_folders(folder: epath.PathLike) -> dict[str, list[str]]:
     if not folder.is_dir():
         raise UserError(f"no images in {str(folder)!r}: there is no such folder")
     names = sorted(path.name for path in folder.iterdir() if path.is_dir())
-    classes = {name: list_images(folder / name) for name in names} or {folder.name or "images": list_images(folder)}
+    classes = {name: list_images(folder / name) for name in names}
+    # Some programs leave empty folders among the images.
+    if not any(classes.values()):
+        classes = {folder.name or "images": list_images(folder)}
     if not any(classes.values()):
         raise UserError(f"no {', '.join(SUFFIXES)} files in {str(folder)!r}")
     return classes
@@ -137,9 +140,8 @@ def _class_problems(folder: epath.Path, classes: dict[str, list[str]], count: in
         problems.append(f"{_folders(empty)} without {', '.join(SUFFIXES)} files: add images, or remove the folder")
     if single := [name for name, files in classes.items() if len(files) == 1]:
         problems.append(f"{_folders(single)} with a single image, so that none can be held out: add images")
-    entries = list(folder.iterdir())
-    beside = [path.name for path in entries if path.suffix.lower() in SUFFIXES and path.is_file()]
-    if beside and any(path.is_dir() for path in entries):
+    beside = [path.name for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file()]
+    if beside and any((folder / name).is_dir() for name in classes):
         problems.append(f"{len(beside):,} images beside the class folders, such as {beside[0]}: move them into classes")
     return problems
 

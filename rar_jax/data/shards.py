@@ -17,7 +17,7 @@ from rar_jax.data.records import (
     write_description,
 )
 from rar_jax.errors import UserError
-from rar_jax.files import hold_to_plan, write_atomically
+from rar_jax.files import hold_to_plan, printable, write_atomically
 
 REJECTED = "rejected.txt"
 # Holds the plan and the reports while shards are missing. Removed when the set is complete.
@@ -115,7 +115,7 @@ class ShardedOutput:
         if None in reports:
             return self._made()
         shards = {shard_name(i): report["num_records"] for i, report in enumerate(reports) if report["num_records"]}
-        rejected = [f"{_on_a_line(name)}\t{reason}\n" for report in reports for name, reason in report["rejected"]]
+        rejected = [f"{printable(name)}\t{reason}\n" for report in reports for name, reason in report["rejected"]]
         if rejected:
             write_atomically(self._folder / REJECTED, "".join(rejected))
         made = description.completed(shards, self._plan)
@@ -133,9 +133,3 @@ class ShardedOutput:
 
     def _report_file(self, shard: int) -> epath.Path:
         return self._making / f"{shard_name(shard)}.json"
-
-
-def _on_a_line(name: str) -> str:
-    """Returns a file's name, which may hold any bytes, as text without tabs and line ends."""
-    text = name.encode("utf-8", "backslashreplace").decode()
-    return text.replace("\t", "\\t").replace("\n", "\\n")

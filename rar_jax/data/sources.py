@@ -61,16 +61,17 @@ class ClassFolders:
 
         Args:
           folder: folder that holds the class folders. Images may also lie in subfolders of these.
-          class_names: names of the class folders in the order of the labels. By default, all folders are classes,
-            sorted by name.
+          class_names: names of the class folders in the order of the labels, of which some may be empty. By default,
+            all folders are classes, sorted by name, and each must have images.
 
         Raises:
-          UserError: there are no class folders, or one is missing or has no images.
+          UserError: there are no class folders or no images, or a class has no folder or, by default, no images.
         """
         folder = epath.Path(folder)
         if not folder.is_dir():
             raise UserError(f"no images in {str(folder)!r}: there is no such folder")
-        if class_names is None:
+        given = class_names is not None
+        if not given:
             class_names = sorted(path.name for path in folder.iterdir() if path.is_dir())
         if not class_names:
             raise UserError(f"no images in {str(folder)!r}: it must have a folder of images for each class")
@@ -81,9 +82,11 @@ class ClassFolders:
             if not (folder / name).is_dir():
                 raise UserError(f"class {label}, {name!r}, has no folder in {folder}")
             files = list_images(folder / name)
-            if not files:
+            if not files and not given:
                 raise UserError(f"class {label}, {folder / name}, has no {', '.join(SUFFIXES)} files")
             self._files += [(file, label) for file in files]
+        if not self._files:
+            raise UserError(f"no {', '.join(SUFFIXES)} files in the class folders of {folder}")
 
     def __len__(self) -> int:
         return len(self._files)
@@ -114,6 +117,19 @@ class ImageFolder:
 
     def __getitem__(self, index: int) -> ImageFile:
         return ImageFile(self._files[index], 0)
+
+
+def check_outside(images: epath.PathLike, named: str, folder: epath.PathLike) -> None:
+    """Raises a `UserError` if a folder to write lies in a folder of images, where its files would become images.
+
+    Args:
+      images: folder of the images.
+      named: what the user names the folder to write with, such as --output.
+      folder: the folder to write.
+    """
+    resolved = epath.Path(folder).resolve()
+    if epath.Path(images).resolve() in (resolved, *resolved.parents):
+        raise UserError(f"{named}={folder} lies in the images' folder {images}: choose a folder outside it")
 
 
 def list_images(folder: epath.Path) -> list[str]:

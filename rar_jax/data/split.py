@@ -8,7 +8,7 @@ from etils import epath
 
 from rar_jax.data.image_check import class_folders
 from rar_jax.data.shuffle import shuffled
-from rar_jax.errors import UserError
+from rar_jax.data.sources import check_outside
 from rar_jax.files import begin_or_resume
 
 # Says how a split was made.
@@ -36,9 +36,7 @@ def split_images(folder: epath.PathLike, output: epath.PathLike, holdout: float)
     """
     folder = epath.Path(folder).resolve()
     classes = class_folders(folder)
-    resolved = epath.Path(output).resolve()
-    if folder in (resolved, *resolved.parents):
-        raise UserError(f"--output={output} lies in --images={folder} and would become a class: choose another folder")
+    check_outside(folder, "--output", output)
     # Names of files need not be UTF-8.
     names = "\n".join(os.path.relpath(file, folder) for files in classes.values() for file in files)
     listing = hashlib.sha256(os.fsencode(names)).hexdigest()[:12]

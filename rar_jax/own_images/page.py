@@ -12,7 +12,7 @@ from rar_jax.data.records import read_description
 from rar_jax.errors import UserError
 from rar_jax.evaluation.image_sets import NpzImages, take
 from rar_jax.evaluation.report import read_report, score_label, score_text
-from rar_jax.files import write_atomically
+from rar_jax.files import printable, write_atomically
 from rar_jax.generation.job import FILES, job_images
 from rar_jax.generation.pictures import SampleGrid
 from rar_jax.images.files import write_png
@@ -63,7 +63,7 @@ def write_page(run: epath.PathLike) -> epath.Path:
     """
     run = epath.Path(run)
     config = read_config(run / "rar")
-    names = class_names(config) or tuple(map(str, range(config.model.num_classes)))
+    names = tuple(map(printable, class_names(config) or map(str, range(config.model.num_classes))))
     train, heldout = (read_description(run / "tokens" / part).num_images for part in ("train", "heldout"))
     some = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else "")
     lead = (

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from rar_jax.checkpoints.weights import Weights, load_weights
 from rar_jax.data.image_loader import Crops, ImageBatches, TrainImages
+from rar_jax.data.sources import check_outside
 from rar_jax.errors import UserError, naming
 from rar_jax.evaluation.features import InceptionExtractor
 from rar_jax.parallel.distributed import together
@@ -116,6 +117,9 @@ def prepare(config: TokenizerConfig, folder: epath.PathLike, allow_config_change
     mesh = mesh_of(config)
     with together():
         check_folder("workdir", folder)
+        if config.data.name == "folder":
+            for images in filter(None, (config.data.images, config.data.eval_images)):
+                check_outside(images, "--workdir", folder)
         check_stored_config(config, folder, allow_config_change)
         inception = open_inception(config)
     if config.init_from and is_new(folder):

@@ -1,3 +1,5 @@
+import os
+
 from running import call, refusal
 
 
@@ -16,3 +18,11 @@ def test_mistakes():
     assert "name the images with --images=FOLDER" in refusal("check_images")
     assert "name the images" in refusal("split_images", "--images=nowhere")
     assert "there is no such folder" in refusal("split_images", "--images=nowhere", "--output=nowhere/split")
+    assert "--holdout=nan must be" in refusal("split_images", "--images=a", "--output=b", "--holdout=nan")
+
+
+def test_names_that_are_not_utf8_are_printed(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / os.fsdecode(b"a/caf\xe9.png")).write_bytes(b"no image")
+    done = call("check_images", f"--images={tmp_path}")
+    assert done.returncode == 2 and r"a/caf\udce9.png" in done.stdout and done.stdout.encode()

@@ -11,6 +11,7 @@ from rar_jax.config import from_config_dict
     [
         ([], "name the images with --images=SPLIT"),
         (["--images=nowhere"], "the folder to write with --out"),
+        (["--images=nowhere", "--out=runs/plan", "--hours=inf"], "--hours=inf must be a number above 0"),
         (["--images=nowhere", "--out=setup.py"], "--out=setup.py: setup.py is a file"),
         (["--images=nowhere", "--out=runs/plan"], "no images in 'nowhere/train': there is no such folder"),
     ],

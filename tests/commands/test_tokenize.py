@@ -15,6 +15,10 @@ from rar_jax.data.tokenizers import open_tokenizer
         (["--images=nothing"], "name the folder to write with --output"),
         (["--images=nothing", "--output=out", "--tokenizer=w.bin"], "no images in 'nothing'"),
         (["--images=tests", "--output=out"], "name the weights that make the tokens"),
+        (
+            ["--images=tests", "--output=tests/out", "--tokenizer=digits"],
+            "=tests/out lies in the images' folder",
+        ),
         (["--jsonl=nothing.jsonl", "--output=out"], "--jsonl=nothing.jsonl: there is no such file"),
         (
             ["--images=tests", "--output=out", "--crops=ten", "--flip", "--tokenizer=digits"],
@@ -68,6 +72,17 @@ from rar_jax.data.tokenizers import open_tokenizer
 def test_mistakes_with_tokenize(arguments, message):
     assert message in refusal("tokenize", *arguments)
     assert not (ROOT / "out").exists()
+
+
+def test_a_class_list_is_utf8_text_with_or_without_a_mark(tmp_path):
+    names, line = tmp_path / "names.txt", tmp_path / "tokens.jsonl"
+    line.write_text('{"class_id": 1, "tokens": [0, 1, 2, 3]}\n')
+    flags = [f"--jsonl={line}", "--grid_side=2", f"--class_list={names}", f"--output={tmp_path / 'out'}"]
+    names.write_bytes("caf\u00e9\ncat\n".encode("latin-1"))
+    assert "names.txt is not UTF-8 text" in refusal("tokenize", *flags)
+    names.write_bytes("caf\u00e9\ncat\n".encode("utf-8-sig"))
+    assert call("tokenize", *flags).returncode == 0
+    assert TokenRecords(tmp_path / "out").description.class_names == ("caf\u00e9", "cat")
 
 
 def test_lines_name_the_tokenizer_that_made_them(tmp_path, vqgan_file):

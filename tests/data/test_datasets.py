@@ -80,7 +80,15 @@ def test_the_tokenizer_must_be_the_one_that_made_the_records(small_config, folde
             {"tokenizer": "vqgan-0123"},
             "made with the tokenizer vqgan-0123, but the training records with digits: use one",
         ),
-        ({"class_names": ["b", "a"]}, "has the class 'b' as label 0, but the training records have 'a': tokenize both"),
+        (
+            {"class_names": ["b", "a"]},
+            "has the class 'b' as label 0, but in the training records it is label 1:",
+        ),
+        (
+            {"class_names": ["b", "c"]},
+            "has the class 'b' as label 0, but in the training records it is label 1:",
+        ),
+        ({"class_names": ["a"]}, "has 1 classes, but the training records have 2: tokenize the held-out images with"),
     ],
 )
 def test_held_out_records_must_have_the_codes_and_labels_of_the_training_records(

@@ -41,6 +41,12 @@ def test_a_flat_folder_is_one_class(pictures):
     assert check_images(pictures / "cats", 32).problems[0].startswith(f"{pictures / 'cats'} has 40 images, too few")
 
 
+def test_an_empty_folder_among_the_images_is_no_class(pictures):
+    (pictures / "cats" / ".ipynb_checkpoints").mkdir()
+    assert [*class_folders(pictures / "cats")] == ["cats"]
+    assert not any("beside the class folders" in line for line in check_images(pictures / "cats", 32).problems)
+
+
 def test_each_problem_has_a_line(pictures):
     (pictures / "empty").mkdir()
     fill(pictures / "one", 1)

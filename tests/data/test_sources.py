@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from rar_jax.data.sources import ClassFolders, ImageFolder, TfdsImages
+from rar_jax.data.sources import ClassFolders, ImageFolder, TfdsImages, check_outside
 from rar_jax.errors import UserError
 
 
@@ -22,6 +22,24 @@ def test_a_class_list_gives_the_order(scenes):
     source = ClassFolders(scenes, ["flower", "china"])
     assert source.class_names == ("flower", "china")
     assert source[0].label == 0 and "flower" in source[0].name
+
+
+def test_a_class_of_a_list_may_be_empty(tmp_path):
+    for name in ("cat", "dog", "newt"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(UserError, match=r"no \.jpg, .* files in the class folders of"):
+        ClassFolders(tmp_path, ["cat", "dog", "newt"])
+    (tmp_path / "newt" / "a.png").write_bytes(b"x")
+    source = ClassFolders(tmp_path, ["cat", "dog", "newt"])
+    assert source.class_names == ("cat", "dog", "newt") and len(source) == 1 and source[0].label == 2
+
+
+def test_output_must_lie_outside_the_images(tmp_path):
+    check_outside(tmp_path / "images", "--output", tmp_path / "images2")
+    check_outside(tmp_path / "images", "--output", tmp_path)
+    for inside in (tmp_path / "images", tmp_path / "x" / ".." / "images" / "tokens"):
+        with pytest.raises(UserError, match=r"--output=.* lies in the images' folder .*: choose a folder outside it"):
+            check_outside(tmp_path / "images", "--output", inside)
 
 
 def test_suffixes_in_any_case_and_folders_below(tmp_path):

@@ -63,7 +63,7 @@ def test_another_split_is_refused(pictures, tmp_path):
 
 @pytest.mark.parametrize("output", ["images", "images/split", "images/a/split"])
 def test_a_split_among_its_images_is_refused(pictures, tmp_path, output):
-    with pytest.raises(UserError, match=r"--output=.* lies in --images=.* and would become a class"):
+    with pytest.raises(UserError, match=r"--output=.* lies in the images' folder .*: choose a folder outside it"):
         split_images(pictures, tmp_path / output, 0.2)
 
 

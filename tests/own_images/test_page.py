@@ -2,6 +2,7 @@
 
 import html.parser
 import json
+import os
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from rar_jax.own_images.html import Picture, Section, render
 from rar_jax.own_images.page import write_page
 from rar_jax.run_folder import write_config
 
-NAMES = ("a<b", "cats & dogs", *(f"class {i}" for i in range(2, 18)))
+NAMES = ("a<b", "cats & dogs", *(f"class {i}" for i in range(2, 17)), os.fsdecode(b"caf\xe9"))
 
 
 class Page(html.parser.HTMLParser):
@@ -95,6 +96,8 @@ def test_the_page_has_pictures_scores_and_commands(run):
     assert f"tune --checkpoint={run}/rar --reference={run}/images/heldout --features=pixels" in page.text
     assert f"python -m rar_jax.main --config={run}/rar.py" in page.text
     assert "INCEPTION=WEIGHTS" in page.text
+    # The name of a folder can hold any bytes.
+    assert r"caf\udce9" in page.pictures[1]["alt"]
 
 
 def test_the_page_asks_no_other_site_and_is_the_same_again(run):

@@ -76,6 +76,12 @@ def test_a_run_leaves_everything_in_its_folder(whole):
     assert last["heldout/psnr"] > 5
 
 
+def test_a_run_must_lie_outside_its_images(config, folder_of_images):
+    with pytest.raises(UserError, match=r"--workdir=.*run lies in the images' folder"):
+        prepare(config, folder_of_images / "run")
+    assert not (folder_of_images / "run").exists()
+
+
 def test_a_preempted_run_resumes_without_a_difference(config, whole, tmp_path):
     """The folder, the weights and the metrics are those of the undisturbed run, bit for bit."""
     assert not loop.train(prepare(config, tmp_path), AskedAt(7))
