@@ -70,7 +70,9 @@ def import_jsonl(
     folder = ShardedOutput(output, plan)
     if folder.made is not None:
         return folder.made
-    return folder.complete(_write_shards(folder, described, path, shard_size, skip_bad), described)
+    with folder.undone_if_nothing_is_finished():
+        num_shards = _write_shards(folder, described, path, shard_size, skip_bad)
+    return folder.complete(num_shards, described)
 
 
 def _size(path: epath.Path) -> int:

@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -63,6 +63,25 @@ class ShardedOutput:
             write_atomically(plan_file, json.dumps(plan, indent=2))
             earlier = plan
         hold_to_plan("output", folder, earlier, plan)
+
+    @contextlib.contextmanager
+    def undone_if_nothing_is_finished(self) -> Iterator[None]:
+        """If the body raises before a shard is finished, other settings can be tried in the same folder.
+
+        Only for work that no other process shares, because it removes the plan.
+        """
+        try:
+            yield
+        except BaseException:
+            if all(path.name == _PLAN for path in self._making.iterdir()):
+                self._remove_unfinished()
+            raise
+
+    def _remove_unfinished(self) -> None:
+        with contextlib.suppress(FileNotFoundError):  # Processes that finish together may all do this.
+            self._making.rmtree()
+        for leftover in self._folder.glob("tokens-*.partial"):
+            leftover.unlink(missing_ok=True)
 
     def _made(self) -> Description | None:
         return read_description(self._folder) if (self._folder / DESCRIPTION).exists() else None
@@ -125,10 +144,7 @@ class ShardedOutput:
                 f"{made.crops_per_image} crops" + (f": see {self._folder / REJECTED}" if rejected else "")
             )
         write_description(self._folder, made)
-        with contextlib.suppress(FileNotFoundError):  # Processes that finish together may all do this.
-            self._making.rmtree()
-        for leftover in self._folder.glob("tokens-*.partial"):
-            leftover.unlink(missing_ok=True)
+        self._remove_unfinished()
         return made
 
     def _report_file(self, shard: int) -> epath.Path:

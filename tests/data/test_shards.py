@@ -48,6 +48,23 @@ def test_a_stopped_set_keeps_its_finished_shards_only(tmp_path):
     assert labels_in(tmp_path / "out") == [0, 1, 0]
 
 
+@pytest.mark.parametrize("finished", [False, True])
+def test_other_settings_can_be_tried_until_a_shard_is_finished(tmp_path, finished):
+    folder = ShardedOutput(tmp_path / "out", PLAN)
+    with pytest.raises(UserError, match="a bad line"), folder.undone_if_nothing_is_finished():
+        if finished:
+            write(folder, 0, [0, 1])
+        folder.open(1, DESCRIBED).write(1, np.ones((1, 4), np.int32))
+        raise UserError("a bad line")
+    if finished:
+        with pytest.raises(UserError, match="was started with shard_size=2, not 3"):
+            ShardedOutput(tmp_path / "out", PLAN | {"shard_size": 3})
+        assert folder.report(0)["num_records"] == 2
+    else:
+        assert [*(tmp_path / "out").iterdir()] == []
+        assert ShardedOutput(tmp_path / "out", PLAN | {"shard_size": 3}).made is None
+
+
 def test_a_report_without_its_shard_is_not_a_finished_shard(tmp_path):
     """A kill between the report and the shard's final name."""
     folder = ShardedOutput(tmp_path / "out", PLAN)

@@ -83,7 +83,8 @@ def test_bad_images_are_listed_and_left_out(spoilt, tokenizer, tmp_path):
     ]
     with pytest.raises(UserError, match=r"000_000\.jpg: it is empty; without --strict, it is left out"):
         tokenize_images(source, tokenizer, tmp_path / "strict", image_size=16, strict=True, num_workers=1)
-    assert not (tmp_path / "strict" / "dataset.json").exists()
+    # The folder can be used again once the images are mended, which changes their listing.
+    assert not any((tmp_path / "strict").iterdir())
 
 
 def test_a_shard_without_any_good_image(tokenizer, spoilt, tmp_path):
