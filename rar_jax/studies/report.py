@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import scipy.stats
@@ -20,6 +20,9 @@ from rar_jax.studies.run import Result
 TABLE, FIGURE = "table.txt", "figure.png"
 # Lines of more than ten rows, which is the number of colours.
 _STYLES = ("-", "--", ":", "-.")
+
+# Titles of the panels that a study of sizes also draws against FLOPs, as Figure 4 of the paper does.
+_AGAINST_FLOPS = [title for name, title in CURVES.items() if name.startswith(("train/", "score/"))]
 
 # Row label -> seed -> scores.
 Scores = dict[str, dict[int, dict[str, float]]]
@@ -143,13 +146,17 @@ def _curves(cells: Sequence[Cell], scores: Scores, found: Sequence[Result]) -> l
             panels.append(Curves(title, "step", lines))
     flops = {cell.row.label: cell.config.train.batch_size * train_flops(cell.config.model) for cell in cells}
     if len(set(flops.values())) > 1:
-        steps = next(panel for panel in panels if panel.title == CURVES["train/target_loss"])
-        lines = [
-            dataclasses.replace(line, points=[(step * flops[line.label], value) for step, value in line.points])
-            for line in steps.lines
-        ]
-        panels.append(Curves(steps.title, "FLOPs", lines))
+        panels += [_against_flops(panel, flops) for panel in panels if panel.title in _AGAINST_FLOPS]
     return panels
+
+
+def _against_flops(panel: Curves, flops: Mapping[str, float]) -> Curves:
+    """Returns a panel with the FLOPs of training, of a step of each row, in place of its steps."""
+    lines = [
+        dataclasses.replace(line, points=[(step * flops[line.label], value) for step, value in line.points])
+        for line in panel.lines
+    ]
+    return Curves(panel.title, "FLOPs", lines)
 
 
 def _line(found: Sequence[Result], label: str, number: int, name: str) -> Line:

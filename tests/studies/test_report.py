@@ -5,8 +5,17 @@ import pytest
 import scipy.stats
 from running import tiny_study
 
-from rar_jax.studies.plan import Row, cells_of
-from rar_jax.studies.report import differences, means, rank_correlation, report_lines, scores_by_row, write_report
+from rar_jax.performance.costs import train_flops
+from rar_jax.studies.plan import CURVES, Row, cells_of
+from rar_jax.studies.report import (
+    _curves,
+    differences,
+    means,
+    rank_correlation,
+    report_lines,
+    scores_by_row,
+    write_report,
+)
 
 VALUES = {"a": [1.0, 1.2, 1.1, 1.3], "b": [1.1, 1.25, 1.25, 1.32], "c": [2.0, 2.4, 2.1, 2.2]}
 STUDY = dataclasses.replace(
@@ -66,3 +75,16 @@ def test_the_table_and_the_figure(tmp_path):
     half_width = 4.30265 * np.std(VALUES["c"][:3], ddof=1) / np.sqrt(3)
     assert row.split()[:5] == ["c", "3", "2.167", "±", f"{half_width:.2g}"]
     assert "Rank correlation of the loss at the end with the paper's FID: -1.00, 3 rows." in lines
+
+
+def test_sizes_are_also_compared_by_flops():
+    panels = {
+        (panel.title, panel.over): panel for panel in _curves(cells_of(STUDY), scores_by_row(STUDY, cells()), cells())
+    }
+    title = CURVES["train/target_loss"]
+    (steps, flops), config = (panels[title, x].lines[1] for x in ("step", "FLOPs")), cells_of(STUDY)[1].config
+    assert steps.label == "b" and config.model.depth == 2
+    of_step = config.train.batch_size * train_flops(config.model)
+    assert flops.points == [(step * of_step, value) for step, value in steps.points]
+    # Losses of held-out images are drawn against steps only.
+    assert (CURVES["heldout/target_loss"], "FLOPs") not in panels
