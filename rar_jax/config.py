@@ -60,7 +60,7 @@ class OptimizerConfig:
     warmup_epochs: int = setting(100, "Epochs of linear warm-up from 0.", at_least=0)
     b1: float = setting(0.9, "Decay of the first moment.", at_least=0, below=1)
     b2: float = setting(0.96, "Decay of the second moment.", at_least=0, below=1)
-    eps: float = setting(1e-8, "Added to the root of the second moment.", at_least=0)
+    eps: float = setting(1e-8, "Added to the root of the second moment.", above=0)
     weight_decay: float = setting(0.03, "Decoupled weight decay (`training.optimizer.DECAYED`).", at_least=0)
     clip_norm: float = setting(1.0, "Largest global norm of the gradient. A large value never clips.", above=0)
 

@@ -1,12 +1,14 @@
 """What all configs have in common: how they are built from dictionaries, checked, and compared with a stored one.
 
-A config is a frozen dataclass of fields and sections, which `fields.setting` defines. It has a class attribute and two
-methods:
+A config is a frozen dataclass of fields and sections, which `fields.setting` defines. It has a class attribute and
+these methods:
 
 - `kind`: the kind of weights that its runs train, as stored in config.json.
 - `may_change(path)`: returns whether a field may change when a run resumes, because it affects neither its losses nor
   its weights.
+- `changes_state(path, old, new)`: returns whether a new value of a field changes the arrays of the state.
 - `rules()`: yields the rules between fields: whether each holds, and the message if it does not.
+- `run_rules()`: yields further rules, for starting and resuming a run.
 
 `config.Config` is the one of a RAR, and `tokenizer_config.TokenizerConfig` that of a tokenizer.
 """

@@ -44,8 +44,8 @@ def _wanted(like: Any, **options: Any) -> ocp.args.PyTreeRestore:
 class Best(preservation_policy.PreservationPolicy):
     """Keeps the checkpoint with the best value of a metric.
 
-    Orbax's own policy knows what was measured before a checkpoint was saved. A run that is preempted in an evaluation
-    saves its checkpoint first, and measures it when it resumes.
+    Orbax's own policy knows what was measured before a checkpoint was saved, but a run saves first and measures then.
+    So the last checkpoint competes only when the next one is saved, and one more can be left at the end.
     """
 
     def __init__(self, metric: str, is_max: bool, values: Mapping[int, float]):
@@ -125,6 +125,15 @@ class CheckpointStore:
     def steps(self) -> list[int]:
         """The steps that have a checkpoint, ascending."""
         return sorted(self._manager.all_steps())
+
+    def has_weights_only(self) -> bool:
+        """Returns whether the newest checkpoint is one of `save_params`, which holds no state to train from."""
+        try:
+            tree = self._manager.item_metadata(self.steps[-1]).state.tree
+        # There is no checkpoint, or it is damaged in one of many ways, which restoring it reports.
+        except Exception:
+            return False
+        return [*tree] == ["params"]
 
     def save(self, state: Any, data_state: dict[str, Any]) -> None:
         """Starts to save in the background. The state may be donated as soon as this returns.

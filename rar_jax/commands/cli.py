@@ -5,6 +5,7 @@ SIGINT stopped it, 143 if SIGTERM did, and 1 for anything else.
 """
 
 import contextlib
+import errno
 import logging
 import os
 import re
@@ -32,6 +33,9 @@ PREEMPTED = 75
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # The path is missing or taken, access is denied, or it is a file instead of a folder or a folder instead of a file.
 _UNUSABLE_PATHS = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
+
+# The disk or the user's share of it is full, or the file may not be larger.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class _Stopped(SystemExit):
@@ -118,11 +122,18 @@ def keep_compiled_programs() -> None:
 
 @contextlib.contextmanager
 def user_errors() -> Iterator[None]:
-    """Ends the program with one line and exit code 2 if the block raises a `UserError` or finds an unusable path."""
+    """Ends the program with one line if the block raises a `UserError` or finds an unusable path or a full disk.
+
+    The exit code is 1 for a full disk, else 2.
+    """
     try:
         yield
     except (UserError, *_UNUSABLE_PATHS) as error:
         fail(error)
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        fail(f"{error}; once there is room, start the same command again", FAILURE)
 
 
 def _handle_signals(handler: Any) -> None:

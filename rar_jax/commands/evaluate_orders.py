@@ -11,7 +11,7 @@ import numpy as np
 from absl import flags
 
 from rar_jax.commands import cli, shared_flags
-from rar_jax.data.datasets import open_datasets
+from rar_jax.data.datasets import open_heldout
 from rar_jax.errors import UserError
 from rar_jax.evaluation.report import report_folder
 from rar_jax.evaluation.sample_scores import DigitsScorer
@@ -57,7 +57,7 @@ def _subject() -> Subject:
     loaded = [_load(checkpoint) for checkpoint in (_CHECKPOINT.value, _RASTER.value) if checkpoint]
     generator = loaded[0]
     generator.warn_if_not_trained(generator.options(scan_order="random"))
-    records = open_datasets(generator.config, generator.tokenizer).heldout
+    records = open_heldout(generator.config, generator.tokenizer)
     batch = records.read(np.arange(records.num_records))
     return Subject(
         generators={each.origin["model"]: each for each in loaded},

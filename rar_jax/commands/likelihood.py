@@ -16,7 +16,7 @@ from absl import flags
 from etils import epath
 
 from rar_jax.commands import cli, shared_flags
-from rar_jax.data.datasets import open_datasets, open_records
+from rar_jax.data.datasets import open_heldout, open_records
 from rar_jax.data.records import HostBatch
 from rar_jax.data.sources import ClassFolders
 from rar_jax.data.token_batches import evenly_spaced, image_batches, record_batches
@@ -63,13 +63,8 @@ def _folder(generator: Generator, folder: str) -> _Images:
 
 
 def _records(generator: Generator, folder: str | None) -> _Images:
-    config, records = generator.config, None
-    if not folder and config.data.name == "records":
-        folder = config.data.eval_path
-    if folder:
-        records = open_records(config, generator.tokenizer, folder)
-    elif config.data.name in ("digits", "glyphs"):
-        records = open_datasets(config, generator.tokenizer).heldout
+    config, tokenizer = generator.config, generator.tokenizer
+    records = open_records(config, tokenizer, folder) if folder else open_heldout(config, tokenizer)
     if records is None:
         raise UserError("the run has no held-out records: name some with --records=FOLDER, or --images=FOLDER")
     places = evenly_spaced(_NUM.value or records.num_records, records.num_records)

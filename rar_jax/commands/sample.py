@@ -6,8 +6,6 @@
 With --npz or --png, the command runs a job that it resumes if it is started again. Several processes can share a job.
 """
 
-import errno
-
 import jax
 from absl import flags
 
@@ -36,8 +34,6 @@ _SEED = shared_flags.define_seed()
 _BATCH = shared_flags.define_batch_size()
 _PROCESS_INDEX, _PROCESS_COUNT = shared_flags.define_process()
 _OPTIONS = shared_flags.define_options()
-
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def _outputs() -> list[str]:
@@ -69,7 +65,7 @@ def main(argv):
             outputs=outputs, process_index=index, process_count=count, on_pace=paces.append,
         )  # fmt: skip
     except OSError as error:
-        if error.errno not in _NO_ROOM:
+        if error.errno not in cli.NO_ROOM:
             raise
         # Without outputs, images are only in memory until the grid is written.
         again = "resumes" if outputs else "starts again"

@@ -14,6 +14,7 @@ from absl import flags
 from etils import epath
 
 from rar_jax.commands import cli, shared_flags
+from rar_jax.commands.training import set_deterministic
 from rar_jax.errors import UserError
 from rar_jax.run_folder import check_folder, lock
 from rar_jax.studies.plan import cells_of, load_study
@@ -39,6 +40,7 @@ def main(argv):
         raise UserError("name a study: python -m rar_jax study configs/studies/NAME.py --out=FOLDER")
     file = pathlib.Path(_STUDY.value)
     study = load_study(file)
+    set_deterministic(study.base.train.deterministic)
     cells = cells_of(study)
     index, count = shared_flags.share_of_work(_PROCESS.value, _COUNT.value)
     folder = epath.Path(_OUT.value or f"runs/studies/{file.stem}")

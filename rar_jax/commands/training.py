@@ -18,6 +18,15 @@ from rar_jax.training.preemption import Preemption
 flags.disclaim_key_flags()
 
 
+def set_deterministic(wanted: bool) -> None:
+    """Makes GPUs repeat their results bit for bit, if that is wanted. Call it before JAX starts its backend.
+
+    XLA reads its flags at that time.
+    """
+    if wanted:
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true"
+
+
 def define_run() -> Callable[[Any, Callable[..., BaseRun]], None]:
     """Defines the flags of a run, and returns a function that trains.
 
@@ -52,9 +61,7 @@ def define_run() -> Callable[[Any, Callable[..., BaseRun]], None]:
 
     def train(config: Any, prepare: Callable[..., BaseRun]) -> None:
         cli.keep_compiled_programs()
-        if config.train.deterministic:
-            # XLA reads its flags when JAX starts its backend.
-            os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true"
+        set_deterministic(config.train.deterministic)
         distributed.initialize(coordinator.value, processes.value, process.value)
         # The errors of users are reported in the inner context, so that one of several processes then ends at once.
         with distributed.ending_at_once(), Preemption() as preemption, cli.user_errors():

@@ -54,13 +54,7 @@ def open_datasets(config: Config, tokenizer: Tokenizer | None) -> Datasets:
             return SyntheticRecords(count, seed, model.grid_side**2, model.codebook_size, model.num_classes)
 
         return Datasets(synthetic(data.num_images, 0), synthetic(config.train.batch_size, 1))
-    if data.name == "digits":
-        folders = write_digits(data.path or cache_folder("digits"))
-        train, heldout = folders["train"], folders["heldout"]
-    elif data.name == "glyphs":
-        train, heldout = _tokenized_glyphs(config, tokenizer)
-    else:
-        train, heldout = data.path, data.eval_path
+    train, heldout = (_records_folder(config, tokenizer, split) for split in ("train", "heldout"))
     records = open_records(config, tokenizer, train)
     if records.num_images != data.num_images:
         raise UserError(
@@ -74,6 +68,25 @@ def open_datasets(config: Config, tokenizer: Tokenizer | None) -> Datasets:
     heldout = open_records(config, tokenizer, heldout) if heldout else None
     records.read_ahead()
     return Datasets(records, heldout)
+
+
+def open_heldout(config: Config, tokenizer: Tokenizer | None) -> TokenRecords | None:
+    """Opens the held-out images alone, without the training images; see `open_datasets`. Synthetic data has none."""
+    folder = "" if config.data.name == "synthetic" else _records_folder(config, tokenizer, "heldout")
+    return open_records(config, tokenizer, folder) if folder else None
+
+
+def _records_folder(config: Config, tokenizer: Tokenizer | None, split: str) -> epath.PathLike:
+    """Returns the folder of the token records of a split, train or heldout. Embedded images are written on first use.
+
+    It is empty if `config.data` names no held-out images.
+    """
+    data = config.data
+    if data.name == "digits":
+        return write_digits(data.path or cache_folder("digits"))[split]
+    if data.name == "glyphs":
+        return _tokenized_glyphs(config, tokenizer, split)
+    return data.path if split == "train" else data.eval_path
 
 
 def _check_alike(config: Config, train: Description, heldout: Description) -> None:
@@ -100,8 +113,8 @@ def _check_alike(config: Config, train: Description, heldout: Description) -> No
             )
 
 
-def _tokenized_glyphs(config: Config, tokenizer: Tokenizer) -> list[epath.Path]:
-    """Returns the folders of the token records of the training glyphs and of the held-out ones.
+def _tokenized_glyphs(config: Config, tokenizer: Tokenizer, split: str) -> epath.Path:
+    """Returns the folder of the token records of the training glyphs or of the held-out ones.
 
     They are made on first use and kept under `config.data.path`, by default in the user's cache folder. Processes that
     start together wait for the one that makes them.
@@ -114,17 +127,14 @@ def _tokenized_glyphs(config: Config, tokenizer: Tokenizer) -> list[epath.Path]:
         )
     with naming("config.model"):
         class_names(num_classes)
-    made = []
-    for split, num_images in (("train", data.num_images), ("heldout", NUM_HELDOUT)):
-        source = Glyphs(split, num_images, num_classes)
-        name = f"{split}_{IDENTITY}_{num_classes}_{num_images}_{data.image_size}_{tokenizer.fingerprint}"
-        folder = epath.Path(data.path or cache_folder("glyphs")) / name
-        check_local(folder)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(f"{folder}.lock"):
-            tokenize_images(source, tokenizer, folder, image_size=data.image_size)
-        made.append(folder)
-    return made
+    num_images = data.num_images if split == "train" else NUM_HELDOUT
+    name = f"{split}_{IDENTITY}_{num_classes}_{num_images}_{data.image_size}_{tokenizer.fingerprint}"
+    folder = epath.Path(data.path or cache_folder("glyphs")) / name
+    check_local(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(f"{folder}.lock"):
+        tokenize_images(Glyphs(split, num_images, num_classes), tokenizer, folder, image_size=data.image_size)
+    return folder
 
 
 def open_records(config: Config, tokenizer: Tokenizer | None, folder: epath.PathLike) -> TokenRecords:

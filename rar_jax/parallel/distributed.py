@@ -6,6 +6,7 @@ import importlib.util
 import json
 import logging
 import os
+import re
 import sys
 import traceback
 from collections.abc import Iterator
@@ -56,7 +57,7 @@ def initialize(
         )
     elif not 0 <= process_id < num_processes:
         raise UserError(f"--process_id={process_id} must be from 0 to below --num_processes={num_processes}")
-    elif not coordinator_address.rpartition(":")[2].isdigit():
+    elif not re.fullmatch(r".+:\d+", coordinator_address):
         raise UserError(f"--coordinator_address={coordinator_address} must be host:port")
     else:
         # Otherwise JAX would take the choice of GPUs from Slurm's environment.

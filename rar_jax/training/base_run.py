@@ -60,8 +60,14 @@ class BaseRun(abc.ABC):
           run.
 
         Raises:
-          UserError: there are checkpoints and none can be read, or `config.init_from` cannot be read.
+          UserError: there are checkpoints and none can be read, the folder holds converted weights, or
+            `config.init_from` cannot be read.
         """
+        if self.store.has_weights_only():
+            raise UserError(
+                f"--workdir={self.folder} holds converted weights and no run: train in another folder, with "
+                f"--config.init_from={self.folder}"
+            )
         shardings = self.program.shardings(self.mesh)
         like = jax.tree.map(
             lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),

@@ -64,7 +64,8 @@ def train(run: BaseRun, preemption: Preemption | None = None) -> bool:
             run.draw_curves()
     # JAX gives the last process that exits only a limited time.
     wait_for_all("the run's files are written")
-    _log.info("%s: %s", "Saved, to be started again" if preempted else "Done", run.folder)
+    ended = "Saved, to be started again" if run.store.steps else "Ended before the first save, to be started again"
+    _log.info("%s: %s", ended if preempted else "Done", run.folder)
     return not preempted
 
 
@@ -132,15 +133,11 @@ class _Loop:
             self._evaluate()
         while self.step < config.last_step:
             self._take_step()
-            saves = self.step % config.checkpoint.every == 0 or self.step == config.last_step
-            if saves and not config.checkpoint.best_metric:
-                # Saved before the evaluation, so that a preempted run loses nothing. Orbax writes meanwhile.
+            if self.step % config.checkpoint.every == 0 or self.step == config.last_step:
+                # Saved before the evaluation, so that nothing is lost however that ends. Orbax writes meanwhile.
                 self._save()
-            self._evaluate()
-            if saves and config.checkpoint.best_metric:
-                self._save()
-            if saves:
                 self._timer.restart(self.step)
+            self._evaluate()
             if self._preemption.asked():
                 raise Preempted
 

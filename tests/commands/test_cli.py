@@ -50,6 +50,9 @@ def test_only_what_a_user_can_mend_becomes_one_line():
     assert (mended.returncode, mended.stderr) == (2, "error: set this to that\n")
     missing = outcome("open('nothing/here')")
     assert missing.returncode == 2 and len(missing.stderr.splitlines()) == 1 and "nothing/here" in missing.stderr
+    full = outcome("import errno, os; raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), 'runs/a')")
+    again = "once there is room, start the same command again"
+    assert (full.returncode, full.stderr) == (1, f"error: [Errno 28] No space left on device: 'runs/a'; {again}\n")
     defect = outcome("raise ValueError('shapes differ')")
     assert defect.returncode == 1
     assert "Traceback" in defect.stderr and defect.stderr.rstrip().endswith("ValueError: shapes differ")

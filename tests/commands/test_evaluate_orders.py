@@ -21,13 +21,12 @@ HELDOUT = 24
 def test_a_model_is_measured_in_any_order(small_config, tmp_path, monkeypatch):
     run, out = tmp_path / "run", tmp_path / "out"
     monkeypatch.setattr(any_order, "_NUM_ORDERS", (0, 1))
-    opened = datasets.open_datasets
+    opened = datasets.open_heldout
 
     def few_heldout(config, tokenizer):
-        found = opened(config, tokenizer)
-        return found._replace(heldout=types.SimpleNamespace(num_records=HELDOUT, read=found.heldout.read))
+        return types.SimpleNamespace(num_records=HELDOUT, read=opened(config, tokenizer).read)
 
-    monkeypatch.setattr(datasets, "open_datasets", few_heldout)
+    monkeypatch.setattr(datasets, "open_heldout", few_heldout)
     train = {"stop_step": 2, "log_every": 1}
     loop.train(prepare(small_config(model={"depth": 1}, train=train, checkpoint={"every": 1}), run))
     options = [f"--checkpoint={run}", f"--raster={run / 'checkpoints' / '1'}", f"--out={out}", "--num=16", "--seeds=2"]

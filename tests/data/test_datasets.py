@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from rar_jax.data import datasets
-from rar_jax.data.datasets import open_datasets
+from rar_jax.data.datasets import open_datasets, open_heldout
 from rar_jax.data.digits import DigitsTokenizer
 from rar_jax.data.glyphs import glyph_images
 from rar_jax.data.pictures import center_square
@@ -128,6 +128,8 @@ def test_glyphs_are_tokenized_once(glyph_config, monkeypatch, tmp_path):
     assert (opened.train.num_images, opened.heldout.num_images) == (30, 20)
     monkeypatch.setattr(tokenizer, "encode", None)
     assert open_datasets(config, tokenizer).train.num_images == 30
+    # The held-out glyphs do not need the training glyphs.
+    assert open_heldout(glyph_config(num_images=16), tokenizer).num_images == 20
     assert len(list(tmp_path.glob("*/dataset.json"))) == 2
 
 

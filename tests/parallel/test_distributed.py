@@ -312,6 +312,7 @@ def test_processes_fail_together_and_put_rows_that_are_not_contiguous():
         ((None, 2, 0), "--coordinator_address is missing"),
         (("host:1", 2, 2), "--process_id=2 must be from 0 to below --num_processes=2"),
         (("host", 2, 1), "--coordinator_address=host must be host:port"),
+        (("8476", 2, 1), "--coordinator_address=8476 must be host:port"),
     ],
 )
 def test_flags_that_do_not_go_together(flags, message):

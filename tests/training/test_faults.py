@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import random
 import shutil
 import signal
@@ -83,17 +84,21 @@ class AskedAt(Preemption):
         (AskedAt(0, 0), 0),
     ],
 )
-def test_a_preempted_run_saves_and_resumes_without_a_difference(small_config, undisturbed, tmp_path, asked, saved):
+def test_a_preempted_run_saves_and_resumes_without_a_difference(
+    small_config, undisturbed, tmp_path, caplog, asked, saved
+):
     """The run ends after a step with or without an evaluation, while it evaluates, samples or scores, or compiles."""
     config = config_of(small_config)
+    caplog.set_level("INFO", "rar_jax")
     assert not loop.train(prepare(config, tmp_path), asked)
     steps = [int(path.name) for path in (tmp_path / "checkpoints").iterdir()]
     assert max(steps, default=0) == saved
+    assert caplog.messages[-1].startswith("Saved, to be" if saved else "Ended before the first save, to be")
     assert loop.train(prepare(config, tmp_path))
     assert_undisturbed(tmp_path, small_config, undisturbed)
 
 
-def flip_a_bit(folder, largest=True):
+def flip_a_bit(folder):
     files = sorted((path for path in folder.rglob("d/*") if path.is_file()), key=lambda path: path.stat().st_size)
     data = bytearray(files[-1].read_bytes())
     data[len(data) // 2] ^= 4
@@ -210,6 +215,15 @@ def test_skipped_updates_are_counted_in_a_row():
         skipped.check(step, {"skipped": jnp.float32(step % 2)})
 
 
+def test_a_failed_evaluation_loses_nothing(small_config, tmp_path, monkeypatch):
+    """The checkpoint is saved first, also if its score decides whether it is kept."""
+    config = config_of(small_config, checkpoint={"every": 4, "best_metric": "heldout/target_loss"}, eval={"every": 4})
+    monkeypatch.setattr(HeldOutLosses, "run", mock.Mock(side_effect=MemoryError("no memory")))
+    with pytest.raises(MemoryError):
+        loop.train(prepare(config, tmp_path))
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["4"]
+
+
 @pytest.mark.parametrize("asked", [None, AskedAt(0, 1)])
 def test_keep_policy(small_config, tmp_path, monkeypatch, asked):
     """Also if the run is preempted while the best checkpoint is evaluated, which is then saved first."""
@@ -246,6 +260,7 @@ def start(folder, devices, steps):
     command += ["--config.eval.score_every=0", "--config.permutation.anneal_start_epoch=4"]
     command += ["--config.checkpoint.every=10", "--config.train.log_every=5", f"--config.train.stop_step={steps}"]
     environment = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PATH": "/usr/bin:/bin"}
+    environment["XDG_CACHE_HOME"] = os.environ["XDG_CACHE_HOME"]
     return subprocess.Popen(
         command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from rar_jax.checkpoints.weights import load_weights, save_weights
 from rar_jax.errors import UserError
 from rar_jax.training.finetune import check_sizes, merge_params
 from rar_jax.training.run import prepare
@@ -87,3 +88,9 @@ def test_a_run_starts_from_a_published_file(golden, golden_model, small_config, 
     with pytest.raises(UserError, match=r"config\.init_from=nothing\.bin: no weights in 'nothing\.bin'"):
         prepare(dataclasses.replace(config, init_from="nothing.bin"), tmp_path / "other")
     assert not (tmp_path / "other").exists()
+    # A converted folder is no run that could be resumed.
+    save_weights(tmp_path / "converted", dataclasses.replace(load_weights(tmp_path / "rar.safetensors"), config=config))
+    run = prepare(config, tmp_path / "converted")
+    with pytest.raises(UserError, match=r"holds converted weights and no run: .* --config\.init_from=.*converted"):
+        run.begin()
+    run.close()
