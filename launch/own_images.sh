@@ -22,6 +22,8 @@ settings="images=$images"
 [ "$images" = glyphs ] ||
   settings+=" IMAGE_SIZE=${IMAGE_SIZE:-64} HOURS=${HOURS:-2} TOKENIZER=${TOKENIZER:-} INCEPTION=${INCEPTION:-}"
 earlier=$(cat "$run/stages/settings" 2>/dev/null || echo "$settings")
+# Runs of the glyphs once stored settings that have no effect on them.
+[[ "$earlier" != "images=glyphs "* ]] || earlier=images=glyphs
 if [ "$earlier" != "$settings" ]; then
   # Completed stages are not repeated. Until the training is planned, only the images must stay.
   if [ -e "$run/stages/plan" ] || [ -e "$run/tokenizer" ] || [ "${earlier%% IMAGE_SIZE=*}" != "images=$images" ]; then

@@ -109,7 +109,7 @@ def test_the_settings_of_own_images_do_not_matter_for_glyphs(project):
     """The run goes on where it was, here at its last stage, which finds no run."""
     stages = project / "run" / "stages"
     stages.mkdir(parents=True)
-    (stages / "settings").write_text("images=glyphs\n")
+    (stages / "settings").write_text("images=glyphs IMAGE_SIZE=64 HOURS=2 TOKENIZER= INCEPTION=\n")
     for name in ("images", "held_out_images", *STAGES[2:6], "sample", "evaluate", "nearest"):
         (stages / name).touch()
     (project / "run" / "images" / "train").mkdir(parents=True)

@@ -44,8 +44,8 @@ def _wanted(like: Any, **options: Any) -> ocp.args.PyTreeRestore:
 class Best(preservation_policy.PreservationPolicy):
     """Keeps the checkpoint with the best value of a metric.
 
-    Orbax's own policy knows what was measured before a checkpoint was saved, but a run saves first and measures then.
-    So the last checkpoint competes only when the next one is saved, and one more can be left at the end.
+    Orbax's own policy knows what was measured before a checkpoint was saved, but a run saves first and measures
+    afterwards. So the last checkpoint competes only when the next one is saved, and one more can be left at the end.
     """
 
     def __init__(self, metric: str, is_max: bool, values: Mapping[int, float]):

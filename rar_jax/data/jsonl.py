@@ -70,7 +70,7 @@ def import_jsonl(
     folder = ShardedOutput(output, plan)
     if folder.made is not None:
         return folder.made
-    with folder.undone_if_nothing_is_finished():
+    with folder.alone():
         num_shards = _write_shards(folder, described, path, shard_size, skip_bad)
     return folder.complete(num_shards, described)
 

@@ -18,6 +18,7 @@ from rar_jax.data.records import (
 )
 from rar_jax.errors import UserError
 from rar_jax.files import hold_to_plan, printable, write_atomically
+from rar_jax.run_folder import lock
 
 REJECTED = "rejected.txt"
 # Holds the plan and the reports while shards are missing. Removed when the set is complete.
@@ -65,17 +66,21 @@ class ShardedOutput:
         hold_to_plan("output", folder, earlier, plan)
 
     @contextlib.contextmanager
-    def undone_if_nothing_is_finished(self) -> Iterator[None]:
-        """If the body raises before a shard is finished, other settings can be tried in the same folder.
+    def alone(self) -> Iterator[None]:
+        """Keeps other processes out, for work that none shares.
 
-        Only for work that no other process shares, because it removes the plan.
+        If the body raises before a shard is finished, other settings can be tried in the same folder.
+
+        Raises:
+          UserError: another process works in the folder.
         """
-        try:
-            yield
-        except BaseException:
-            if all(path.name == _PLAN for path in self._making.iterdir()):
-                self._remove_unfinished()
-            raise
+        with lock(self._making, "process", "writes records"):
+            try:
+                yield
+            except BaseException:
+                if not any(self._making.glob("tokens-*")):
+                    self._remove_unfinished()
+                raise
 
     def _remove_unfinished(self) -> None:
         with contextlib.suppress(FileNotFoundError):  # Processes that finish together may all do this.

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import logging
 import textwrap
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -10,6 +11,8 @@ from etils import epath
 
 from rar_jax.data.pictures import SUFFIXES
 from rar_jax.errors import UserError
+
+_log = logging.getLogger(__name__)
 
 
 class Example(Protocol):
@@ -61,11 +64,12 @@ class ClassFolders:
 
         Args:
           folder: folder that holds the class folders. Images may also lie in subfolders of these.
-          class_names: names of the class folders in the order of the labels, of which some may be empty. By default,
-            all folders are classes, sorted by name, and each must have images.
+          class_names: names of the class folders in the order of the labels. A listed folder may be empty, with a
+            warning. By default, all folders are classes, sorted by name, and each must have images.
 
         Raises:
-          UserError: there are no class folders or no images, or a class has no folder or, by default, no images.
+          UserError: there are no class folders or no images, a listed class has no folder, or a folder that is not
+            listed has no images.
         """
         folder = epath.Path(folder)
         if not folder.is_dir():
@@ -77,16 +81,20 @@ class ClassFolders:
             raise UserError(f"no images in {str(folder)!r}: it must have a folder of images for each class")
         self.name = str(folder)
         self.class_names = tuple(class_names)
-        self._files = []
+        self._files, empty = [], []
         for label, name in enumerate(class_names):
             if not (folder / name).is_dir():
                 raise UserError(f"class {label}, {name!r}, has no folder in {folder}")
             files = list_images(folder / name)
-            if not files and not given:
-                raise UserError(f"class {label}, {folder / name}, has no {', '.join(SUFFIXES)} files")
+            if not files:
+                if not given:
+                    raise UserError(f"class {label}, {folder / name}, has no {', '.join(SUFFIXES)} files")
+                empty.append(name)
             self._files += [(file, label) for file in files]
         if not self._files:
             raise UserError(f"no {', '.join(SUFFIXES)} files in the class folders of {folder}")
+        if empty:
+            _log.warning("%d classes have no images in %s: %s", len(empty), folder, ", ".join(empty))
 
     def __len__(self) -> int:
         return len(self._files)
@@ -127,6 +135,9 @@ def check_outside(images: epath.PathLike, named: str, folder: epath.PathLike) ->
       named: what the user names the folder to write with, such as --output.
       folder: the folder to write.
     """
+    # A path of a bucket does not lie in a local folder.
+    if ("://" in str(images)) != ("://" in str(folder)):
+        return
     resolved = epath.Path(folder).resolve()
     if epath.Path(images).resolve() in (resolved, *resolved.parents):
         raise UserError(f"{named}={folder} lies in the images' folder {images}: choose a folder outside it")

@@ -91,8 +91,7 @@ def tokenize_images(
     progress = Progress("tokenize", total, done=total - left, unit="image")
     examples = (source[number] for number in itertools.chain(*unfinished.values()))
     decoded = decoded_squares(examples, side, num_workers)
-    alone = folder.undone_if_nothing_is_finished() if process_count == 1 else contextlib.nullcontext()
-    with alone, contextlib.closing(decoded):
+    with folder.alone() if process_count == 1 else contextlib.nullcontext(), contextlib.closing(decoded):
         # The fewest images whose crops fill whole batches of the tokenizer.
         batch_size = tokenizer.batch_size // math.gcd(tokenizer.batch_size, num_crops)
         batches = _batches(decoded, unfinished, batch_size, strict)

@@ -63,10 +63,12 @@ def check_statistics_file(flag: str, path: epath.PathLike) -> None:
     try:
         with path.open("rb") as file, np.load(file) as arrays:
             others = sorted(set(arrays.files) - {name for pair in _NAMES.values() for name in pair})
+    except PermissionError:
+        raise
     except _DAMAGE:
-        others = ["no arrays that can be read"]
+        others = ["it is damaged"]
     if others:
-        raise UserError(f"--{flag}={path} would replace a file of something else ({others[0]}): choose another name")
+        raise UserError(f"--{flag}={path} exists and holds no statistics ({others[0]}): choose another name")
 
 
 def write_statistics(path: epath.PathLike, statistics: dict[str, Gaussian]) -> None:

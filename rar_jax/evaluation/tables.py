@@ -22,5 +22,5 @@ def _written(value: Any) -> str:
 
 
 def _digits(value: float, digits: int) -> str:
-    """Returns a number with some significant digits, or more if it would have an exponent: 2,317 and not 2.3e+03."""
+    """Returns a number with some significant digits. Large ones have all digits before the point, and no exponent."""
     return f"{value:,.0f}" if 10 ** (digits - 1) <= abs(value) else f"{value:.{digits}g}"

@@ -18,6 +18,8 @@ from rar_jax.images.plots import Curve, plot_scores_by_steps
 
 SECTIONS = ("steps", "verify", "inpainting", "classification")
 REPORT = "orders.json"
+# Raised whenever the values of a cell change their meaning, so that a folder does not mix them.
+_VERSION = 2
 PICTURE = "orders.png"
 _COLORS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown", "tab:pink", "tab:olive")
 _STYLES = {"uniform": "-", "cosine": "--"}
@@ -80,7 +82,7 @@ def _plan(subject: Subject, images: int) -> dict[str, Any]:
     options = dataclasses.asdict(generator.options())
     fixed = {name: value for name, value in options.items() if name not in Decoding._fields}
     origin = {name: generator.origin[name] for name in ("dtype", "platform")}
-    return {"images": images, "tokenizer": generator.tokenizer.fingerprint} | origin | fixed
+    return {"version": _VERSION, "images": images, "tokenizer": generator.tokenizer.fingerprint} | origin | fixed
 
 
 def summarise(found: Mapping[Cell, Mapping[str, float]], num_tokens: int) -> list[Row]:

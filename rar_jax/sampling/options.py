@@ -66,7 +66,7 @@ class SampleConfig:
     steps: int = setting(
         0,
         "Number of passes N of the network that draw all T tokens of an image. 0 draws one token per pass. With verify "
-        "and in editing, all groups have ceil(T / N) tokens.",
+        "and in editing, groups have ceil(T / N) tokens, so that there can be fewer than N groups.",
         at_least=0,
     )
     schedule: str = setting(

@@ -245,11 +245,11 @@ def _cell(study: Study, row: Row, seed: int) -> Cell:
             f"config.eval.num_images={config.eval.num_images} must be from {_LEAST_VALIDATION_IMAGES} to {most}: the "
             "other held-out digits are the test images"
         )
-    if study.choosing and (config.eval.score_every or config.eval.report_samples):
-        raise UserError(
-            "config.eval.score_every and config.eval.report_samples must be 0 in a study with choosing=True: their "
-            "scores use the test images"
-        )
+    for name in ("score_every", "report_samples"):
+        if study.choosing and (value := getattr(config.eval, name)):
+            raise UserError(
+                f"config.eval.{name}={value} must be 0 in a study with choosing=True: its scores use the test images"
+            )
     if not row.orders or not set(row.orders) <= set(_ORDERS):
         raise UserError(f"orders={row.orders} must be some of {', '.join(_ORDERS)}")
     return Cell(row, seed, config, _digest(study, row, config))

@@ -42,7 +42,7 @@ def train(run: BaseRun, preemption: Preemption | None = None) -> bool:
       preemption: tells when to end early; by default nothing does.
 
     Returns:
-      Whether training is complete. If not, the run was preempted and its state is saved.
+      Whether training is complete. If not, the run was preempted, and its state is saved if it made a step.
 
     Raises:
       UserError: the checkpoints or the initial weights cannot be read. Raised before the step is compiled.

@@ -50,7 +50,7 @@ def test_images_are_scored(digit_files, tmp_path):
     saved = call("evaluate", f"--samples={train}", "--features=pixels", f"--save_statistics={tmp_path / 's.npz'}")
     assert saved.returncode == 0, saved.stderr
     images = refusal("evaluate", f"--samples={train}", "--features=pixels", f"--save_statistics={train}")
-    assert "train.npz would replace a file of something else (arr_0)" in images
+    assert "train.npz exists and holds no statistics (arr_0)" in images
     options[-1] = f"--out={tmp_path / 'stored'}"
     again = call("evaluate", f"--samples={heldout}", f"--reference={tmp_path / 's.npz'}", *options)
     assert again.returncode == 0, again.stderr

@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 
@@ -51,10 +53,12 @@ def test_a_stopped_set_keeps_its_finished_shards_only(tmp_path):
 @pytest.mark.parametrize("finished", [False, True])
 def test_other_settings_can_be_tried_until_a_shard_is_finished(tmp_path, finished):
     folder = ShardedOutput(tmp_path / "out", PLAN)
-    with pytest.raises(UserError, match="a bad line"), folder.undone_if_nothing_is_finished():
+    with pytest.raises(UserError, match="a bad line"), folder.alone():
         if finished:
             write(folder, 0, [0, 1])
         folder.open(1, DESCRIBED).write(1, np.ones((1, 4), np.int32))
+        with pytest.raises(UserError, match=rf"process {os.getpid()} writes records there"), folder.alone():
+            pass
         raise UserError("a bad line")
     if finished:
         with pytest.raises(UserError, match="was started with shard_size=2, not 3"):

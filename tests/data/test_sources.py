@@ -24,19 +24,21 @@ def test_a_class_list_gives_the_order(scenes):
     assert source[0].label == 0 and "flower" in source[0].name
 
 
-def test_a_class_of_a_list_may_be_empty(tmp_path):
+def test_a_class_of_a_list_may_be_empty(tmp_path, caplog):
     for name in ("cat", "dog", "newt"):
         (tmp_path / name).mkdir()
     with pytest.raises(UserError, match=r"no \.jpg, .* files in the class folders of"):
         ClassFolders(tmp_path, ["cat", "dog", "newt"])
     (tmp_path / "newt" / "a.png").write_bytes(b"x")
     source = ClassFolders(tmp_path, ["cat", "dog", "newt"])
+    assert f"2 classes have no images in {tmp_path}: cat, dog" in caplog.text
     assert source.class_names == ("cat", "dog", "newt") and len(source) == 1 and source[0].label == 2
 
 
 def test_output_must_lie_outside_the_images(tmp_path):
     check_outside(tmp_path / "images", "--output", tmp_path / "images2")
     check_outside(tmp_path / "images", "--output", tmp_path)
+    check_outside(".", "--workdir", "gs://bucket/run")
     for inside in (tmp_path / "images", tmp_path / "x" / ".." / "images" / "tokens"):
         with pytest.raises(UserError, match=r"--output=.* lies in the images' folder .*: choose a folder outside it"):
             check_outside(tmp_path / "images", "--output", inside)

@@ -41,10 +41,10 @@ def test_statistics_replace_nothing_else(tmp_path):
     write_statistics(path, {"pool": gaussian(np.eye(9))})
     check_statistics_file("out", path)
     np.savez(path, arr_0=np.zeros((2, 8, 8, 3), np.uint8), mu=np.zeros(3))
-    with pytest.raises(UserError, match=r"--out=.*a\.npz would replace a file of something else \(arr_0\)"):
+    with pytest.raises(UserError, match=r"--out=.*a\.npz exists and holds no statistics \(arr_0\)"):
         check_statistics_file("out", path)
     path.write_bytes(b"hello")
-    with pytest.raises(UserError, match=r"would replace a file of something else \(no arrays"):
+    with pytest.raises(UserError, match=r"exists and holds no statistics \(it is damaged"):
         check_statistics_file("out", path)
     (tmp_path / "folder.npz").mkdir()
     for refused in ("a.txt", "folder.npz"):

@@ -83,7 +83,7 @@ def test_a_study_that_chooses_scores_no_samples(field):
     study.base.eval[field] = 22
     assert cells_of(study)
     study = dataclasses.replace(study, choosing=True, compare="validation_end", columns=("validation_end",))
-    with pytest.raises(UserError, match=r"score_every and config\.eval\.report_samples must be 0 in a study"):
+    with pytest.raises(UserError, match=rf"config\.eval\.{field}=22 must be 0 in a study"):
         cells_of(study)
 
 
