@@ -58,7 +58,7 @@ class Weights:
       identity: 12 hexadecimal digits that identify the checkpoint or the file by the SHA-256 digest of its bytes.
       step: the checkpoint's step; 0 for published weights.
       config: the config of a RAR's run; published weights get one of their size, with the paper's sampling options. A
-        .safetensors file that `published_form` describes has those of its run.
+        .safetensors file that was converted from a run has the step and the config of this run.
     """
 
     kind: str

@@ -40,8 +40,9 @@ def main(argv):
         raise UserError("name a study: python -m rar_jax study configs/studies/NAME.py --out=FOLDER")
     file = pathlib.Path(_STUDY.value)
     study = load_study(file)
-    set_deterministic(study.base.train.deterministic)
     cells = cells_of(study)
+    # After the base config was checked, and before JAX starts its backend.
+    set_deterministic(study.base.train.deterministic)
     index, count = shared_flags.share_of_work(_PROCESS.value, _COUNT.value)
     folder = epath.Path(_OUT.value or f"runs/studies/{file.stem}")
     check_folder("out", folder)

@@ -68,8 +68,8 @@ class ClassFolders:
             warning. By default, all folders are classes, sorted by name, and each must have images.
 
         Raises:
-          UserError: there are no class folders or no images, a listed class has no folder, or a folder that is not
-            listed has no images.
+          UserError: there are no class folders or no images; a listed class has no folder; or no names are given and a
+            class has no images.
         """
         folder = epath.Path(folder)
         if not folder.is_dir():

@@ -64,6 +64,7 @@ def check_statistics_file(flag: str, path: epath.PathLike) -> None:
         with path.open("rb") as file, np.load(file) as arrays:
             others = sorted(set(arrays.files) - {name for pair in _NAMES.values() for name in pair})
     except PermissionError:
+        # One of the errors in `_DAMAGE`, but it says nothing about the contents.
         raise
     except _DAMAGE:
         others = ["it is damaged"]

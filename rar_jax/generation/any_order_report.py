@@ -18,7 +18,7 @@ from rar_jax.images.plots import Curve, plot_scores_by_steps
 
 SECTIONS = ("steps", "verify", "inpainting", "classification")
 REPORT = "orders.json"
-# Raised whenever the values of a cell change their meaning, so that a folder does not mix them.
+# Increase it when the values of a cell change their meaning: a folder then keeps no mixture of both.
 _VERSION = 2
 PICTURE = "orders.png"
 _COLORS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown", "tab:pink", "tab:olive")

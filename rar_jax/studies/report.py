@@ -151,7 +151,7 @@ def _curves(cells: Sequence[Cell], scores: Scores, found: Sequence[Result]) -> l
 
 
 def _against_flops(panel: Curves, flops: Mapping[str, float]) -> Curves:
-    """Returns a panel with the FLOPs of training, of a step of each row, in place of its steps."""
+    """Returns a panel that is drawn against FLOPs instead of steps. `flops` has the FLOPs of a step of each row."""
     lines = [
         dataclasses.replace(line, points=[(step * flops[line.label], value) for step, value in line.points])
         for line in panel.lines
