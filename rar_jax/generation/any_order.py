@@ -10,7 +10,6 @@ import numpy as np
 
 from rar_jax.data.tokenizers import decoded
 from rar_jax.evaluation.sample_scores import SampleScorer
-from rar_jax.generation.editing import edit_tokens
 from rar_jax.generation.generator import Generator
 from rar_jax.orders.drawn import known_first
 from rar_jax.parallel.mesh import fetch
@@ -190,9 +189,9 @@ class Subject:
             scan_order="random", guidance=cell.guidance, steps=0, schedule="uniform", verify=False
         )
         masked = _masks(cell.masked, cell.seed, self.tokens.shape)
-        tokens = edit_tokens(
-            generator.sampler, self.tokens, masked, self.labels, options, seed=cell.seed, batch_size=self.batch_size,
-            on_batch=on_batch,
+        tokens = sample_tokens(
+            generator.sampler, self.labels, options, seed=cell.seed, batch_size=self.batch_size,
+            edited=(self.tokens, masked), on_batch=on_batch,
         )  # fmt: skip
         scores = self.completion_scorer.score(decoded(generator.tokenizer, tokens), self.labels)
         return scores | {"masked_loss": self._masked_loss(generator, masked, cell.seed)}

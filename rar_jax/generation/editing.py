@@ -1,6 +1,6 @@
-"""Editing of images: the tokens under a mask are drawn again, given all others."""
+"""Editing of images: which tokens a mask covers, and reading of images and masks."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,9 +10,6 @@ from PIL import Image
 from rar_jax.data.pictures import center_square, read_picture
 from rar_jax.data.tokenizers import Tokenizer
 from rar_jax.errors import UserError, naming
-from rar_jax.parallel.mesh import fetch
-from rar_jax.sampling.options import Options
-from rar_jax.sampling.sampler import Sampler, padded_batches
 
 
 def token_masks(masks: np.ndarray, tokenizer: Tokenizer, num_images: int, margin: int) -> np.ndarray:
@@ -44,42 +41,6 @@ def token_masks(masks: np.ndarray, tokenizer: Tokenizer, num_images: int, margin
         # The ring around a token includes its diagonal neighbours.
         covered = np.any([grown[:, y : y + side, x : x + side] for y in range(3) for x in range(3)], axis=0)
     return covered.reshape(num_images, -1)
-
-
-def edit_tokens(
-    sampler: Sampler,
-    tokens: np.ndarray,
-    masked: np.ndarray,
-    labels: np.ndarray,
-    options: Options,
-    *,
-    seed: int,
-    batch_size: int,
-    on_batch: Callable[[int], None] = lambda images: None,
-) -> np.ndarray:
-    """Draws the masked tokens of images again, image k as number k.
-
-    Args:
-      sampler: the model.
-      tokens: int [N, T], codes in grid order.
-      masked: bool [N, T].
-      labels: int32 [N], classes to draw.
-      options: how tokens are drawn. Known tokens come first in every order.
-      seed: seed of all draws.
-      batch_size: images edited at once.
-      on_batch: called with n after each batch of n images.
-
-    Returns:
-      int32 [N, T], the tokens that are not masked unchanged.
-    """
-    batch_size, batches = sampler.batch_size(batch_size, len(tokens)), []
-    for numbers, padded in padded_batches(len(tokens), batch_size):
-        edited, _ = sampler.edit(
-            labels[padded], padded, seed, options, np.asarray(tokens, np.int32)[padded], masked[padded]
-        )
-        batches.append(fetch(edited)[: len(numbers)])
-        on_batch(len(numbers))
-    return np.concatenate(batches)
 
 
 class Canvas(NamedTuple):

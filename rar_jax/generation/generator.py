@@ -16,7 +16,7 @@ from rar_jax.data.class_names import class_names, find_classes
 from rar_jax.data.digits import DigitsTokenizer
 from rar_jax.data.tokenizers import Tokenizer, decoded, load_tokenizer, tokenizer_for
 from rar_jax.errors import UserError
-from rar_jax.generation.editing import edit_tokens, token_masks
+from rar_jax.generation.editing import token_masks
 from rar_jax.generation.likelihood import Likelihood, LikelihoodScorer, posterior
 from rar_jax.generation.painting import Painting
 from rar_jax.orders import randomness
@@ -24,8 +24,8 @@ from rar_jax.parallel.mesh import local_mesh, replicated
 from rar_jax.run_folder import read_config
 from rar_jax.sampling.options import Options
 from rar_jax.sampling.paint import paint
-from rar_jax.sampling.sampler import Sampler, check_labels, sample_tokens
-from rar_jax.training.metrics import read_metrics
+from rar_jax.sampling.sampler import Sampler, check_labels, pad_numbers, sample_tokens
+from rar_jax.training.metrics import points, read_metrics
 
 _log = logging.getLogger(__name__)
 
@@ -148,14 +148,13 @@ class Generator:
         labels, options = self._labels_for(images, classes), self.options(**options)
         self.warn_if_not_trained(options, editing=True)
         masked = token_masks(masks, self.tokenizer, len(images), margin)
-        tokens = edit_tokens(
+        tokens = sample_tokens(
             self.sampler,
-            self._encode(images),
-            masked,
             labels,
             options,
             seed=seed,
             batch_size=batch_size,
+            edited=(self._encode(images), masked),
             on_batch=on_batch,
         )
         edited = np.concatenate(list(decoded(self.tokenizer, tokens)))
@@ -191,8 +190,7 @@ class Generator:
         """
         labels, options, pasted = self.labels(classes), self.options(**options), None
         self.warn_if_not_trained(options, editing=edited is not None)
-        rows = np.arange(self.sampler.batch_size(len(labels), len(labels)), dtype=np.int32)
-        padded = np.minimum(rows, len(labels) - 1)
+        padded = pad_numbers(np.arange(len(labels)), self.sampler.batch_size(len(labels), len(labels)))
         if edited is not None:
             images, labels = edited[0], self._labels_for(edited[0], classes)
             tokens, masked = self._encode(images), token_masks(edited[1], self.tokenizer, len(images), margin)
@@ -395,6 +393,5 @@ def _final_randomness(weights: Weights) -> float:
 
 def _random_loss(folder: epath.Path, step: int) -> float | None:
     """Returns the held-out loss in random order that a run logged last up to a step."""
-    name = "heldout/random_loss"
-    losses = [entry[name] for entry in read_metrics(folder) if name in entry and entry["step"] <= step]
+    losses = [loss for logged, loss in points(read_metrics(folder), "heldout/random_loss") if logged <= step]
     return losses[-1] if losses else None

@@ -115,15 +115,14 @@ def paint(
     every: int,
     edited: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Iterator[Painted]:
-    """Draws the tokens of a batch as `Sampler.decode` or `Sampler.edit` does, and yields after every few passes.
+    """Draws the tokens of a batch as `Sampler.decode` does, and yields after every few passes.
 
     A caller that stops iterating stops the work.
 
     Args:
       sampler: the model.
-      labels, numbers, seed, options: see `Sampler.decode`.
+      labels, numbers, seed, options, edited: see `Sampler.decode`.
       every: number of passes after which to yield, at least 1.
-      edited: tokens int32 [B, T] in grid order and bool [B, T], which of them to draw; None to draw all.
 
     Yields:
       How far the images are. The last one has all tokens.

@@ -74,9 +74,14 @@ class Sampler:
         self.params = _jit_prepare(model, mesh)(params)
 
     def decode(
-        self, labels: np.ndarray, numbers: np.ndarray, seed: int, options: Options
+        self,
+        labels: np.ndarray,
+        numbers: np.ndarray,
+        seed: int,
+        options: Options,
+        edited: tuple[np.ndarray, np.ndarray] | None = None,
     ) -> tuple[jax.Array, Pace | None]:
-        """Samples a batch. Returns while the devices still compute.
+        """Samples a batch, or draws some tokens of its images again. Returns while the devices still compute.
 
         An image depends on (params, seed, its number, its label) alone. With another batch size or number of devices it
         can differ where products are rounded differently.
@@ -86,43 +91,17 @@ class Sampler:
           numbers: int32 [B], each image's number in the job.
           seed: seed of all draws of the job.
           options: how images are sampled.
+          edited: tokens int32 [B, T] in row-major grid order and bool [B, T], which of them to draw; None to draw all.
 
         Returns:
-          int32 [B, T], codes in row-major grid order; and how the images advanced, if they are verified.
+          int32 [B, T], codes in row-major grid order; and how the images advanced, if they are verified or edited.
 
         Raises:
           UserError: an option does not fit the model, or the seed is not from 0 to `options.MAX_SEED`.
         """
-        return self._decode(Batch(labels, numbers), options.plan(self.model.config), seed, options)
-
-    def edit(
-        self,
-        labels: np.ndarray,
-        numbers: np.ndarray,
-        seed: int,
-        options: Options,
-        tokens: np.ndarray,
-        masked: np.ndarray,
-    ) -> tuple[jax.Array, Pace]:
-        """Draws the masked tokens of a batch of images again, given the others.
-
-        Args:
-          labels, numbers, seed, options: see `decode`.
-          tokens: int32 [B, T], codes in row-major grid order.
-          masked: bool [B, T], the tokens to draw.
-
-        Returns:
-          int32 [B, T], the tokens that are not masked unchanged; and how the images advanced.
-
-        Raises:
-          UserError: see `decode`.
-        """
-        batch = Batch(labels, numbers, tokens, masked)
-        return self._decode(batch, options.plan(self.model.config, one_size=True), seed, options)
-
-    def _decode(self, batch: Batch, plan: Plan, seed: int, options: Options) -> tuple[jax.Array, Pace | None]:
-        traced = options.traced(self.model.config, seed)
-        return jit_decode(self.model, plan, self.mesh)(self.params, self.put(batch), traced)
+        plan = options.plan(self.model.config, one_size=edited is not None)
+        batch = self.put(Batch(labels, numbers, *(edited or ())))
+        return jit_decode(self.model, plan, self.mesh)(self.params, batch, options.traced(self.model.config, seed))
 
     def put(self, images: PyTree) -> PyTree:
         """Puts arrays [B, ...] on the devices. Each device gets its own images."""
@@ -210,10 +189,11 @@ def sample_tokens(
     *,
     seed: int,
     batch_size: int,
+    edited: tuple[np.ndarray, np.ndarray] | None = None,
     on_batch: Callable[[int], None] = lambda images: None,
     on_pace: Callable[[Pace], None] = lambda pace: None,
 ) -> np.ndarray:
-    """Samples one image for each label. Image k has number k.
+    """Samples one image for each label, or draws some tokens of images again. Image k has number k.
 
     Args:
       sampler: the model.
@@ -222,8 +202,9 @@ def sample_tokens(
       seed: seed of all draws.
       batch_size: images decoded at once, rounded up to a multiple of the devices and at most N. The last batch is
         padded to the shape of the others.
+      edited: tokens int32 [N, T] in row-major grid order and bool [N, T], which of them to draw; None to draw all.
       on_batch: called with the number of images after each batch.
-      on_pace: called with how the images of each batch advanced, NumPy arrays, if they are verified.
+      on_pace: called with how the images of each batch advanced, NumPy arrays, if they are verified or edited.
 
     Returns:
       int32 [N, T], codes in row-major grid order.
@@ -235,7 +216,8 @@ def sample_tokens(
     batch_size = sampler.batch_size(batch_size, len(labels))
     batches = []
     for numbers, padded in padded_batches(len(labels), batch_size):
-        tokens, pace = sampler.decode(labels[padded], padded, seed, options)
+        some = None if edited is None else tuple(each[padded] for each in edited)
+        tokens, pace = sampler.decode(labels[padded], padded, seed, options, some)
         batches.append(fetch(tokens)[: len(numbers)])
         if pace is not None:
             on_pace(Pace(*(fetch(each)[: len(numbers)] for each in pace)))

@@ -20,7 +20,7 @@ from rar_jax.parallel.mesh import make_mesh, replicated
 from rar_jax.sampling.options import Options
 from rar_jax.sampling.sampler import Sampler, interleaved_labels, sample_tokens
 from rar_jax.studies.plan import CURVES, RANDOM, Cell, Study
-from rar_jax.training.metrics import read_metrics
+from rar_jax.training.metrics import points, read_metrics
 
 _BATCH_SIZE = 250
 # Added to the seed of the samples that guidance is tuned with, so that the scored samples are new ones.
@@ -47,8 +47,8 @@ def heldout_images(datasets: Datasets, config: Config) -> tuple[Images, Images]:
 def read_curves(folder: epath.PathLike) -> dict[str, list[tuple[int, float]]]:
     """Returns those of `plan.CURVES` that a run has measured: name -> (step, value) pairs."""
     lines = read_metrics(folder)
-    curves = {name: [(line["step"], line[name]) for line in lines if name in line] for name in CURVES}
-    return {name: points for name, points in curves.items() if points}
+    curves = {name: points(lines, name) for name in CURVES}
+    return {name: curve for name, curve in curves.items() if curve}
 
 
 class CellScorer:

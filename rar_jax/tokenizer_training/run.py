@@ -15,13 +15,13 @@ from rar_jax.data.image_loader import Crops, ImageBatches, TrainImages
 from rar_jax.data.sources import check_outside
 from rar_jax.errors import UserError, naming
 from rar_jax.evaluation.features import InceptionExtractor
+from rar_jax.images.plots import Line, Panel, plot_panels
 from rar_jax.parallel.distributed import together
 from rar_jax.parallel.mesh import fetch, host_rows, make_mesh
 from rar_jax.performance.costs import vqgan_train_flops
 from rar_jax.run_folder import check_folder
 from rar_jax.schema import check_run
 from rar_jax.tokenizer_config import TokenizerConfig
-from rar_jax.tokenizer_training.curves import plot_run
 from rar_jax.tokenizer_training.evaluators import Reconstructions
 from rar_jax.tokenizer_training.images import ImageSets, open_images
 from rar_jax.tokenizer_training.init_from import CODEBOOK, load_init_from, merge_params, start_codebook
@@ -29,7 +29,7 @@ from rar_jax.tokenizer_training.program import make_program
 from rar_jax.tokenizer_training.state import TokenizerState
 from rar_jax.training.base_run import BaseRun, check_stored_config, is_new, open_store
 from rar_jax.training.evaluators.evaluator import best_measure
-from rar_jax.training.metrics import read_metrics
+from rar_jax.training.metrics import points, read_metrics
 
 _log = logging.getLogger(__name__)
 
@@ -70,22 +70,16 @@ class TokenizerRun(BaseRun):
         crops = Crops(config.data.image_size, config.data.min_crop, config.data.flip)
         return TrainImages(self.images.train, crops, config.train.batch_size, config.train.steps, config.seed, rows)
 
-    @property
-    def steps_per_epoch(self) -> int:
-        """See `BaseRun.steps_per_epoch`."""
-        return len(self.images.train) // self.config.train.batch_size
-
-    @property
-    def step_flops(self) -> float:
-        """FLOPs of a step on each device, without the discriminator and the perceptual loss."""
-        config = self.config
-        per_image = vqgan_train_flops(config.model, config.data.image_size)
-        return config.train.batch_size / self.mesh.size * per_image
-
     def draw_curves(self) -> None:
-        """See `BaseRun.draw_curves`."""
-        measures = [measure for each in self.evaluators for measure in each.measures]
-        plot_run(self.folder / "figures" / "curves.png", read_metrics(self.folder), measures)
+        """See `BaseRun.draw_curves`. The measures are those of held-out images."""
+        entries = read_metrics(self.folder)
+        panels = [
+            Panel("Loss of training batches", [Line(points(entries, "train/loss"), color="0.6")]),
+            Panel("Learning rate", [Line(points(entries, "train/learning_rate"), color="tab:green")]),
+        ]
+        for measure in (measure for each in self.evaluators for measure in each.measures):
+            panels.append(Panel(measure.title, [Line(points(entries, measure.name), marker=".")]))
+        plot_panels(self.folder / "figures" / "curves.png", panels)
 
 
 def mesh_of(config: TokenizerConfig) -> Mesh:
@@ -144,6 +138,9 @@ def prepare(config: TokenizerConfig, folder: epath.PathLike, allow_config_change
         evaluators=evaluators,
         store=store,
         lock=held,
+        steps_per_epoch=len(images.train) // config.train.batch_size,
+        # Without the discriminator and the perceptual loss.
+        step_flops=config.train.batch_size / mesh.size * vqgan_train_flops(config.model, config.data.image_size),
         images=images,
     )
 

@@ -85,8 +85,3 @@ class BaseProgram(abc.ABC):
         compiled = self.lower_step(mesh, state, batch).compile()
         arguments = jax.device_put(self.arguments(), replicated(mesh))
         return lambda state, batch: compiled(state, batch, arguments)
-
-    def jit_schedules(self) -> Callable[[int], dict[str, jax.Array]]:
-        """Returns `schedules` as a jitted function."""
-        # One program compiles faster than the many small ones that the schedules would be.
-        return jax.jit(self.schedules)

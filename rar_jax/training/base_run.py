@@ -25,7 +25,7 @@ from rar_jax.run_folder import CONFIG_FILE, is_locked_by, lock, read_config
 from rar_jax.schema import allowed_changes, check_same_run
 from rar_jax.training.base_program import BaseProgram, State
 from rar_jax.training.evaluators.evaluator import Evaluator, Measure
-from rar_jax.training.metrics import read_metrics
+from rar_jax.training.metrics import points, read_metrics
 
 _log = logging.getLogger(__name__)
 
@@ -42,6 +42,8 @@ class BaseRun(abc.ABC):
       evaluators: the evaluators, in the order in which they run.
       store: the checkpoints.
       lock: keeps other processes of this machine out of the folder until it is closed.
+      steps_per_epoch: steps of an epoch.
+      step_flops: FLOPs of a step on each device.
     """
 
     config: Any
@@ -51,6 +53,8 @@ class BaseRun(abc.ABC):
     evaluators: list[Evaluator]
     store: CheckpointStore
     lock: contextlib.ExitStack
+    steps_per_epoch: int
+    step_flops: float
 
     def begin(self) -> tuple[State, dict[str, Any]]:
         """Restores the newest readable checkpoint, or initialises the state of a new run.
@@ -105,16 +109,6 @@ class BaseRun(abc.ABC):
     @abc.abstractmethod
     def host_batches(self) -> Any:
         """Returns an iterator over this process's rows of the batches, with `get_state` and `set_state`."""
-
-    @property
-    @abc.abstractmethod
-    def steps_per_epoch(self) -> int:
-        """Steps of an epoch."""
-
-    @property
-    @abc.abstractmethod
-    def step_flops(self) -> float:
-        """FLOPs of a step on each device."""
 
     @abc.abstractmethod
     def draw_curves(self) -> None:
@@ -172,8 +166,8 @@ def open_store(config: Any, folder: epath.Path, best: Measure | None) -> tuple[C
     held = _lock(folder)
     keep = None
     if best is not None:
-        values = [(entry["step"], entry[best.name]) for entry in read_metrics(folder) if best.name in entry]
-        keep = Best(best.name, best.larger_is_better, dict(from_first(values)))
+        values = from_first(points(read_metrics(folder), best.name))
+        keep = Best(best.name, best.larger_is_better, dict(values))
     return CheckpointStore(folder, config.checkpoint, keep), held
 
 

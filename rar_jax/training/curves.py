@@ -1,16 +1,13 @@
 """Draws the metrics of runs (metrics.jsonl) as panels of curves."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from etils import epath
 
 from rar_jax.images.plots import Line, Panel, plot_panels
 from rar_jax.training.evaluators import heldout, scores
 from rar_jax.training.evaluators.evaluator import Measure
-
-# The lines of a metrics.jsonl.
-Entries = Sequence[Mapping[str, Any]]
+from rar_jax.training.metrics import Entries, points
 
 _MEASURES = heldout.MEASURES + scores.MEASURES
 # Colours and styles of the measures of one panel.
@@ -73,11 +70,6 @@ def plot_runs(path: epath.PathLike, runs: Mapping[str, Entries]) -> None:
         labels = f"{measures[0].label}, and dashed {measures[1].label}"
         panels.append(panel(f"{title}: {labels}", [measure.name for measure in measures]))
     plot_panels(path, panels, legend=dict(zip(runs, colors, strict=True)))
-
-
-def points(entries: Entries, name: str) -> list[tuple[float, float]]:
-    """Returns the steps and values of a logged name."""
-    return [(entry["step"], entry[name]) for entry in entries if name in entry]
 
 
 def _training_line(entries: Entries, kind: str) -> Line:

@@ -97,8 +97,9 @@ class _Loop:
         self._log = MetricsLog(run.folder, self.step)
         self._evaluations = Evaluations(run.folder, self.step, run.evaluators, self._log)
         wait_for_all("the logs are open")
+        # One program for all schedules compiles faster than the many small ones that they would be.
         self._metrics = TrainingMetrics(
-            self._log, run.program.jit_schedules(), run.steps_per_epoch, position.get("pending", ())
+            self._log, jax.jit(run.program.schedules), run.steps_per_epoch, position.get("pending", ())
         )
         self._timer = StepTimer(config.train.batch_size, run.step_flops, rate)
         self._trace = Trace(run.folder, config.train.profile_step)

@@ -196,6 +196,15 @@ class TrainingMetrics:
         return note + (f", {skipped} updates skipped" if skipped else "")
 
 
+# The lines of a metrics.jsonl.
+Entries = Sequence[Mapping[str, Any]]
+
+
 def read_metrics(run_folder: epath.PathLike) -> list[dict[str, Any]]:
     """Returns the lines of a run's metrics.jsonl, oldest first, without a last line that a crash cut short."""
     return read_json_lines(epath.Path(run_folder) / FILE)
+
+
+def points(entries: Entries, name: str) -> list[tuple[int, float]]:
+    """Returns the steps and values of a logged name."""
+    return [(entry["step"], entry[name]) for entry in entries if name in entry]

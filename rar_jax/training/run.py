@@ -27,7 +27,7 @@ from rar_jax.training.base_run import BaseRun, check_stored_config, is_new, open
 from rar_jax.training.curves import plot_run
 from rar_jax.training.evaluators.evaluator import Evaluator, best_measure
 from rar_jax.training.evaluators.heldout import HeldOutLosses
-from rar_jax.training.evaluators.report import DigitsReport, GlyphReport
+from rar_jax.training.evaluators.report import DIGITS, Report, glyph_comparison
 from rar_jax.training.evaluators.samples import SampleGrid
 from rar_jax.training.evaluators.sampling import StepSampler
 from rar_jax.training.evaluators.scores import SampleScores
@@ -68,16 +68,6 @@ class Run(BaseRun):
             config.seed,
             host_rows(self.mesh, config.train.batch_size),
         )
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """See `BaseRun.steps_per_epoch`."""
-        return self.config.steps_per_epoch
-
-    @property
-    def step_flops(self) -> float:
-        """FLOPs of a step on each device: three times those of the forward pass."""
-        return self.config.train.batch_size / self.mesh.size * train_flops(self.config.model)
 
     def draw_curves(self) -> None:
         """See `BaseRun.draw_curves`."""
@@ -122,6 +112,8 @@ def prepare(config: Config, folder: epath.PathLike, allow_config_change: Sequenc
         evaluators=evaluators,
         store=store,
         lock=held,
+        steps_per_epoch=config.steps_per_epoch,
+        step_flops=config.train.batch_size / mesh.size * train_flops(config.model),
         datasets=datasets,
     )
 
@@ -143,10 +135,10 @@ def _make_evaluators(
         evaluators.append(SampleGrid(config, sampler, tokenizer))
     if scorer is not None:
         evaluators.append(SampleScores(config, sampler, tokenizer, scorer))
-    if config.eval.report_samples and config.data.name == "digits":
-        evaluators.append(DigitsReport(config, sampler, tokenizer, folder))
-    elif config.eval.report_samples:
-        evaluators.append(GlyphReport(config, sampler, tokenizer, folder, datasets.heldout))
+    if config.eval.report_samples:
+        digits = config.data.name == "digits"
+        comparison = DIGITS if digits else glyph_comparison(config, tokenizer, datasets.heldout)
+        evaluators.append(Report(config, sampler, tokenizer, folder, comparison))
     return evaluators
 
 

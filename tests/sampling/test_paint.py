@@ -54,7 +54,7 @@ def test_chunks_give_the_tokens_of_one_go(sampler, options, every, monkeypatch):
 def test_an_edit_in_chunks_gives_the_tokens_of_one_go(sampler, golden, options):
     tokens = golden["tokens"].astype(np.int32)
     masked = np.random.default_rng(0).random((4, 16)) < np.array([0.2, 0.5, 0.8, 1.0])[:, None]
-    expected, _ = sampler.edit(LABELS, NUMBERS, 1, options, tokens, masked)
+    expected, _ = sampler.decode(LABELS, NUMBERS, 1, options, (tokens, masked))
     painted = list(paint(sampler, LABELS, NUMBERS, 1, options, 3, (tokens, masked)))
     assert (painted[0].known >= ~masked).all() and not painted[0].known.all()
     assert_grows(painted, np.asarray(expected))

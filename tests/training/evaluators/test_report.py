@@ -5,13 +5,13 @@ import numpy as np
 from rar_jax.data.digits import DigitsTokenizer
 from rar_jax.data.glyphs import glyph_images
 from rar_jax.evaluation import glyphs
-from rar_jax.training.evaluators.report import DigitsReport, GlyphReport
+from rar_jax.training.evaluators.report import DIGITS, Report, glyph_comparison
 from rar_jax.training.preemption import Preemption
 
 
 def test_the_report_holds_losses_and_scores(small_config, digits_sampler, tmp_path, capsys):
     config = small_config(eval={"report_samples": 20, "samples_per_class": 3})
-    evaluator = DigitsReport(config, digits_sampler, DigitsTokenizer(), tmp_path)
+    evaluator = Report(config, digits_sampler, DigitsTokenizer(), tmp_path, DIGITS)
     measured = {"heldout/target_loss": 1.25, "heldout/random_loss": 2.5}
     values = evaluator.run(7, {}, measured, Preemption()).values
     assert set(values) == {measure.name for measure in evaluator.measures}
@@ -60,7 +60,8 @@ def test_the_report_of_glyphs(small_config, monkeypatch, tmp_path, capsys):
     glyphs._heldout.cache_clear()
     data = {"name": "glyphs", "tokenizer": "t", "num_images": 40, "image_size": 32, "downsampling": 4}
     config = small_config(eval={"report_samples": 20}, data=data)
-    evaluator = GlyphReport(config, NumberSampler(), NumberTokenizer(), tmp_path, HeldOut())
+    comparison = glyph_comparison(config, NumberTokenizer(), HeldOut())
+    evaluator = Report(config, NumberSampler(), NumberTokenizer(), tmp_path, comparison)
     measured = {"heldout/target_loss": 1.25, "heldout/random_loss": 2.5}
     values = evaluator.run(7, {}, measured, Preemption()).values
     glyphs._heldout.cache_clear()
