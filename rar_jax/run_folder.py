@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import socket
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -37,12 +38,17 @@ def config_text(config: Any) -> str:
     return json.dumps({"kind": config.kind} | dataclasses.asdict(config), indent=2) + "\n"
 
 
-def _read_fields(folder: epath.PathLike) -> dict[str, Any]:
+def read_fields(folder: epath.PathLike) -> dict[str, Any]:
+    """Returns what the config.json of a run or a conversion stores. Its "kind" is that of the weights.
+
+    Raises:
+      UserError: the folder has no config.json, or it is not valid JSON.
+    """
     file = epath.Path(folder) / CONFIG_FILE
     if not file.exists():
         raise UserError(f"no run in {str(folder)!r}: it has no {CONFIG_FILE}")
     with naming(str(file)):
-        return _parsed(file.read_text())
+        return {"kind": Config.kind} | _parsed(file.read_text())
 
 
 def _parsed(text: str) -> dict[str, Any]:
@@ -50,15 +56,6 @@ def _parsed(text: str) -> dict[str, Any]:
         return dict(json.loads(text))
     except (ValueError, TypeError) as error:
         raise UserError(str(error)) from None
-
-
-def read_kind(folder: epath.PathLike) -> str:
-    """Returns the kind of the weights in the folder of a run or a conversion, as its config.json stores it.
-
-    Raises:
-      UserError: the folder has no config.json, or it is not valid JSON.
-    """
-    return _read_fields(folder).get("kind", "rar")
 
 
 def read_config(folder: epath.PathLike, schema: type[_Config] = Config) -> _Config:
@@ -71,8 +68,8 @@ def read_config(folder: epath.PathLike, schema: type[_Config] = Config) -> _Conf
     Raises:
       UserError: the folder has no config.json, it is of another kind, or this version does not understand it.
     """
-    fields = _read_fields(folder)
-    kind = fields.pop("kind", Config.kind)
+    fields = read_fields(folder)
+    kind = fields.pop("kind")
     if kind != schema.kind:
         raise UserError(f"{folder} holds a {kind}, not a {schema.kind}: choose another folder")
     with naming(str(epath.Path(folder) / CONFIG_FILE)):
@@ -138,7 +135,7 @@ def lock(folder: epath.PathLike, name: str = _LOCK_NAME, work: str = "trains") -
 
     Args:
       folder: the folder to work in.
-      name: stem of the two files in the folder that hold the lock (NAME.lock) and the holder's process id (NAME.pid).
+      name: stem of the two files in the folder that hold the lock (NAME.lock) and the holder (NAME.pid).
       work: what the holder does, a verb for the error message.
 
     Returns:
@@ -146,7 +143,7 @@ def lock(folder: epath.PathLike, name: str = _LOCK_NAME, work: str = "trains") -
       gs:// have no locks; for them it does nothing.
 
     Raises:
-      UserError: another process holds the lock; the message has its process id.
+      UserError: another process holds the lock; the message has its host and process id.
     """
     folder, held = epath.Path(folder), contextlib.ExitStack()
     if "://" in str(folder):
@@ -161,11 +158,16 @@ def lock(folder: epath.PathLike, name: str = _LOCK_NAME, work: str = "trains") -
         process = holder.read_text() if holder.exists() else "unknown"
         raise UserError(f"{folder}: process {process} {work} there; stop it, or choose another folder") from None
     held.callback(file_lock.release)
-    write_atomically(holder, str(os.getpid()))
+    write_atomically(holder, this_process())
     return held
 
 
-def is_locked_by(folder: epath.PathLike, process: int) -> bool:
-    """Returns whether a process, perhaps on another machine, locked this very folder last; True for gs://."""
+def this_process() -> str:
+    """Returns host:process id. In containers of different hosts, processes often have the same id."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def is_locked_by(folder: epath.PathLike, process: str) -> bool:
+    """Returns whether a process, as `this_process` names it, locked this very folder last; True for gs://."""
     holder = epath.Path(folder) / f"{_LOCK_NAME}.pid"
-    return "://" in str(folder) or (holder.exists() and holder.read_text() == str(process))
+    return "://" in str(folder) or (holder.exists() and holder.read_text() == process)

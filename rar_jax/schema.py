@@ -57,7 +57,7 @@ def from_config_dict(fields: ml_collections.ConfigDict | dict[str, Any], schema:
     """
     if isinstance(fields, ml_collections.ConfigDict):
         fields = fields.to_dict()
-    config = _build(schema, schema, fields, "")
+    config = build_section(schema, fields, "")
     check(config)
     return config
 
@@ -105,8 +105,19 @@ def unknown_field(path: str, *schemas: type) -> str:
     return f"config has no field {path!r}; " + (f"nearest: {', '.join(near[:3])}" if near else f"see {where}")
 
 
-def _build(schema: type, section: type, values: Any, prefix: str) -> Any:
-    """Makes a section of a schema from a dictionary of exactly its fields, each of its type."""
+def build_section(section: type, values: Any, prefix: str, schema: type | None = None) -> Any:
+    """Makes a section of a config from a dictionary of exactly its fields, each of its type.
+
+    Args:
+      section: the class of the section.
+      values: the fields.
+      prefix: the name of the section in the config, with a dot at its end; empty for the whole config.
+      schema: the class of the config, in whose names a misspelt one is looked for. By default the section's own.
+
+    Raises:
+      UserError: a field is unknown, missing or of another type.
+    """
+    schema = schema or section
     if not isinstance(values, dict):
         raise UserError(f"config.{prefix.rstrip('.')}={values!r} must be a section of fields")
     names = {field.name for field in dataclasses.fields(section)}
@@ -121,7 +132,7 @@ def _build(schema: type, section: type, values: Any, prefix: str) -> Any:
             raise UserError(f"config.{path} is missing: start from a recipe in {where}")
         value = values[field.name]
         if dataclasses.is_dataclass(field.type):
-            value = _build(schema, field.type, value, f"{path}.")
+            value = build_section(field.type, value, f"{path}.", schema)
         elif field.type is float and type(value) is int:
             value = float(value)
         elif field.type is tuple and type(value) is list:

@@ -96,8 +96,6 @@ def test_an_edit_keeps_what_is_not_masked(generator, caplog):
     for wrong in (images.repeat(2, 1).repeat(2, 2), np.zeros((3, 16), int)):
         with pytest.raises(UserError, match=r"images of shape .* must be uint8, from 0 to 255, of .* \(N, 8, 8, 3\)"):
             generator.edit(wrong, mask, [1, 1, 1], paste=False)
-    with pytest.raises(UserError, match="schedule=cosine does not go with editing"):
-        generator.edit(images, mask, [1, 1, 1], schedule="cosine", steps=4)
 
 
 def test_painting_ends_with_the_images_of_generate_and_edit(generator):

@@ -1,5 +1,4 @@
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -8,7 +7,7 @@ import pytest
 from conftest import ROOT
 
 from rar_jax.errors import UserError
-from rar_jax.run_folder import check_folder, is_locked_by, lock, read_config, run_names, write_config
+from rar_jax.run_folder import check_folder, is_locked_by, lock, read_config, run_names, this_process, write_config
 
 
 def test_config_round_trip(small_config, tmp_path):
@@ -71,16 +70,21 @@ def test_a_lock_is_held_until_its_process_ends_however_it_ends(tmp_path):
     assert holder.stdout.readline() == "held\n"
     # Attempts that fail do not wait and change nothing.
     for _ in range(3):
-        with pytest.raises(UserError, match=f": process {holder.pid} trains there; stop it, or choose another folder"):
+        with pytest.raises(
+            UserError, match=f": process .+:{holder.pid} trains there; stop it, or choose another folder"
+        ):
             lock(tmp_path)
-        assert is_locked_by(tmp_path, holder.pid) and not is_locked_by(tmp_path, os.getpid())
+        host = this_process().split(":")[0]
+        assert is_locked_by(tmp_path, f"{host}:{holder.pid}") and not is_locked_by(tmp_path, this_process())
+        # A process of another host can have the same id.
+        assert not is_locked_by(tmp_path, f"other-{host}:{holder.pid}")
     # Another name is another lock.
     lock(tmp_path, "process_3", "samples").close()
     holder.send_signal(signal.SIGKILL)
     holder.wait()
     held = lock(tmp_path)
-    assert is_locked_by(tmp_path, os.getpid())
-    with pytest.raises(UserError, match=f"process {os.getpid()} trains there"):
+    assert is_locked_by(tmp_path, this_process())
+    with pytest.raises(UserError, match=f"process {this_process()} trains there"):
         lock(tmp_path)
     held.close()
     lock(tmp_path).close()
@@ -88,6 +92,6 @@ def test_a_lock_is_held_until_its_process_ends_however_it_ends(tmp_path):
 
 def test_a_lock_covers_one_folder_and_buckets_have_none(tmp_path):
     with lock(tmp_path / "new" / "run"):
-        assert not is_locked_by(tmp_path, os.getpid())
+        assert not is_locked_by(tmp_path, this_process())
     with lock("gs://bucket/run"), lock("gs://bucket/run"):
-        assert is_locked_by("gs://bucket/run", 7)
+        assert is_locked_by("gs://bucket/run", "host:7")

@@ -7,6 +7,7 @@ import concurrent.futures
 import hashlib
 import json
 import threading
+from collections.abc import Sequence
 
 from etils import epath
 
@@ -34,23 +35,21 @@ def _digest(path: epath.Path, given_up: threading.Event | None = None) -> str:
     return digest.hexdigest()
 
 
-def _files(folder: epath.Path) -> list[epath.Path]:
+def _names(folder: epath.Path, below: str = "") -> list[str]:
+    """Returns the names of all files below a checkpoint's folder, relative to it."""
     found = []
-    for path in sorted(folder.iterdir()):
+    for path in sorted((folder / below).iterdir()):
+        name = f"{below}/{path.name}" if below else path.name
         if path.is_dir():
-            found += _files(path)
+            found += _names(folder, name)
         elif path.name != FILE and not path.name.endswith(".partial"):
-            found.append(path)
+            found.append(name)
     return found
 
 
-def _digests(
-    folder: epath.Path, part: int = 0, parts: int = 1, given_up: threading.Event | None = None
-) -> dict[str, str]:
-    files = _files(folder)[part::parts]
-    names = [str(path.relative_to(folder)) for path in files]
+def _digests(folder: epath.Path, names: Sequence[str], given_up: threading.Event | None = None) -> dict[str, str]:
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
-        return dict(zip(names, threads.map(lambda path: _digest(path, given_up), files), strict=True))
+        return dict(zip(names, threads.map(lambda name: _digest(folder / name, given_up), names), strict=True))
 
 
 def _is_missing(path: epath.Path) -> bool:
@@ -85,7 +84,7 @@ def write_manifest(folder: epath.Path, given_up: threading.Event | None = None) 
     Raises:
       OSError: a file cannot be read or written. It is a TimeoutError if `given_up` was set.
     """
-    write_atomically(folder / FILE, json.dumps(_digests(folder, given_up=given_up), indent=1))
+    write_atomically(folder / FILE, json.dumps(_digests(folder, _names(folder), given_up), indent=1))
 
 
 def verify(folder: epath.Path, part: int = 0, parts: int = 1) -> bool:
@@ -109,8 +108,8 @@ def verify(folder: epath.Path, part: int = 0, parts: int = 1) -> bool:
     for name in recorded:
         if _is_missing(folder / name):
             raise DamagedError(f"checkpoint {folder} cannot be read: {folder / name} is missing")
-    for name, digest in _digests(folder, part, parts).items():
-        if recorded.get(name, digest) != digest:
+    for name, digest in _digests(folder, sorted(recorded)[part::parts]).items():
+        if recorded[name] != digest:
             raise DamagedError(f"checkpoint {folder} cannot be read: {folder / name} is damaged")
     return True
 
@@ -125,7 +124,7 @@ def checkpoint_identity(folder: epath.Path) -> str:
     """
     digests = _recorded(folder)
     if digests is None:
-        digests = _digests(folder)
+        digests = _digests(folder, _names(folder))
     lines = "".join(f"{digest} {name}\n" for name, digest in sorted(digests.items()))
     return hashlib.sha256(lines.encode()).hexdigest()[:_IDENTITY_DIGITS]
 

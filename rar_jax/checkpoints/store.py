@@ -17,6 +17,7 @@ from rar_jax.checkpoints.manifest import DamagedError, verify, write_manifest
 from rar_jax.checkpoints.quiet import silence_saves
 from rar_jax.config import CheckpointConfig
 from rar_jax.errors import UserError
+from rar_jax.files import write_atomically
 from rar_jax.parallel.distributed import from_all, from_first, is_first, together, wait_for_all
 
 _log = logging.getLogger(__name__)
@@ -24,9 +25,11 @@ _log = logging.getLogger(__name__)
 FOLDER = "checkpoints"
 # Damaged checkpoints are moved to this folder beside it, so that new ones can be saved for the same steps.
 DAMAGED = "damaged_checkpoints"
+# A file there, which says why the last ones were moved.
+REASONS = "reasons.txt"
 
 _POLL_SECONDS = 0.2
-# How long a process that is being preempted waits for a manifest.
+# How long a process that is being preempted waits for the manifest of its last save.
 _HURRIED_SECONDS = 5
 
 _T = TypeVar("_T")
@@ -45,7 +48,8 @@ class Best(preservation_policy.PreservationPolicy):
     """Keeps the checkpoint with the best value of a metric.
 
     Orbax's own policy knows what was measured before a checkpoint was saved, but a run saves first and measures
-    afterwards. So the last checkpoint competes only when the next one is saved, and one more can be left at the end.
+    afterwards. So the last checkpoint competes only when the next one is saved, and a run can end with one checkpoint
+    more than the policies ask for. Values that are not finite do not compete.
     """
 
     def __init__(self, metric: str, is_max: bool, values: Mapping[int, float]):
@@ -56,13 +60,17 @@ class Best(preservation_policy.PreservationPolicy):
           is_max: whether the largest value is the best, rather than the smallest.
           values: step -> value.
         """
-        self._metric, self._values = metric, dict(values)
+        self._metric, self._values = metric, {step: value for step, value in values.items() if math.isfinite(value)}
         self._choose = max if is_max else min
 
     def add(self, step: int, measured: Mapping[str, float]) -> None:
         """Takes the value of the metric from what was measured at a step, if it was."""
-        if self._metric in measured:
+        if math.isfinite(measured.get(self._metric, math.nan)):
             self._values[step] = measured[self._metric]
+
+    def forget(self, step: int) -> None:
+        """Forgets the value of a step, which is that of an earlier checkpoint if the step is saved again."""
+        self._values.pop(step, None)
 
     def should_preserve(
         self,
@@ -135,7 +143,7 @@ class CheckpointStore:
             return False
         return [*tree] == ["params"]
 
-    def save(self, state: Any, data_state: dict[str, Any]) -> None:
+    def save(self, state: Any, data_state: dict[str, Any], hurried: bool = False) -> None:
         """Starts to save in the background. The state may be donated as soon as this returns.
 
         A save that fails is logged and leaves the older checkpoints as they are.
@@ -143,9 +151,12 @@ class CheckpointStore:
         Args:
           state: a pytree of arrays with an attribute `step`, int32 [].
           data_state: the position in the data; JSON values.
+          hurried: whether to wait only for the previous save, and not for its manifest, which is then not written.
         """
         step = int(state.step)
-        self._finish()
+        self._finish(0 if hurried else None)
+        if self._best is not None:
+            self._best.forget(step)
         self._quiet.callback(silence_saves())
         try:
             self._manager.save(
@@ -204,7 +215,9 @@ class CheckpointStore:
         return restored
 
     def restore_sampling_params(self, step: int, sharding: jax.sharding.Sharding, dtype: str) -> dict[str, Any]:
-        """Returns the parameters to sample with (the moving average if the run has one), and reads nothing else.
+        """Returns the parameters to sample with: the moving average if the run has one.
+
+        Nothing else is restored, but all files are read for their checksums.
 
         Args:
           step: one of `steps`.
@@ -256,7 +269,7 @@ class CheckpointStore:
             self._manager.close()
         return self._saved
 
-    def _newest_undamaged(self, steps: list[int], read: Callable[[int], _T]) -> tuple[int, _T, list[int]]:
+    def _newest_undamaged(self, steps: list[int], read: Callable[[int], _T]) -> tuple[int, _T, dict[int, DamagedError]]:
         """Returns the newest step that is not damaged, what `read` returns for it, and the newer, damaged steps.
 
         Raises:
@@ -271,7 +284,7 @@ class CheckpointStore:
                 continue
             for error in damaged.values():
                 _log.error("%s", error)
-            return step, result, list(damaged)
+            return step, result, damaged
         if not damaged:
             raise UserError(f"no checkpoint in {str(self._run_folder)!r}")
         raise UserError("no checkpoint can be read: " + "; ".join(map(str, damaged.values())))
@@ -279,7 +292,7 @@ class CheckpointStore:
     def _verify(self, step: int, part: int = 0, parts: int = 1) -> None:
         """Verifies one process's share of a checkpoint's files. Raises `DamagedError`."""
         if not verify(self._folder / str(step), part, parts):
-            _log.warning("checkpoint %s has no manifest yet, and is restored unverified", self._folder / str(step))
+            _log.warning("checkpoint %s has no manifest, and is restored unverified", self._folder / str(step))
 
     def _verify_together(self, step: int) -> None:
         """Verifies a checkpoint's files, each by one process. Raises `DamagedError` in all processes."""
@@ -339,10 +352,12 @@ class CheckpointStore:
         if self._saved:
             self._quiet.close()
 
-    def _put_aside(self, steps: list[int]) -> None:
+    def _put_aside(self, damaged: Mapping[int, DamagedError]) -> None:
         if is_first():
             (self._run_folder / DAMAGED).mkdir(parents=True, exist_ok=True)
-            for step in steps:
+            # A bucket has no empty folders, and nothing can be moved into a folder that does not exist.
+            write_atomically(self._run_folder / DAMAGED / REASONS, "".join(f"{each}\n" for each in damaged.values()))
+            for step in damaged:
                 target = self._run_folder / DAMAGED / str(step)
                 if target.exists():
                     target.rmtree()

@@ -11,8 +11,10 @@ import functools
 import io
 import math
 import operator
+import os
 import pickle
 import pickletools
+import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO, NamedTuple
@@ -68,6 +70,7 @@ def read_tensors(path: epath.PathLike) -> dict[str, Tensor]:
         raise UserError(f"no weights in {str(path)!r}: there is no such file")
     if path.suffix not in SUFFIXES:
         raise UserError(f"{path}: weights are read from {', '.join(SUFFIXES)} files")
+    check_local(path)
     return _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
 
 
@@ -102,12 +105,33 @@ def read_metadata(path: epath.PathLike) -> dict[str, str]:
 def write_safetensors(
     path: epath.PathLike, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Writes tensors by name, and texts by name, to a file, which appears once it is complete."""
+    """Writes tensors by name, and texts by name, to a file, which appears once it is complete.
+
+    Raises:
+      UserError: the file would be in a bucket, where the library cannot write.
+      OSError: it cannot be written, for example because the disk is full.
+    """
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
+    check_local(path)
     with written_aside(epath.Path(path)) as partial:
         # Not `ascontiguousarray`, which turns a scalar into a vector.
-        save_file({name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}, partial, metadata)
+        arrays = {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}
+        try:
+            save_file(arrays, partial, metadata)
+        except SafetensorError as error:
+            # The library reports errors of the operating system by their numbers alone.
+            number = re.search(r"os error (\d+)", str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
+
+
+def check_local(path: epath.PathLike) -> None:
+    """Raises a `UserError` if a .safetensors file is in a bucket, where the library can neither read nor write it."""
+    if str(path).endswith(".safetensors") and "://" in str(path):
+        raise UserError(f"{path}: .safetensors files are read and written on disks only: choose a local file")
 
 
 class _StorageType(NamedTuple):

@@ -33,7 +33,8 @@ from rar_jax.models.inception import InceptionV3
 from rar_jax.models.rar import RAR
 from rar_jax.models.sizes import PUBLISHED_GROUPS, VQGANConfig
 from rar_jax.models.vqgan import VQGAN
-from rar_jax.run_folder import CONFIG_FILE, config_from_text, config_text, read_config, read_kind, write_config
+from rar_jax.run_folder import CONFIG_FILE, config_from_text, config_text, read_config, read_fields, write_config
+from rar_jax.schema import build_section
 
 _log = logging.getLogger(__name__)
 
@@ -209,9 +210,14 @@ def _published_config(sizes: dict[str, int]) -> Config:
 def _from_folder(
     folder: epath.Path, wanted: str | None, step: int | None, sharding: jax.sharding.Sharding, dtype: str | None
 ) -> Weights:
-    kind = read_kind(folder)
+    fields = read_fields(folder)
+    kind = fields["kind"]
     _check_kind(folder, wanted, kind)
     config = None if kind in _WITHOUT_CONFIG else read_config(folder)
+    if kind == "vqgan":
+        with naming(str(folder / CONFIG_FILE)):
+            # Sizes that are newer than the folder have their defaults.
+            sizes = build_section(VQGANConfig, dataclasses.asdict(VQGANConfig()) | fields.get("model", {}), "model.")
     dtype = dtype or (config.train.dtype if config else "float32")
     store = CheckpointStore(folder)
     if step is None:
@@ -225,10 +231,7 @@ def _from_folder(
     if kind == "inception":
         return Weights(kind, InceptionV3(), params, identity, step)
     if kind == "vqgan":
-        sizes = json.loads((folder / CONFIG_FILE).read_text())["model"]
-        # JSON has no tuples.
-        sizes["multipliers"] = tuple(sizes["multipliers"])
-        return Weights(kind, VQGAN(VQGANConfig(**sizes)), params, identity, step)
+        return Weights(kind, VQGAN(sizes), params, identity, step)
     return Weights(kind, RAR(config.model, jnp.dtype(dtype)), params, identity, step, config)
 
 

@@ -61,12 +61,12 @@ def _read_config() -> Config | TokenizerConfig:
 def _advice(config: Config | TokenizerConfig) -> str:
     """Returns what to change so that the program needs less memory."""
     if _WHAT.value == "tokenizer":
-        return f"--config.train.batch_size={max(config.train.batch_size // 2, 1)} or more chips"
+        return "a smaller --config.train.batch_size or more chips"
     if _WHAT.value == "sample":
-        return f"--batch_size={max(_BATCH.value // 2, 1)} or more chips"
+        return "a smaller --batch_size or more chips"
     if config.train.remat != "block":
         return "--config.train.remat=block"
-    return f"--config.train.accumulation={2 * config.train.accumulation}, a larger --config.mesh.fsdp or more chips"
+    return "a larger --config.train.accumulation or --config.mesh.fsdp, or more chips"
 
 
 def _print_table() -> None:
@@ -97,4 +97,6 @@ def main(argv):
     except DoesNotFitError as error:
         described = f"{config.name}, {_WHAT.value}, on {_TOPOLOGY.value}"
         cli.fail(f"{described}: does not fit: {error}; try {_advice(config)}", cli.FAILURE)
-    print(f"fits: {needed:.1f} of {available:.1f} GB per device, by count, not run")
+    default = memory.get("available to JAX by default, GB", available)
+    share = "" if needed <= default else f", if XLA_CLIENT_MEM_FRACTION is above {needed / available:.2f} (JAX: 0.75)"
+    print(f"fits: {needed:.1f} of {available:.1f} GB per device, by count, not run{share}")

@@ -120,6 +120,23 @@ def keep_compiled_programs() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
+def set_deterministic(wanted: bool) -> None:
+    """Makes GPUs repeat their results bit for bit, if that is wanted. Call it before JAX starts its backend.
+
+    XLA reads its flags at that time.
+    """
+    if wanted:
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true"
+
+
+def read_numbers(holder: flags.FlagHolder[list[str]], kind: type, example: str) -> list[Any]:
+    """Returns the numbers of a list flag, of type `kind`. Raises a `UserError` with an example if one is not."""
+    try:
+        return [kind(number) for number in holder.value]
+    except ValueError:
+        raise UserError(f"--{holder.name}={','.join(holder.value)} must be numbers, such as {example}") from None
+
+
 @contextlib.contextmanager
 def user_errors() -> Iterator[None]:
     """Ends the program with one line if the block raises a `UserError` or finds an unusable path or a full disk.

@@ -8,10 +8,11 @@ of groups of a VQGAN's norms is read from the file's metadata; without metadata 
 RAR has the config and the step of its run in its metadata, so that it is sampled like the run.
 """
 
+import jax
 from absl import flags
 from etils import epath
 
-from rar_jax.checkpoints.tensor_files import SUFFIXES, write_safetensors
+from rar_jax.checkpoints.tensor_files import SUFFIXES, check_local, write_safetensors
 from rar_jax.checkpoints.weights import Weights, load_weights, published_form, save_weights
 from rar_jax.commands import shared_flags
 from rar_jax.errors import UserError
@@ -45,6 +46,8 @@ def _check_num_heads(weights: Weights) -> None:
 
 def main(argv):
     del argv
+    # Nothing is computed, and a program that trains may occupy the accelerators.
+    jax.config.update("jax_platforms", "cpu")
     if not _INPUT.value or not _OUTPUT.value:
         raise UserError("name what to read with --input and what to write with --output")
     output = epath.Path(_OUTPUT.value)
@@ -52,6 +55,7 @@ def main(argv):
         raise UserError(f"--output={output} exists already: remove it or choose another name")
     if output.suffix in SUFFIXES and output.suffix != ".safetensors":
         raise UserError(f"--output={output}: weights are written as a folder or as a .safetensors file")
+    check_local(output)
     check_folder("output", output.parent)
     weights = load_weights(_INPUT.value, step=_STEP.value)
     _check_num_heads(weights)

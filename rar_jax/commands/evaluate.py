@@ -8,6 +8,7 @@ from absl import flags
 from etils import epath
 
 from rar_jax.commands import cli, shared_flags
+from rar_jax.data.sources import check_outside
 from rar_jax.errors import UserError
 from rar_jax.evaluation.evaluate import evaluate_samples, save_statistics
 from rar_jax.evaluation.features import open_extractor
@@ -40,8 +41,12 @@ def _check() -> None:
         raise UserError("name the images to score with --samples")
     if not (_REFERENCE.value or _SAVE.value):
         raise UserError("name what to score against with --reference, or a file for --save_statistics")
+    if not _REFERENCE.value:
+        shared_flags.refuse((_OUT, _KIND), "save_statistics")
     if _SAVE.value:
         check_folder("save_statistics", epath.Path(_SAVE.value).parent)
+        if _REFERENCE.value and epath.Path(_SAVE.value).resolve() == epath.Path(_REFERENCE.value).resolve():
+            raise UserError(f"--save_statistics={_SAVE.value} would replace the reference: choose another name")
         check_statistics_file("save_statistics", _SAVE.value)
 
 
@@ -51,12 +56,16 @@ def main(argv):
     _check()
     out = epath.Path(_OUT.value or report_folder(_SAMPLES.value))
     check_folder("out", out)
-    samples = open_images(job_images(_SAMPLES.value), _IMAGE_SIZE.value)
+    paths = [job_images(each) for each in (_SAMPLES.value, _REFERENCE.value) if each]
+    for path in paths:
+        check_outside(path, "--out", out)
+    # Before the images are listed, which takes minutes on a network disk.
+    extractor = open_extractor(_FEATURES.value, _INCEPTION.value)
+    samples = open_images(paths[0], _IMAGE_SIZE.value)
     if _REFERENCE.value:
-        reference = Reference(job_images(_REFERENCE.value), _KIND.value, _IMAGE_SIZE.value)
-        extractor = open_extractor(_FEATURES.value, _INCEPTION.value)
+        reference = Reference(paths[1], _KIND.value, _IMAGE_SIZE.value)
         evaluate_samples(samples, reference, extractor, out, image_size=_IMAGE_SIZE.value, statistics=_SAVE.value)
     else:
-        save_statistics(samples, open_extractor(_FEATURES.value, _INCEPTION.value), _SAVE.value)
+        save_statistics(samples, extractor, _SAVE.value)
     if _SAVE.value:
         print(f"{_SAVE.value}: statistics of {len(samples):,} images")

@@ -78,7 +78,7 @@ def main(argv):
         raise UserError(f"--sections is empty: name some of {', '.join(SECTIONS)}")
     if unknown := [section for section in _SECTIONS.value if section not in SECTIONS]:
         raise UserError(f"--sections={','.join(unknown)} must be some of {', '.join(SECTIONS)}")
-    steps = [*dict.fromkeys(shared_flags.read_numbers(_STEPS, int, "64,16"))]
+    steps = [*dict.fromkeys(cli.read_numbers(_STEPS, int, "64,16"))]
     if steps and min(steps) < 1:
         raise UserError(f"--steps={','.join(_STEPS.value)} must be at least 1")
     subject = _subject()

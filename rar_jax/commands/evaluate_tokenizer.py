@@ -9,6 +9,7 @@ from etils import epath
 
 from rar_jax.commands import cli, shared_flags
 from rar_jax.data.glyphs import SPLITS
+from rar_jax.data.sources import check_outside
 from rar_jax.data.tokenizers import open_tokenizer
 from rar_jax.errors import UserError
 from rar_jax.evaluation.evaluate import evaluate_tokenizer
@@ -44,10 +45,13 @@ def main(argv):
         shared_flags.refuse((_SPLIT, _NUM_CLASSES), source)
     out = epath.Path(_OUT.value or report_folder(_IMAGES.value or _TOKENIZER.value))
     check_folder("out", out)
+    if source == "images":
+        check_outside(job_images(_IMAGES.value), "--out", out)
+    # Before the images are listed, which takes minutes on a network disk.
+    extractor = open_extractor(_FEATURES.value, _INCEPTION.value)
+    tokenizer = open_tokenizer(_TOKENIZER.value, _IMAGE_SIZE.value)
     if source == "glyphs":
         images = glyph_set(_SPLIT.value, _GLYPHS.value, int(_NUM_CLASSES.value), _IMAGE_SIZE.value)
     else:
         images = open_images(job_images(_IMAGES.value), _IMAGE_SIZE.value)
-    extractor = open_extractor(_FEATURES.value, _INCEPTION.value)
-    tokenizer = open_tokenizer(_TOKENIZER.value, _IMAGE_SIZE.value)
     evaluate_tokenizer(images, tokenizer, extractor, out, num=_NUM.value, reference_kind=_KIND.value)

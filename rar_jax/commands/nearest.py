@@ -10,6 +10,7 @@ from absl import flags
 from etils import epath
 
 from rar_jax.commands import cli, shared_flags
+from rar_jax.data.sources import check_outside
 from rar_jax.data.tokenizers import open_tokenizer
 from rar_jax.errors import UserError
 from rar_jax.evaluation.image_sets import open_images
@@ -35,5 +36,9 @@ def main(argv):
             raise UserError(f"--{holder.name} is missing: name --samples, --training, --heldout and --tokenizer")
     out = epath.Path(_OUT.value or report_folder(_SAMPLES.value, "nearest"))
     check_folder("out", out)
-    sets = [open_images(job_images(each.value), _IMAGE_SIZE.value) for each in (_SAMPLES, _TRAINING, _HELDOUT)]
-    compare_with_training(*sets, open_tokenizer(_TOKENIZER.value, _IMAGE_SIZE.value), out)
+    paths = [job_images(each.value) for each in (_SAMPLES, _TRAINING, _HELDOUT)]
+    for path in paths:
+        check_outside(path, "--out", out)
+    # Before the images are listed, which takes minutes on a network disk.
+    tokenizer = open_tokenizer(_TOKENIZER.value, _IMAGE_SIZE.value)
+    compare_with_training(*(open_images(path, _IMAGE_SIZE.value) for path in paths), tokenizer, out)

@@ -8,6 +8,7 @@ The page needs Gradio: pip install -e ".[demo]".
 
 import importlib.util
 import os
+import socket
 
 from absl import flags
 
@@ -41,6 +42,12 @@ def main(argv):
     from rar_jax.demo.recipes import Model
     from rar_jax.demo.studio import Studio
 
+    # Before the model is loaded. The page would find out too, but only afterwards.
+    try:
+        family, *_, address = socket.getaddrinfo(_HOST.value, _PORT.value, type=socket.SOCK_STREAM)[0]
+        socket.create_server(address, family=family).close()
+    except OSError as error:
+        raise UserError(f"--host={_HOST.value} --port={_PORT.value}: {error}") from None
     generator = load(_CHECKPOINT.value, _STEP.value, _TOKENIZER.value)
     model = Model(_CHECKPOINT.value, _STEP.value, _TOKENIZER.value)
     events = Events(Studio(generator, _MAX_IMAGES.value), model)

@@ -222,14 +222,6 @@ def refuse(holders: Sequence[flags.FlagHolder], given: str) -> None:
             raise UserError(f"--{holder.name} has no effect with --{given}: remove it")
 
 
-def read_numbers(holder: flags.FlagHolder[list[str]], kind: type, example: str) -> list[Any]:
-    """Returns the numbers of a list flag, of type `kind`. Raises a `UserError` with an example if one is not."""
-    try:
-        return [kind(number) for number in holder.value]
-    except ValueError:
-        raise UserError(f"--{holder.name}={','.join(holder.value)} must be numbers, such as {example}") from None
-
-
 def define_picture() -> flags.FlagHolder[str]:
     """Defines --output, a PNG file; see `check_picture`."""
     return flags.DEFINE_string("output", "grid.png", "PNG file to write.")

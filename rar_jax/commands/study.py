@@ -14,7 +14,6 @@ from absl import flags
 from etils import epath
 
 from rar_jax.commands import cli, shared_flags
-from rar_jax.commands.training import set_deterministic
 from rar_jax.errors import UserError
 from rar_jax.run_folder import check_folder, lock
 from rar_jax.studies.plan import cells_of, load_study
@@ -42,7 +41,7 @@ def main(argv):
     study = load_study(file)
     cells = cells_of(study)
     # After the base config was checked, and before JAX starts its backend.
-    set_deterministic(study.base.train.deterministic)
+    cli.set_deterministic(study.base.train.deterministic)
     index, count = shared_flags.share_of_work(_PROCESS.value, _COUNT.value)
     folder = epath.Path(_OUT.value or f"runs/studies/{file.stem}")
     check_folder("out", folder)
@@ -57,7 +56,7 @@ def main(argv):
         print(f"{folder}: {RESULTS}, {TABLE}, {FIGURE}; {scored} of {len(cells)} cells")
     if not complete:
         sys.exit(cli.PREEMPTED)
-    # Another process may be about to try its failed cells again.
+    # Only this process's cells: another process may still try the ones again that it failed.
     digests = {cell.digest for cell in own}
     if failed := [cell for cell in found if "error" in cell and cell["digest"] in digests]:
         cli.fail("; ".join(f"{cell['row']}, seed {cell['seed']}: {cell['error']}" for cell in failed), cli.FAILURE)

@@ -1,6 +1,5 @@
 """What the commands that train have in common: the flags of a run, and running it."""
 
-import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -16,15 +15,6 @@ from rar_jax.training.preemption import Preemption
 
 # absl then counts these flags as flags of the command, whose --help shows them.
 flags.disclaim_key_flags()
-
-
-def set_deterministic(wanted: bool) -> None:
-    """Makes GPUs repeat their results bit for bit, if that is wanted. Call it before JAX starts its backend.
-
-    XLA reads its flags at that time.
-    """
-    if wanted:
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true"
 
 
 def define_run() -> Callable[[Any, Callable[..., BaseRun]], None]:
@@ -61,7 +51,7 @@ def define_run() -> Callable[[Any, Callable[..., BaseRun]], None]:
 
     def train(config: Any, prepare: Callable[..., BaseRun]) -> None:
         cli.keep_compiled_programs()
-        set_deterministic(config.train.deterministic)
+        cli.set_deterministic(config.train.deterministic)
         distributed.initialize(coordinator.value, processes.value, process.value)
         # The errors of users are reported in the inner context, so that one of several processes then ends at once.
         with distributed.ending_at_once(), Preemption() as preemption, cli.user_errors():

@@ -46,10 +46,10 @@ def main(argv):
     if not _CHECKPOINT.value or not _REFERENCE.value:
         raise UserError("name a model with --checkpoint=RUN and a reference with --reference")
     out = shared_flags.results_folder(_CHECKPOINT.value, _OUT.value, report_folder)
-    numbers = (shared_flags.read_numbers(each, float, "1,1.5") for each in (_SCALES, _POWERS, _TEMPERATURES))
+    numbers = (cli.read_numbers(each, float, "1,1.5") for each in (_SCALES, _POWERS, _TEMPERATURES))
     candidates = Candidates(*numbers)
-    reference = Reference(job_images(_REFERENCE.value), None)
     extractor = open_extractor(_FEATURES.value, _INCEPTION.value)
+    reference = Reference(job_images(_REFERENCE.value), None)
     generator = load(_CHECKPOINT.value, tokenizer=_TOKENIZER.value)
     found = tune(
         generator, reference, extractor, candidates, out,

@@ -114,12 +114,16 @@ class Studio:
 
         return [*filter(defined, SCAN_ORDERS), *DRAWN_ORDERS]
 
+    def choices(self) -> list[tuple[str, int]]:
+        """Returns the name and the label of each class, for a list to choose from."""
+        return [(self.class_name(label), label) for label in range(self.num_classes)]
+
     def read_upload(self, data: bytes, size: int = 0) -> np.ndarray:
         """Decodes an uploaded file to an image of the model's size, uint8 [S, S, 3].
 
         Args:
-          data: the file; empty for a file that is too large to be sent.
-          size: its size in bytes, if it was not sent.
+          data: the bytes of the file; empty if the page did not send them because they are too many.
+          size: the number of bytes, as the page reports it.
 
         Raises:
           UserError: the file is too large, or it is not an image.

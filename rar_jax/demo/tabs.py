@@ -46,9 +46,6 @@ class _Drawing:
     def __init__(self, events: Events):
         self.events = events
 
-    def choices(self) -> list[tuple[str, int]]:
-        return [(self.events.studio.class_name(label), label) for label in range(self.events.studio.num_classes)]
-
     def controls(self, verb: str, counts: str) -> None:
         """Adds the controls under those of the tab."""
         largest = self.events.studio.max_images
@@ -104,8 +101,8 @@ class SampleTab(_Drawing):
         with gr.Tab("Sample", id="sample"), gr.Row():
             with gr.Column(scale=1, min_width=300):
                 self.classes = gr.Dropdown(
-                    self.choices(), value=[0], multiselect=True, label="Classes", info="Type to search by name.",
-                    max_choices=events.studio.max_images,
+                    events.studio.choices(), value=[0], multiselect=True, label="Classes",
+                    info="Type to search by name.", max_choices=events.studio.max_images,
                 )  # fmt: skip
                 self.controls("Draw", "Number of images")
             with gr.Column(scale=2, min_width=300):
@@ -130,7 +127,9 @@ class FillTab(_Drawing):
                     js_on_load=read_file("brush.js", "upload.js"),
                 )  # fmt: skip
                 self.undo = gr.Button("Undo", size="sm")
-                self.label = gr.Dropdown(self.choices(), value=0, label="Class to draw", info="Type to search by name.")
+                self.label = gr.Dropdown(
+                    self.events.studio.choices(), value=0, label="Class to draw", info="Type to search by name."
+                )
                 self.controls("Fill", "Number of fillings")
             with gr.Column(scale=2, min_width=300):
                 self.results("fill", "Open an image, paint over a part of it and press Fill")
@@ -166,9 +165,12 @@ class LikelihoodTab:
                     {"image": ""}, html_template=read_file("photo.html"), js_on_load=read_file("photo.js", "upload.js"),
                     limit=MAX_BYTES, elem_id="photo",
                 )  # fmt: skip
-                choices = [(events.studio.class_name(label), label) for label in range(events.studio.num_classes)]
                 self.classes = gr.Dropdown(
-                    choices, multiselect=True, label="Classes to compare", info=info, max_choices=COMPARED_CLASSES
+                    events.studio.choices(),
+                    multiselect=True,
+                    label="Classes to compare",
+                    info=info,
+                    max_choices=COMPARED_CLASSES,
                 )
                 self.orders = gr.Slider(
                     0, 16, 0, step=1, label="Random orders", info="0 reads each image in the run's scan order."

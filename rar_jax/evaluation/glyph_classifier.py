@@ -115,10 +115,18 @@ def recognised(logits: np.ndarray, labels: np.ndarray, num_classes: int | None =
     Raises:
       UserError: a label is not that of a glyph.
     """
-    if labels.max() >= max(NUM_CLASSES):
-        raise UserError(f"label {labels.max()} is not one of the {max(NUM_CLASSES)} glyphs: use other --features")
+    check_labels(labels)
     num_classes = num_classes or min(number for number in NUM_CLASSES if number > labels.max())
     return float(np.mean(logits[:, :num_classes].argmax(axis=1) == labels))
+
+
+def check_labels(labels: np.ndarray) -> None:
+    """Raises a `UserError` if a label is not that of a glyph."""
+    if labels.max() >= max(NUM_CLASSES):
+        raise UserError(
+            f"the labels go up to {labels.max()}, but the glyphs have the classes 0 to {max(NUM_CLASSES) - 1}: use "
+            "other --features"
+        )
 
 
 @functools.cache

@@ -48,15 +48,15 @@ def glyph_report(
         nearest training image (`distance_to_training`). Samples that are copies are nearer than reconstructions.
     """
     real, real_labels = glyph_images("heldout", np.arange(len(reconstructions)), num_classes)
-    samples, heldout, reconstructed = (
-        glyph_scores(*each, num_classes)
-        for each in ((images, labels), (real, real_labels), (reconstructions, real_labels))
+    samples, reconstructed = (
+        glyph_scores(*each, num_classes) for each in ((images, labels), (reconstructions, real_labels))
     )
+    _, logits = glyph_classifier().outputs(real)
     # Searched together, because the training images are drawn for each search.
     distances = distance_to_training(np.concatenate([images, reconstructions]), num_training, num_classes)
     return {
         "glyph_accuracy_samples": samples["glyph_accuracy"],
-        "glyph_accuracy_heldout": heldout["glyph_accuracy"],
+        "glyph_accuracy_heldout": recognised(logits, real_labels, num_classes),
         "frechet_samples": samples["frechet_glyphs"],
         "frechet_reconstructions": reconstructed["frechet_glyphs"],
         "nearest_samples": float(np.median(distances[: len(images)])),

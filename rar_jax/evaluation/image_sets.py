@@ -91,18 +91,19 @@ class ExampleImages:
             )
         return image
 
-    def batches(self, size: int) -> Iterator[np.ndarray]:
-        """See `ImageSet.batches`."""
-        with contextlib.closing(self._read_ahead()) as images:
+    def batches(self, size: int, places: Sequence[int] | None = None) -> Iterator[np.ndarray]:
+        """See `ImageSet.batches`. With `places`, only the images at these places of the set are read."""
+        examples = self._examples if places is None else [self._examples[place] for place in places]
+        with contextlib.closing(self._read_ahead(examples)) as images:
             while batch := list(itertools.islice(images, size)):
                 yield np.stack(batch)
 
-    def _read_ahead(self) -> Iterator[np.ndarray]:
-        """Yields all images in order. Threads read the next ones meanwhile."""
+    def _read_ahead(self, examples: Sequence[Example]) -> Iterator[np.ndarray]:
+        """Yields images in order. Threads read the next ones meanwhile."""
         with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
             waiting = collections.deque()
             try:
-                for example in self._examples:
+                for example in examples:
                     waiting.append(threads.submit(self._read, example))
                     if len(waiting) > _AHEAD:
                         yield waiting.popleft().result()
@@ -276,6 +277,8 @@ def open_images(path: epath.PathLike, image_size: int | None = None) -> FolderIm
     """
     if epath.Path(path).is_dir():
         return FolderImages(path, image_size)
+    if not epath.Path(path).exists():
+        raise UserError(f"no images in {str(path)!r}: there is no such file or folder")
     if epath.Path(path).suffix != ".npz":
         raise UserError(f"no images in {str(path)!r}: it must be a folder or an .npz file")
     images = NpzImages(path)
@@ -304,13 +307,18 @@ def rows_at(places: np.ndarray, start: int, count: int) -> np.ndarray:
 
 
 def chosen(images: ImageSet, places: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    """Yields the images at given places in batches, as `ImageSet.batches` does. Stops reading after the last place.
+    """Yields the images at given places in batches, as `ImageSet.batches` does.
+
+    An .npz file is read from its beginning to the last place, and of encoded images no others are read.
 
     Args:
       images: the set.
       places: int [n], ascending places in the set.
       size: number of images per batch.
     """
+    if isinstance(images, ExampleImages):
+        yield from images.batches(size, places)
+        return
     waiting, start = [], 0
     for batch in images.batches(size):
         waiting += list(batch[rows_at(places, start, len(batch))])

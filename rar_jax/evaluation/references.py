@@ -1,5 +1,6 @@
 """Reads and writes statistics of features in the format of the ADM evaluator's reference batches (.npz)."""
 
+import os
 import zipfile
 import zlib
 
@@ -54,10 +55,17 @@ def read_statistics(path: epath.PathLike) -> dict[str, Gaussian]:
 
 
 def check_statistics_file(flag: str, path: epath.PathLike) -> None:
-    """Raises a `UserError` that names the flag if statistics cannot be written to a file, or would replace images."""
+    """Raises a `UserError` that names the flag if statistics cannot be written to a file, or would replace images.
+
+    Raises:
+      OSError: the folder of the file cannot be made.
+    """
     path = epath.Path(path)
     if path.suffix != ".npz" or path.is_dir():
         raise UserError(f"--{flag}={path} must be an .npz file")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if "://" not in str(path) and not os.access(path.parent, os.W_OK):
+        raise UserError(f"--{flag}={path}: no file can be written into {path.parent}")
     if not path.exists():
         return
     try:

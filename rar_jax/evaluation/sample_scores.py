@@ -75,7 +75,9 @@ class GlyphScorer:
 
 
 class ReferenceScorer:
-    """Scores samples against a reference by features: FID and Inception Score, or the Frechet distance of pixels.
+    """Scores samples against a reference by features: a Frechet distance, and the score of classes if there is one.
+
+    For the FID Inception network these are FID and Inception Score.
 
     Attributes:
       names: see `SampleScorer`.
@@ -116,6 +118,6 @@ class ReferenceScorer:
         return dict(zip(self.names, scores, strict=True))
 
 
-def open_scorer(features: str, inception: str, reference: epath.PathLike, image_size: int) -> ReferenceScorer:
-    """Returns a scorer of features and a reference; see `features.open_extractor` and `scoring.Reference`."""
-    return ReferenceScorer(open_extractor(features, inception), Reference(reference, None), image_size)
+def open_scorer(inception: str, reference: epath.PathLike, image_size: int) -> ReferenceScorer:
+    """Returns a scorer of Inception features and a reference; see `features.open_extractor`, `scoring.Reference`."""
+    return ReferenceScorer(open_extractor("inception", inception), Reference(reference, None), image_size)

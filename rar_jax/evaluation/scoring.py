@@ -155,7 +155,7 @@ class Reference:
       images: the images, or None if there are only statistics.
       gaussians: the statistics by kind of features; complete after `prepare`.
       pool, places: the features for precision and recall, float32 [n, F], and the places of their images in the set,
-        int [n]; None before `prepare` or without images.
+        int [n]; None before `prepare`, without images, and after `prepare` without features.
     """
 
     def __init__(self, path: epath.PathLike, kind: str | None, image_size: int | None = None):
@@ -194,6 +194,8 @@ class Reference:
     def check(self, extractor: Extractor, size: tuple[int, int]) -> None:
         """Raises a `UserError` if images of a size (height, width) cannot be scored against this reference."""
         wanted = extractor.num_features(size)
+        if not self.gaussians and len(self.images) < 2:
+            raise UserError(f"{self.name} has a single image, which has no covariance: give at least 2")
         if self.gaussians and "pool" not in self.gaussians:
             raise UserError(f"{self.name} has mu_s and sigma_s, but no mu and sigma, which the Frechet distance needs")
         if self.gaussians and len(self.gaussians["pool"].mu) != wanted:

@@ -31,6 +31,8 @@ Row = dict[str, Any]
 def measure(subject: Subject, grid: Grid, sections: Sequence[str], folder: epath.PathLike) -> dict[str, list[Row]]:
     """Measures a model, and writes orders.json and, with the section steps, orders.png.
 
+    Sections that orders.json has and that are not measured now are kept.
+
     Args:
       subject: the model.
       grid: the settings.
@@ -61,10 +63,18 @@ def measure(subject: Subject, grid: Grid, sections: Sequence[str], folder: epath
         raise UserError(
             f"--sections={','.join(sections)} has nothing to measure with --steps={','.join(map(str, grid.steps))}"
         )
-    write_atomically(folder / REPORT, json.dumps({"images": subject.num} | _as_json(results), indent=2) + "\n")
+    report = {"images": subject.num} | _other_sections(folder, subject.num) | _as_json(results)
+    write_atomically(folder / REPORT, json.dumps(report, indent=2) + "\n")
     if "steps" in results:
         plot_steps(folder / PICTURE, results["steps"], subject.name, subject.num_tokens)
     return results
+
+
+def _other_sections(folder: epath.Path, images: int) -> dict[str, Any]:
+    """Returns what an earlier report of the folder holds, if it is one of as many images."""
+    file = folder / REPORT
+    earlier = json.loads(file.read_text()) if file.exists() else {}
+    return earlier if earlier.get("images") == images else {}
 
 
 def _as_json(results: Mapping[str, Sequence[Row]]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from etils import epath
 
 from rar_jax.data.tokenizers import decoded
 from rar_jax.errors import UserError, naming
-from rar_jax.evaluation.features import Extractor
+from rar_jax.evaluation.features import Extractor, check_labels
 from rar_jax.evaluation.report import score_label
 from rar_jax.evaluation.sample_scores import ReferenceScorer
 from rar_jax.evaluation.scoring import Reference
@@ -141,6 +141,7 @@ def tune(
     if score not in scorer.names:
         raise UserError(f"--score={score} must be one of {', '.join(scorer.names)} with --features={extractor.name}")
     labels = interleaved_labels(num, generator.sampler.model.config.num_classes)
+    check_labels(extractor, labels)
     fixed = {name: value for name, value in dataclasses.asdict(options).items() if name not in Setting._fields}
     plan = generator.origin | {"images": num, "seed": seed} | fixed
     plan |= {"reference": reference.name, "features": scorer.fingerprint}
@@ -166,7 +167,5 @@ def _score_setting(
     # The reference is prepared once, and not at all if every setting is scored already.
     scorer.prepare()
     options = generator.options(**setting._asdict())
-    tokens = sample_tokens(
-        generator.sampler, labels, options, seed=seed, batch_size=batch_size, on_batch=on_batch
-    )  # fmt: skip
+    tokens = sample_tokens(generator.sampler, labels, options, seed=seed, batch_size=batch_size, on_batch=on_batch)
     return scorer.score(decoded(generator.tokenizer, tokens), labels)

@@ -64,11 +64,13 @@ def initialize(
         given["cluster_detection_method"] = "deactivate"
     try:
         jax.distributed.initialize(**given, heartbeat_timeout_seconds=_HEARTBEAT_SECONDS)
-    except RuntimeError as error:
+    # JAX raises all of these: a process is missing, nothing describes the others, a cloud's server does not answer.
+    except (RuntimeError, ValueError, OSError) as error:
         used = {name: value for name, value in given.items() if value is not None}
         raise UserError(
             f"the processes did not find each other ({used or 'settings from the environment'}): check that all "
-            f"are started, and that the address of the first one is reachable and its port free. {error}"
+            "are started, and that the address of the first one is reachable and its port free; a process that trains "
+            f"alone needs --num_processes=1. {error}"
         ) from None
     if not is_first():
         logging.getLogger("rar_jax").setLevel(logging.WARNING)
@@ -80,7 +82,7 @@ def _in_a_cluster() -> bool:
         return int(os.environ.get("SLURM_NTASKS", 1)) > 1
     if "OMPI_MCA_orte_hnp_uri" in os.environ:
         return int(os.environ.get("OMPI_COMM_WORLD_SIZE", 1)) > 1
-    chips = glob.glob("/dev/accel*") + glob.glob("/dev/vfio/[0-9]*")
+    chips = glob.glob("/dev/accel[0-9]*") + glob.glob("/dev/vfio/[0-9]*")
     return bool(chips) and importlib.util.find_spec("libtpu") is not None
 
 

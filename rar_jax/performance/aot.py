@@ -26,6 +26,8 @@ from rar_jax.tokenizer_config import TokenizerConfig
 
 # The training step, the decode loop, and the training step of a tokenizer.
 PROGRAMS = ("train", "sample", "tokenizer")
+# The share of a GPU's memory that JAX uses unless XLA_CLIENT_MEM_FRACTION is set.
+GPU_SHARE = 0.75
 
 
 def _traffic(parsed: Program, topology: Topology) -> tuple[dict[str, str], float, float]:
@@ -95,7 +97,7 @@ def analyse(
     Args:
       config: the experiment. No data is read. For "tokenizer" it is a `TokenizerConfig`.
       topology: the devices, such as v5e:8x8 or h200:8.
-      program: "train" for the training step, "sample" for the decode loop, "tokenizer" for that of a tokenizer.
+      program: "train" for the training step, "sample" for the decode loop, "tokenizer" for a tokenizer's training step.
       batch_size: number of images decoded at once on all devices. It is used for "sample" alone.
 
     Returns:
@@ -125,7 +127,8 @@ def analyse(
             "these figures": "by count, not run",
         },
         "memory per device, by the compiler": used
-        | {"total, GB": sum(used.values()), "available, GB": chip.memory / 1e9},
+        | {"total, GB": sum(used.values()), "available, GB": chip.memory / 1e9}
+        | ({"available to JAX by default, GB": GPU_SHARE * chip.memory / 1e9} if chip.is_gpu else {}),
         "work per device, by formula": work,
         "collectives per device, by the compiler": lines | {"sent, GB": sent / 1e9},
         "roofline, by the data sheet": {

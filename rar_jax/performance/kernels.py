@@ -1,7 +1,7 @@
 """Lists the kernels of a compiled program, with the bytes that they move and the FLOPs of their products.
 
-Nothing is run. A kernel in a loop is counted once per iteration. Of the branches of a condition the one that moves the
-most bytes counts.
+Nothing is run. A kernel in a loop is counted once per iteration. If a condition has several branches, the one that
+moves the most bytes counts.
 """
 
 import re

@@ -75,7 +75,7 @@ class Measured:
         except json.JSONDecodeError:
             self._found = None
         if not isinstance(self._found, list):
-            raise UserError(f"json={path!r} is a file of something else than this table: name another file")
+            raise UserError(f"--json={path} does not hold variants of this table: name another file")
 
     def __call__(self, variant: Variant) -> dict[str, Any]:
         """Returns the columns of a variant, which is compiled unless it was."""

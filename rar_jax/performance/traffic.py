@@ -1,13 +1,13 @@
 """Computes the bytes of main memory that one kernel of a compiled program reads and writes.
 
-A kernel is a fusion or a single instruction. It reads each of its operands once, and of an operand that it only slices
-the slices. It writes its results once, and of a buffer that it updates in place the update. Caches, tile padding and
-repeated reads are not modelled.
+A kernel is a fusion or a single instruction. It reads each of its operands once and writes its results once. If it only
+slices an operand, only the slices count as read. If it updates a buffer in place, only the update counts as written.
+Caches, tile padding and repeated reads are not modelled.
 """
 
 from rar_jax.performance.hlo_text import Array, Computation, Instruction
 
-# Of these instructions an element of the result needs more than the element at its place, so that all of an operand is
+# An element of the results of these instructions needs more than the element at its place, so that all of an operand is
 # read even if a part of the result is needed. For any other instruction the needed parts of result and operand agree.
 _READS_ALL = frozenset(
     [
@@ -87,7 +87,7 @@ def _slice_key(instruction: Instruction) -> str:
 
 
 def _operand_parts(body: Computation, user: Instruction, index: int, parts: _Parts, in_place: bool) -> _Parts:
-    """Returns the parts of an operand that its user needs, of which these parts are needed."""
+    """Returns the parts of an operand that are needed, if these parts of its user's result are needed."""
     if in_place and index == 0:
         return {}
     if user.opcode in _SLICES and index == 0:

@@ -142,7 +142,7 @@ class Cell(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Name of the cell in messages and of its folder, which no cell with other results has."""
+        """Name of the cell in messages and of its folder. Cells with other settings have another digest in it."""
         return f"{self.row.label.replace('/', '_').replace(' ', '_')}-seed{self.seed}-{self.digest}"
 
 
@@ -163,6 +163,11 @@ def load_study(path: epath.PathLike) -> Study:
     if not isinstance(study, Study):
         raise UserError(f"{path}: it must define get_study(), which returns a rar_jax.studies.plan.Study")
     with naming(str(path)):
+        if not study.rows or not all(isinstance(row, Row) for row in study.rows):
+            raise UserError("study.rows must be one or more rar_jax.studies.plan.Row")
+        for name in ("seeds", "samples", "tuning_samples"):
+            if type(value := getattr(study, name)) is not int:
+                raise UserError(f"study.{name}={value!r} must be a whole number")
         check_fields(study, "study.")
         _check_scores(study)
     return study

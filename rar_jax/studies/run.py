@@ -12,6 +12,7 @@ from etils import epath
 from rar_jax.errors import UserError
 from rar_jax.files import read_json_lines, write_atomically
 from rar_jax.progress import Progress
+from rar_jax.run_folder import lock
 from rar_jax.studies.plan import Cell, Study
 from rar_jax.studies.program import cell_program
 from rar_jax.studies.scores import CellScorer, read_curves
@@ -85,6 +86,9 @@ def run_cells(
 ) -> bool:
     """Trains and scores every cell that has no results yet. A cell that fails does not end the others.
 
+    Cells that another process trains at the moment, or has finished meanwhile, are left to it. This happens if two
+    processes divide the study differently.
+
     Args:
       study: the study.
       cells: this process's cells.
@@ -98,16 +102,24 @@ def run_cells(
     left = [cell for cell in cells if not results.finished(cell)]
     progress = Progress("study", len(cells), done=len(cells) - len(left), unit="cell")
     for cell in left:
+        run = epath.Path(folder) / _RUNS / cell.name
         try:
-            values = _measure(study, cell, epath.Path(folder) / _RUNS / cell.name, preemption)
-        except Preempted:
-            progress.close()
-            return False
-        # Whatever ends one cell, such as updates that are not finite, must not end the study.
-        except Exception as error:
-            _log.error("cell %s failed: %s", cell.name, error, exc_info=not isinstance(error, UserError))
-            values = {"error": f"{type(error).__name__}: {error}"}
-        results.add(cell, values)
+            held = lock(run, "cell", "trains")
+        except UserError as error:
+            _log.warning("cell %s is left out: %s", cell.name, error)
+            continue
+        with held:
+            if not results.finished(cell):
+                try:
+                    values = _measure(study, cell, run, preemption)
+                except Preempted:
+                    progress.close()
+                    return False
+                # Whatever ends one cell, such as updates that are not finite, must not end the study.
+                except Exception as error:
+                    _log.error("cell %s failed: %s", cell.name, error, exc_info=not isinstance(error, UserError))
+                    values = {"error": f"{type(error).__name__}: {error}"}
+                results.add(cell, values)
         progress.update(note=cell.name)
     progress.close()
     return True

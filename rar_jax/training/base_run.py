@@ -7,7 +7,6 @@ import abc
 import contextlib
 import dataclasses
 import logging
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,7 +20,7 @@ from rar_jax.data.loader import DeviceBatches
 from rar_jax.errors import UserError
 from rar_jax.parallel.distributed import from_first, is_first, together
 from rar_jax.parallel.mesh import put_batch
-from rar_jax.run_folder import CONFIG_FILE, is_locked_by, lock, read_config
+from rar_jax.run_folder import CONFIG_FILE, is_locked_by, lock, read_config, this_process
 from rar_jax.schema import allowed_changes, check_same_run
 from rar_jax.training.base_program import BaseProgram, State
 from rar_jax.training.evaluators.evaluator import Evaluator, Measure
@@ -179,7 +178,7 @@ def _lock(folder: epath.Path) -> contextlib.ExitStack:
     """
     with together():
         held = lock(folder) if is_first() else contextlib.ExitStack()
-    holder = from_first(os.getpid())
+    holder = from_first(this_process())
     with together():
         if not is_locked_by(folder, holder):
             raise UserError(

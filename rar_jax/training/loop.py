@@ -119,7 +119,7 @@ class _Loop:
         except Preempted:
             _log.warning("asked to end: at step %d of %d", self.step, self._run.config.last_step)
             if self.step > self._saved:
-                self._save()
+                self._save(hurried=True)
             return False
         finally:
             # Each is closed, also if closing another one fails.
@@ -166,8 +166,8 @@ class _Loop:
             self._run.store.add_measured(self.step, self._evaluations.measured(self.step))
             self._timer.restart(self.step)
 
-    def _save(self) -> None:
-        """Starts to save a checkpoint.
+    def _save(self, hurried: bool = False) -> None:
+        """Starts to save a checkpoint; see `CheckpointStore.save`.
 
         Raises:
           NonFiniteError: the state is not finite.
@@ -177,7 +177,7 @@ class _Loop:
         self._log.flush()
         self._evaluations.flush()
         position = {"loader": self._batches.get_state(), "pending": self._metrics.fetch_pending()}
-        self._run.store.save(self._state, position)
+        self._run.store.save(self._state, position, hurried)
         self._saved = self.step
 
 

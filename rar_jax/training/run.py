@@ -169,7 +169,7 @@ def _open_scorer(config: Config) -> SampleScorer | None:
     if not options.inception:
         return DigitsScorer() if config.data.name == "digits" else GlyphScorer(config.model.num_classes)
     with naming(_SCORED_WITH):
-        return open_scorer("inception", options.inception, options.reference, config.data.image_size)
+        return open_scorer(options.inception, options.reference, config.data.image_size)
 
 
 def _prepare_scorer(config: Config, scorer: SampleScorer | None) -> None:

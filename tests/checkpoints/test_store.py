@@ -3,6 +3,7 @@ import logging
 import math
 import shutil
 import sys
+import threading
 import time
 import warnings
 
@@ -274,19 +275,40 @@ def test_the_newest_checkpoint_without_a_manifest_is_restored_with_a_warning(sav
     step, _ = CheckpointStore(folder).restore_newest_sampling_params(sharding, "float32")
     assert step == STEP + 2
     warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert len(warned) == 2 and all("/5 has no manifest yet, and is restored unverified" in line for line in warned)
+    assert len(warned) == 2 and all("/5 has no manifest, and is restored unverified" in line for line in warned)
 
 
 @pytest.mark.parametrize(("best_is_max", "best"), [(False, 1), (True, 2)])
 def test_the_best_checkpoint_is_kept(state, tmp_path, best_is_max, best):
-    scores = {1: 0.0, 2: 9.0, 3: 5.0}
-    # The first value is known from an earlier process.
-    store = CheckpointStore(tmp_path, CheckpointConfig(keep=1), Best("score", best_is_max, {1: scores[1]}))
-    for step in (1, 2, 3):
-        store.add_measured(step, {"score": scores[step]} if step > 1 else {"other": 1.0})
+    earlier = CheckpointStore(tmp_path, CheckpointConfig())
+    earlier.save(state.replace(step=np.int32(1)), {})
+    assert earlier.close()
+    # The run goes back to step 1, so that the better value that was measured at step 3 is that of another checkpoint.
+    known = {1: 0.0, 3: 10.0 if best_is_max else -1.0}
+    store = CheckpointStore(tmp_path, CheckpointConfig(keep=1), Best("score", best_is_max, known))
+    for step, score in ((2, 9.0), (3, 5.0), (4, math.nan), (5, 5.0)):
         store.save(state.replace(step=np.int32(step)), {})
+        store.add_measured(step, {"other": 1.0, "score": score})
     assert store.close()
-    assert CheckpointStore(tmp_path).steps == [best, 3]
+    assert CheckpointStore(tmp_path).steps == [best, 5]
+
+
+def test_a_hurried_save_does_not_wait_for_the_manifest_of_the_save_before(state, tmp_path, monkeypatch):
+    hashing = threading.Event()
+
+    def slow(path, given_up):
+        hashing.set()
+        # A save that waits for this would not end.
+        given_up.wait()
+        raise TimeoutError
+
+    monkeypatch.setattr("rar_jax.checkpoints.manifest._digest", slow)
+    store = CheckpointStore(tmp_path, CheckpointConfig())
+    store.save(state, {})
+    assert hashing.wait(60)
+    store.save(state.replace(step=np.int32(STEP + 1)), {}, hurried=True)
+    assert store.close(hurried=True)
+    assert CheckpointStore(tmp_path).steps == [STEP, STEP + 1]
 
 
 def silencers():

@@ -149,11 +149,19 @@ def test_missing_damaged_and_unsuitable_weights_are_refused(vqgan_file, rar_file
     (tmp_path / "kind" / "config.json").write_text('{"kind": "vqgan"}')
     with pytest.raises(UserError, match=r"holds vqgan weights; rar weights are needed"):
         load_weights(tmp_path / "kind", "rar")
+    # A version with other sizes may have written it.
+    (tmp_path / "kind" / "config.json").write_text('{"kind": "vqgan", "model": {"colour": 1}}')
+    with pytest.raises(UserError, match=r"kind/config\.json: config has no field 'model\.colour'"):
+        load_weights(tmp_path / "kind", "vqgan")
     with pytest.raises(UserError, match="is a file of weights and has no step 3"):
         load_weights(rar_file, "rar", step=3)
     (tmp_path / "run" / "checkpoints" / "5").mkdir(parents=True)
     with pytest.raises(UserError, match="is the checkpoint of step 5, not of step 3: leave the step out"):
         load_weights(tmp_path / "run" / "checkpoints" / "5", step=3)
+    with pytest.raises(UserError, match=r"w\.safetensors: \.safetensors files are read and written on disks"):
+        write_safetensors("gs://bucket/w.safetensors", {})
+    with pytest.raises(FileNotFoundError):
+        write_safetensors(tmp_path / "nowhere" / "w.safetensors", {"w": np.zeros(3)})
     save_file({"w": np.zeros(3)}, tmp_path / "other.safetensors")
     with pytest.raises(UserError, match=r"does not hold a RAR, a MaskGIT-VQGAN or .*; its first tensors are \['w'\]"):
         load_weights(tmp_path / "other.safetensors")

@@ -59,6 +59,9 @@ def test_images_are_scored(digit_files, tmp_path):
     assert "no precision and recall: the reference has no images" in stored["warnings"]
 
 
+PIXELS = ["--features=pixels"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -66,9 +69,16 @@ def test_images_are_scored(digit_files, tmp_path):
         (["--samples=a.npz", "--tune"], "'tune'"),
         (["--samples=a.npz"], "name what to score against with --reference, or a file for --save_statistics"),
         (["--samples=a.npz", "--reference=b.npz", "--seed=1"], "'seed'"),
-        (["--samples=a.npz", "--reference=b.npz"], "a.npz: there is no such file"),
-        (["--samples=tests/data/rar_tiny.npz", "--reference=b.npz"], "has no arr_0, which must hold the images"),
-        (["--samples=setup.py", "--reference=b.npz"], "it must be a folder or an .npz"),
+        (["--samples=a.npz", "--reference=b.npz"], "needs the weights of the FID Inception network"),
+        ([*PIXELS, "--samples=a.npz", "--reference=b.npz"], "a.npz: there is no such file"),
+        (
+            [*PIXELS, "--samples=tests/data/rar_tiny.npz", "--reference=b.npz"],
+            "has no arr_0, which must hold the images",
+        ),
+        ([*PIXELS, "--samples=setup.py", "--reference=b.npz"], "it must be a folder or an .npz"),
+        (["--samples=a.npz", "--reference=tests", "--out=tests/x"], "--out=tests/x lies in the images' folder tests"),
+        (["--samples=a.npz", "--reference=b.npz", "--save_statistics=b.npz"], "would replace the reference"),
+        (["--samples=a.npz", "--save_statistics=b.npz", "--out=x"], "--out has no effect with --save_statistics"),
         (["--samples=a.npz", "--save_statistics=b.txt"], "--save_statistics=b.txt must be an .npz file"),
     ],
 )

@@ -65,6 +65,8 @@ def test_mistakes_with_samples(command, arguments, message):
         (["--process_index=0"], "--process_index and --process_count must be given together"),
         (["--process_index=2", "--process_count=2", "--npz"], "--process_index=2 must be below --process_count=2"),
         (["--process_index=0", "--process_count=2"], "--process_count=2 needs a job to share: add --npz or --png"),
+        (["--out=gs://bucket/a", "--npz"], "--out=gs://bucket/a: an .npz can only be written on a local file system"),
+        (["--out=gs://bucket/a", "--num=513"], "gs://bucket/a: an .npz can only be written on a local file system"),
         (["--animate=gif"], "animate"),
     ],
 )

@@ -36,15 +36,6 @@ def test_mistakes_with_train(arguments, message, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_mistake_is_one_line_and_exit_code_2(tmp_path):
-    result = run("rar_jax.main", f"--workdir={tmp_path / 'run'}", "--config=configs/rar_b.py")
-    assert result.returncode == 2, result.stderr
-    assert result.stdout == ""
-    (line,) = result.stderr.strip().splitlines()
-    assert line.startswith("error: ") and "config.data.path is empty" in line
-    assert not (tmp_path / "run").exists()
-
-
 def test_a_failed_save_is_one_line_without_tracebacks(tmp_path):
     overrides = ["--config.model.width=128", "--config.model.depth=1", "--config.train.stop_step=2"]
     overrides += ["--config.eval.samples_per_class=0", "--config.eval.report_samples=0", "--config.eval.num_images=16"]

@@ -5,7 +5,7 @@ from rar_jax.data.digits import digits_split
 from rar_jax.errors import UserError
 from rar_jax.evaluation import scoring
 from rar_jax.evaluation.evaluate import draw_neighbours, evaluate_samples, save_statistics
-from rar_jax.evaluation.features import PixelExtractor
+from rar_jax.evaluation.features import GlyphExtractor, PixelExtractor
 from rar_jax.evaluation.image_sets import open_images
 from rar_jax.evaluation.report import read_report
 from rar_jax.images.files import write_png
@@ -41,6 +41,14 @@ def test_what_cannot_be_scored_is_found_before_the_samples_are_read(tmp_path, mo
     with pytest.raises(UserError, match="cut all to one size with --image_size"):
         reference = scoring.Reference(tmp_path / "folder", None)
         evaluate_samples(open_images(tmp_path / "samples.npz"), reference, PixelExtractor(), tmp_path / "out")
+
+
+def test_labels_that_are_no_glyphs_are_found_before_the_samples_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(GlyphExtractor, "extract", None)
+    np.savez(tmp_path / "samples.npz", arr_0=np.zeros((2, 32, 32, 3), np.uint8), arr_1=np.array([0, 99]))
+    samples, reference = open_images(tmp_path / "samples.npz"), scoring.Reference(tmp_path / "samples.npz", None)
+    with pytest.raises(UserError, match="the labels go up to 99, but the glyphs have the classes 0 to 35"):
+        evaluate_samples(samples, reference, GlyphExtractor(), tmp_path / "out")
 
 
 def test_scores_are_kept_if_the_statistics_cannot_be_written(tmp_path):

@@ -24,6 +24,17 @@ def test_npz_in_batches(tmp_path, save):
     np.testing.assert_array_equal(take(found, [5, 0, 5]), images[[5, 0, 5]])
 
 
+def test_only_the_images_that_are_taken_from_a_folder_are_read(tmp_path):
+    images = random_images(6)
+    for number, image in enumerate(images):
+        write_png(tmp_path / f"{number}.png", image)
+    (tmp_path / "4.png").write_bytes(b"damaged")
+    found = open_images(tmp_path)
+    np.testing.assert_array_equal(take(found, [5, 0, 5]), images[[5, 0, 5]])
+    with pytest.raises(UserError, match=r"4\.png"):
+        take(found, [4])
+
+
 def test_npz_without_usable_labels(tmp_path):
     np.savez(tmp_path / "a.npz", arr_0=random_images(3))
     np.savez(tmp_path / "b.npz", arr_0=random_images(3), arr_1=np.arange(2))
@@ -58,7 +69,8 @@ def test_arrays_that_are_not_images(tmp_path, array, message):
 
 
 def test_files_that_are_not_npz(tmp_path):
-    for path, message in (("no.npz", "there is no such file"), ("no", "it must be a folder or an .npz")):
+    (tmp_path / "a.txt").touch()
+    for path, message in (("no", "there is no such file or folder"), ("a.txt", "it must be a folder or an .npz")):
         with pytest.raises(UserError, match=message):
             open_images(tmp_path / path)
     np.savez(tmp_path / "a.npz", images=random_images(2))

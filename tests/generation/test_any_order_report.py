@@ -1,3 +1,4 @@
+import json
 import types
 
 import pytest
@@ -30,6 +31,26 @@ def test_nothing_to_measure_is_refused(tmp_path):
     with pytest.raises(UserError, match="--sections=verify has nothing to measure with --steps=16"):
         measure(nothing, Grid(["random"], [16], ["none"], 1), ["verify"], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_sections_that_are_not_measured_again_are_kept(tmp_path, monkeypatch):
+    """Unless they are of another number of images."""
+    monkeypatch.setattr(
+        any_order_report, "measure_cells", lambda path, plan, cells, *rest: {each: {} for each in cells}
+    )
+    monkeypatch.setattr(any_order_report, "_plan", lambda *arguments: {})
+    subject = types.SimpleNamespace(
+        decodings=lambda grid: [], verified_decodings=lambda grid: [ONE], completions=lambda grid: [],
+        classifications=lambda grid: [GROUPS], decode=None, complete=None, classify=None, num=1, labels=[0],
+        num_tokens=16,
+    )  # fmt: skip
+    grid = Grid(["random"], [16], ["none"], 1)
+    for section in ("verify", "classification"):
+        measure(subject, grid, [section], tmp_path)
+    assert json.loads((tmp_path / "orders.json").read_text()).keys() == {"images", "verify", "classification"}
+    subject.num = 2
+    measure(subject, grid, ["verify"], tmp_path)
+    assert json.loads((tmp_path / "orders.json").read_text()).keys() == {"images", "verify"}
 
 
 def test_rows_have_means_over_seeds_and_ratios_to_one_token_a_pass():

@@ -250,22 +250,6 @@ def test_two_processes_of_a_job_start_at_the_same_time(tmp_path, monkeypatch):
         assert second.unfinished() == [0, 1, 2, 3, 4]
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--out=gs://bucket/a", "--npz"], "--out=gs://bucket/a: an .npz can only be written on a local file system"),
-        (
-            ["--out=gs://bucket/a", "--num=513"],
-            "--out=gs://bucket/a: an .npz can only be written on a local file system",
-        ),
-        (["--process_index=0", "--process_count=2"], "--process_count=2 needs a job to share: add --npz or --png"),
-    ],
-)
-def test_impossible_jobs_are_refused_before_the_weights_are_read(options, message):
-    _, errors = ends(command("--checkpoint=nothing", *options), 2)
-    assert errors.startswith(f"error: {message}"), errors
-
-
 class Fakes:
     """A generator that records its calls. Its images can only be fetched while `writable` is set."""
 

@@ -10,6 +10,7 @@ from rar_jax.studies.plan import RANDOM, TARGET, Row, cells_of, load_study, scor
 FILE = """
 from rar_jax.studies.plan import Row, Study
 from rar_jax.config import imagenet
+ROWS = [Row("a", {})]
 def get_study():
     return {}
 """
@@ -91,20 +92,32 @@ def test_a_study_that_chooses_scores_no_samples(field):
     ("body", "message"),
     [
         ("return {}", r"it must define get_study\(\), which returns a rar_jax.studies.plan.Study"),
-        ("return Study(imagenet(), [], seeds=0)", r"study\.seeds=0 must be at least 1"),
-        ("return Study(imagenet(), [], compare='fid')", r"study\.compare: 'fid' is no score of the study; choose from"),
-        ("return Study(imagenet(), [], columns=('random_frechet',))", r"study\.columns: 'random_frechet' is no score"),
-        ("return Study(imagenet(), [], choosing=True)", r"study\.compare: 'loss_end' is no score .* validation_end,"),
-        ("return Study(imagenet(), [], compare='accuracy')", r"study\.compare='accuracy' must be .* better if smaller"),
+        ("return Study(imagenet(), ROWS, seeds=0)", r"study\.seeds=0 must be at least 1"),
         (
-            "return Study(imagenet(), [], guidance_scales=())",
+            "return Study(imagenet(), ROWS, compare='fid')",
+            r"study\.compare: 'fid' is no score of the study; choose from",
+        ),
+        (
+            "return Study(imagenet(), ROWS, columns=('random_frechet',))",
+            r"study\.columns: 'random_frechet' is no score",
+        ),
+        ("return Study(imagenet(), ROWS, choosing=True)", r"study\.compare: 'loss_end' is no score .* validation_end,"),
+        (
+            "return Study(imagenet(), ROWS, compare='accuracy')",
+            r"study\.compare='accuracy' must be .* better if smaller",
+        ),
+        (
+            "return Study(imagenet(), ROWS, guidance_scales=())",
             r"guidance_scales=\(\) must be one or more numbers",
         ),
         (
-            "return Study(imagenet(), [], guidance_scales=(2, -1.0))",
+            "return Study(imagenet(), ROWS, guidance_scales=(2, -1.0))",
             r"guidance_scales=\(2, -1\.0\) must be one",
         ),
-        ("return 1 / 0", "line 5: ZeroDivisionError"),
+        ("return Study(imagenet(), [])", r"study\.rows must be one or more rar_jax\.studies\.plan\.Row"),
+        ("return Study(imagenet(), [('a', {})])", r"study\.rows must be one or more"),
+        ("return Study(imagenet(), ROWS, seeds=3.0)", r"study\.seeds=3\.0 must be a whole number"),
+        ("return 1 / 0", "line 6: ZeroDivisionError"),
     ],
 )
 def test_study_files_that_are_refused(tmp_path, body, message):

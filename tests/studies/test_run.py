@@ -13,6 +13,7 @@ import pytest
 from conftest import ROOT
 from running import tiny_study
 
+from rar_jax.run_folder import lock
 from rar_jax.studies import run as run_module
 from rar_jax.studies.plan import Row, cells_of
 from rar_jax.studies.run import RESULTS, Results, read_results, run_cells
@@ -49,6 +50,27 @@ def test_a_failed_cell_does_not_end_the_study_and_finished_cells_are_kept(tmp_pa
     known = Results(tmp_path / "other", cells, read_results(tmp_path / "results"))
     assert [known.finished(cell) for cell in cells] == [True, False, True]
     assert [cell["row"] for cell in known.write()] == ["0-0", "renamed"]
+
+
+def test_cells_of_another_process_are_left_to_it(tmp_path, monkeypatch, caplog):
+    """Processes that divide the study differently can come to the same cells."""
+    study = tiny_study()
+    cells = cells_of(study)
+    measured, other = [], Results(tmp_path, cells, {})
+
+    def measure(study, cell, folder, preemption):
+        measured.append(cell.name)
+        # Meanwhile, the other process finishes the cell after this one.
+        other.add(cells[1], {"scores": {"loss_end": 1.0}})
+        return {"scores": {"loss_end": 2.0}}
+
+    monkeypatch.setattr(run_module, "_measure", measure)
+    assert len(cells) >= 3
+    with lock(tmp_path / "runs" / cells[2].name, "cell", "trains"):
+        assert run_cells(study, cells[:3], Results(tmp_path, cells, {}), tmp_path, Preemption())
+    assert measured == [cells[0].name]
+    assert scores_of(tmp_path) == {cells[0].digest: {"loss_end": 2.0}, cells[1].digest: {"loss_end": 1.0}}
+    assert f"cell {cells[2].name} is left out: " in caplog.text
 
 
 def test_a_study_that_is_asked_to_end_says_so(tmp_path, monkeypatch):

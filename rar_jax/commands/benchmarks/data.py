@@ -17,7 +17,7 @@ _TOKENIZER = flags.DEFINE_string(
 _FOLDER = flags.DEFINE_string(
     "folder",
     None,
-    "Folder for the synthetic data, which is removed at the end. Default: the system's temporary folder.",
+    "Folder for the synthetic data. The data is removed at the end. Default: the system's temporary folder.",
 )
 _JSON = flags.DEFINE_string("json", None, "File to which the results are also written.")
 

@@ -3,8 +3,8 @@
 from absl import flags
 from ml_collections import config_flags
 
+from rar_jax.commands import cli
 from rar_jax.config import DTYPES, without_data
-from rar_jax.errors import UserError
 from rar_jax.performance.benchmarks import sample
 from rar_jax.performance.benchmarks.report import show
 
@@ -26,14 +26,8 @@ _REPEATS = flags.DEFINE_integer("repeats", 3, "Number of timed batches, after on
 _JSON = flags.DEFINE_string("json", None, "File to which the results are also written.")
 
 
-def _numbers(flag: flags.FlagHolder[list[str]]) -> list[int]:
-    try:
-        return [int(number) for number in flag.value]
-    except ValueError:
-        raise UserError(f"--{flag.name}={','.join(flag.value)} must be numbers, such as 1,8") from None
-
-
 def main(argv):
     del argv
+    batches, steps = (cli.read_numbers(each, int, "1,8") for each in (_BATCHES, _STEPS))
     options = {"dtype": _DTYPE.value, "detokenize": _DETOKENIZE.value, "repeats": _REPEATS.value}
-    show(sample.measure(without_data(_CONFIG.value), _numbers(_BATCHES), _numbers(_STEPS), **options), _JSON.value)
+    show(sample.measure(without_data(_CONFIG.value), batches, steps, **options), _JSON.value)

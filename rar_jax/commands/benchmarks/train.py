@@ -3,6 +3,7 @@
 from absl import flags
 from ml_collections import config_flags
 
+from rar_jax.commands import cli
 from rar_jax.config import without_data
 from rar_jax.performance.benchmarks import train
 from rar_jax.performance.benchmarks.report import show
@@ -15,4 +16,6 @@ _JSON = flags.DEFINE_string("json", None, "File to which the results are also wr
 
 def main(argv):
     del argv
-    show(train.measure(without_data(_CONFIG.value), _STEPS.value, _PROFILE.value), _JSON.value)
+    config = without_data(_CONFIG.value)
+    cli.set_deterministic(config.train.deterministic)
+    show(train.measure(config, _STEPS.value, _PROFILE.value), _JSON.value)

@@ -17,4 +17,6 @@ _JSON = flags.DEFINE_string("json", None, "File to which the results are also wr
 
 def main(argv):
     del argv
-    show(train_tokenizer.measure(without_images(_CONFIG.value), _STEPS.value, _PROFILE.value), _JSON.value)
+    config = without_images(_CONFIG.value)
+    cli.set_deterministic(config.train.deterministic)
+    show(train_tokenizer.measure(config, _STEPS.value, _PROFILE.value), _JSON.value)

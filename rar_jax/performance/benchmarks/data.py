@@ -25,6 +25,7 @@ from rar_jax.data.records import Description, TokenRecords, write_records
 from rar_jax.data.tokenizers import Tokenizer, VQGANTokenizer, open_tokenizer
 from rar_jax.models.sizes import VQGANConfig
 from rar_jax.models.vqgan import VQGAN
+from rar_jax.performance.benchmarks.report import peak_resident
 from rar_jax.progress import Progress
 
 _SMALL = 50_000
@@ -106,7 +107,7 @@ def _measure_import(folder: pathlib.Path, lines: int) -> dict[str, float]:
     return {
         "lines": made.num_images,
         "lines/s": lines / (time.perf_counter() - began),
-        "peak resident memory, MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
+        "peak resident memory, MB": peak_resident() / 1e6,
     }
 
 
@@ -188,8 +189,8 @@ def measure(
       records: number of records in the large data set.
       lines: number of lines in the large JSONL file.
       batch_size: number of records in a batch.
-      folder: folder of a temporary folder for the data sets, which is removed at the end. None: the system's folder
-        for temporary files.
+      folder: where a temporary folder for the data sets is made, which is removed at the end. None: the system's
+        folder for temporary files.
 
     Returns:
       Section -> name -> value. The names hold the units.

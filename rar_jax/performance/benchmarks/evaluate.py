@@ -3,7 +3,6 @@
 import io
 import math
 import pathlib
-import resource
 import statistics
 import tempfile
 import time
@@ -22,6 +21,7 @@ from rar_jax.evaluation.image_sets import FolderImages, NpzImages
 from rar_jax.evaluation.neighbours import precision_recall
 from rar_jax.evaluation.statistics import Moments, frechet
 from rar_jax.models.inception import ConvNormRelu, InceptionV3
+from rar_jax.performance.benchmarks.report import peak_resident
 from rar_jax.performance.ceilings import product_rate
 from rar_jax.progress import Progress
 
@@ -157,5 +157,5 @@ def measure(
         results[name] = part()
         progress.update()
     progress.close()
-    results["memory"] = {"peak resident, MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3}
+    results["memory"] = {"peak resident, MB": peak_resident() / 1e6}
     return results

@@ -5,6 +5,7 @@ import os
 import pathlib
 import platform
 import resource
+import sys
 from typing import Any
 
 import jax
@@ -37,7 +38,13 @@ def peak_memory() -> dict[str, float]:
     stats = jax.local_devices()[0].memory_stats()
     if stats and "peak_bytes_in_use" in stats:
         return {"peak memory of a device, GB": stats["peak_bytes_in_use"] / 1e9}
-    return {"peak memory of the process, GB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6}
+    return {"peak memory of the process, GB": peak_resident() / 1e9}
+
+
+def peak_resident() -> int:
+    """Returns the largest memory that this process has occupied, bytes."""
+    # macOS reports bytes, and Linux KiB.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _shown(value: Any, unit: str) -> str:

@@ -1,6 +1,7 @@
 """Measures the decode loop of a config with random weights."""
 
 import dataclasses
+import functools
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -74,22 +75,34 @@ def _timed(function: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - began, result
 
 
-def _measure_batch(
-    sampler: Sampler, options: Options, batch: int, repeats: int, detokenize: Detokenizer | None
-) -> dict[str, Any]:
-    """Times `repeats` decodes of a batch, and compares them with the least time by the ceilings of this machine."""
-    model, devices, guided = sampler.model, sampler.mesh.size, options.guided
+def _decode(sampler: Sampler, options: Options, batch: int) -> jax.Array:
+    """Samples a batch of images of all classes in turn: codes [B, T]."""
     numbers = np.arange(batch, dtype=np.int32)
+    tokens, _ = sampler.decode(numbers % sampler.model.config.num_classes, numbers, 0, options)
+    return tokens.block_until_ready()
+
+
+def _measure_batch(
+    sampler: Sampler,
+    options: Options,
+    batch: int,
+    repeats: int,
+    detokenize: Detokenizer | None,
+    first: tuple[float, dict[str, float]],
+) -> dict[str, Any]:
+    """Times `repeats` decodes of a batch, and compares them with the least time by the ceilings of this machine.
+
+    `first` has the time of the first decode, which compiles the loop, and the peak memory after it.
+    """
+    model, devices, guided = sampler.model, sampler.mesh.size, options.guided
 
     def decode():
-        tokens, _ = sampler.decode(numbers % model.config.num_classes, numbers, 0, options)
-        return tokens.block_until_ready()
+        return _decode(sampler, options, batch)
 
     def measure_ceilings():
         return ceilings.product_rate(model.dtype), ceilings.bandwidth()
 
     before = measure_ceilings()
-    first, tokens = _timed(decode)
     times = [_timed(decode)[0] for _ in range(repeats)]
     seconds = statistics.median(times)
     # Measured before and after, because the ceilings of a machine drift.
@@ -103,7 +116,7 @@ def _measure_batch(
         "dtype": model.dtype.name,
         "passes": len(sizes),
         "compiled loops": len(decode_segments(model, (2 if guided else 1) * batch // devices, sizes)),
-        "compile, s": first - seconds,
+        "compile, s": first[0] - seconds,
         "decode, s, median": seconds,
         "decode, s, slowest": max(times),
         "pass, ms": 1e3 * seconds / len(sizes),
@@ -115,10 +128,10 @@ def _measure_batch(
         "floor / time": (floor + modulations / rate) / seconds,
     }
     if detokenize is not None:
-        detokenize(tokens)
+        detokenize(decode())
         both = statistics.median(_timed(lambda: detokenize(decode()))[0] for _ in range(repeats))
         results["images/s with detokenization"] = batch / both
-    return results | peak_memory()
+    return results | first[1]
 
 
 def measure(
@@ -141,7 +154,7 @@ def measure(
       repeats: number of timed batches, after one warm-up batch.
 
     Returns:
-      Section -> name -> value. The names hold the units.
+      Section -> name -> value. The names hold the units. A peak of memory includes that of the sections before it.
 
     Raises:
       UserError: a batch size is not a multiple of the number of devices, there are more steps than tokens, or verify is
@@ -155,10 +168,17 @@ def measure(
         each.pass_sizes(config.model)
     sampler = _make_sampler(config, dtype)
     detokenizer = _make_detokenizer(sampler.model, sampler.mesh) if detokenize else None
-    return {
-        f"sampling, {config.name}, batch {size}" + (f", {each.steps} steps" if each.steps else ""): _measure_batch(
-            sampler, each, size, repeats, detokenizer
-        )
+    sections = {
+        f"sampling, {config.name}, batch {size}" + (f", {each.steps} steps" if each.steps else ""): (each, size)
         for size in batch_sizes
         for each in options
+    }
+    # Before the ceilings are measured, which takes memory too.
+    firsts = {}
+    for name, section in sections.items():
+        seconds, _ = _timed(functools.partial(_decode, sampler, *section))
+        firsts[name] = seconds, peak_memory()
+    return {
+        name: _measure_batch(sampler, *section, repeats, detokenizer, firsts[name])
+        for name, section in sections.items()
     }

@@ -1,6 +1,7 @@
 """Times the steps of a program on one batch that is repeated."""
 
 import dataclasses
+import pathlib
 import statistics
 import time
 from typing import Any
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from rar_jax.errors import UserError
 from rar_jax.parallel.mesh import put_batch
 from rar_jax.performance import ceilings
 from rar_jax.performance.benchmarks.report import peak_memory
@@ -84,7 +86,12 @@ def measure_step(
 
     Returns:
       name -> value. The names hold the units.
+
+    Raises:
+      UserError: the folder of the trace is a file.
     """
+    if profile and pathlib.Path(profile).is_file():
+        raise UserError(f"--profile={profile} is a file: name a folder")
     rates = [ceilings.product_rate(jnp.dtype(dtype))]
     timed = time_steps(program, mesh, batch, steps, profile)
     # Measured before and after, because the rate of a machine drifts.
