@@ -263,8 +263,8 @@ def imagenet(size: str = "rar_b") -> ml_collections.ConfigDict:
 
 
 def from_config_dict(fields: ml_collections.ConfigDict | dict[str, Any]) -> Config:
-    """Returns the frozen form of a RAR's config, checked; see `schema.from_config_dict`."""
-    return schema.from_config_dict(fields, Config)
+    """Returns the frozen form of a RAR's config, checked; see `schema.build_config`."""
+    return schema.build_config(fields, Config)
 
 
 def without_data(fields: ml_collections.ConfigDict | None) -> Config:

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from rar_jax.generation.generator import Generator
-from rar_jax.generation.generator import load_generator as load
+from rar_jax.generation.loading import load
 from rar_jax.images.files import image_grid
 
 __all__ = ["Generator", "load", "show"]

@@ -14,7 +14,7 @@ from etils import epath
 from rar_jax.config import Config
 from rar_jax.errors import UserError, naming
 from rar_jax.files import write_atomically
-from rar_jax.schema import flat_fields, from_config_dict
+from rar_jax.schema import build_config, flat_fields
 
 CONFIG_FILE = "config.json"
 # Fields that older versions stored and that no longer exist, by section.
@@ -98,7 +98,7 @@ def _from_stored(fields: dict[str, Any], schema: type[_Config]) -> _Config:
             fields[section] = default | fields[section]
         else:
             fields.setdefault(section, default)
-    return from_config_dict(fields, schema)
+    return build_config(fields, schema)
 
 
 def run_names(folders: Sequence[epath.PathLike]) -> list[str]:

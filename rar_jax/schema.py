@@ -44,7 +44,7 @@ def to_config_dict(config: Any) -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(dataclasses.asdict(config)).lock()
 
 
-def from_config_dict(fields: ml_collections.ConfigDict | dict[str, Any], schema: type[_Config]) -> _Config:
+def build_config(fields: ml_collections.ConfigDict | dict[str, Any], schema: type[_Config]) -> _Config:
     """Returns the frozen form, checked.
 
     Args:
@@ -66,7 +66,7 @@ def check(config: Any) -> None:
     """Checks everything that does not depend on data or devices.
 
     Raises:
-      UserError: see `from_config_dict`.
+      UserError: see `build_config`.
     """
     check_fields(config, "config.")
     _check_rules(config.rules())
@@ -76,7 +76,7 @@ def check_run(config: Any) -> None:
     """Checks what a run needs, and what the stored config of an older run need not meet.
 
     Raises:
-      UserError: see `from_config_dict`.
+      UserError: see `build_config`.
     """
     _check_rules(config.run_rules())
 

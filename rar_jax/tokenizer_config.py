@@ -237,7 +237,7 @@ def without_images(fields: ml_collections.ConfigDict | None) -> TokenizerConfig:
     """Returns the config of a benchmark of a tokenizer's training step, which reads no images and no other weights.
 
     Raises:
-      UserError: there is no config, or see `schema.from_config_dict`.
+      UserError: there is no config, or see `schema.build_config`.
     """
     if fields is None:
         raise UserError("name a tokenizer with --config=configs/tokenizers/NAME.py")
@@ -246,7 +246,7 @@ def without_images(fields: ml_collections.ConfigDict | None) -> TokenizerConfig:
     if "images" in fields.data:
         fields.data.update(name="folder", images="not read")
         fields.inception = ""
-    return schema.from_config_dict(fields, TokenizerConfig)
+    return schema.build_config(fields, TokenizerConfig)
 
 
 def tokenizer() -> ml_collections.ConfigDict:

@@ -7,7 +7,7 @@ from safetensors.numpy import save_file
 from rar_jax.checkpoints.weights import Weights
 from rar_jax.errors import UserError
 from rar_jax.generate import load, show
-from rar_jax.generation.generator import _final_randomness
+from rar_jax.generation.loading import _final_randomness
 from rar_jax.run_folder import write_config
 
 

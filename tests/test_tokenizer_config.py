@@ -5,7 +5,7 @@ import pytest
 from conftest import ROOT
 
 from rar_jax.errors import UserError
-from rar_jax.schema import check_run, from_config_dict, to_config_dict, unknown_field
+from rar_jax.schema import build_config, check_run, to_config_dict, unknown_field
 from rar_jax.tokenizer_config import TokenizerConfig
 
 
@@ -17,8 +17,8 @@ def config_file(name, **data):
 
 def test_the_configs_are_valid_and_survive_json():
     for fields in (config_file("glyphs"), config_file("f16", images="images")):
-        config = from_config_dict(fields, TokenizerConfig)
-        assert from_config_dict(json.loads(json.dumps(to_config_dict(config).to_dict())), TokenizerConfig) == config
+        config = build_config(fields, TokenizerConfig)
+        assert build_config(json.loads(json.dumps(to_config_dict(config).to_dict())), TokenizerConfig) == config
     assert config.model.downsampling == 16 and config.last_step == config.train.steps
 
 
@@ -45,7 +45,7 @@ def test_bad_values(path, value, message):
     section, field = path.split(".")
     fields[section][field] = value
     with pytest.raises(UserError, match=message):
-        from_config_dict(fields, TokenizerConfig)
+        build_config(fields, TokenizerConfig)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_a_run_needs_more_than_a_stored_config(path, value, message):
     fields = config_file("glyphs")
     section, field = path.split(".")
     fields[section][field] = value
-    config = from_config_dict(fields, TokenizerConfig)
+    config = build_config(fields, TokenizerConfig)
     with pytest.raises(UserError, match=message):
         check_run(config)
 

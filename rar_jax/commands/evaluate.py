@@ -16,7 +16,7 @@ from rar_jax.evaluation.image_sets import open_images
 from rar_jax.evaluation.references import check_statistics_file
 from rar_jax.evaluation.report import report_folder
 from rar_jax.evaluation.scoring import Reference
-from rar_jax.generation.job import job_images
+from rar_jax.generation.job_folder import job_images
 from rar_jax.run_folder import check_folder
 
 _SAMPLES = flags.DEFINE_string("samples", None, "Images to score: an .npz (arr_0), a folder, or a sampling job.")

@@ -16,7 +16,7 @@ from rar_jax.evaluation.evaluate import evaluate_tokenizer
 from rar_jax.evaluation.features import open_extractor
 from rar_jax.evaluation.image_sets import glyph_set, open_images
 from rar_jax.evaluation.report import report_folder
-from rar_jax.generation.job import job_images
+from rar_jax.generation.job_folder import job_images
 from rar_jax.run_folder import check_folder
 
 _IMAGES = flags.DEFINE_string("images", None, "Images to reconstruct: a folder, an .npz (arr_0), or a sampling job.")

@@ -16,7 +16,7 @@ from rar_jax.errors import UserError
 from rar_jax.evaluation.image_sets import open_images
 from rar_jax.evaluation.nearest_images import compare_with_training
 from rar_jax.evaluation.report import report_folder
-from rar_jax.generation.job import job_images
+from rar_jax.generation.job_folder import job_images
 from rar_jax.run_folder import check_folder
 
 _SAMPLES = flags.DEFINE_string("samples", None, "Samples: an .npz (arr_0), a folder, or a sampling job.")

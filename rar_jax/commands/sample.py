@@ -12,7 +12,7 @@ from absl import flags
 from rar_jax.commands import cli, shared_flags
 from rar_jax.errors import UserError
 from rar_jax.generate import load
-from rar_jax.generation.job import FILES, check_outputs
+from rar_jax.generation.job_folder import FILES, check_outputs
 from rar_jax.generation.pictures import GRID, GRID_SIZE, PER_CLASS, choose_labels, sample_pictures, samples_folder
 from rar_jax.sampling.pace import tokens_per_pass
 

@@ -12,7 +12,7 @@ from ml_collections import config_flags
 
 from rar_jax.commands import cli, training
 from rar_jax.errors import UserError
-from rar_jax.schema import from_config_dict
+from rar_jax.schema import build_config
 from rar_jax.tokenizer_config import TokenizerConfig
 from rar_jax.tokenizer_training.run import prepare
 
@@ -38,4 +38,4 @@ def main(argv):
         fields["data"]["images"] = _IMAGES.value
     if _INCEPTION.value:
         fields["inception"] = _INCEPTION.value
-    _TRAIN(from_config_dict(fields, TokenizerConfig), prepare)
+    _TRAIN(build_config(fields, TokenizerConfig), prepare)

@@ -13,7 +13,7 @@ from rar_jax.evaluation.features import open_extractor
 from rar_jax.evaluation.report import report_folder, score_label
 from rar_jax.evaluation.scoring import PAPERS_IMAGES, Reference
 from rar_jax.generate import load
-from rar_jax.generation.job import job_images
+from rar_jax.generation.job_folder import job_images
 from rar_jax.generation.tuning import PICTURE, Candidates, tune
 
 _CHECKPOINT = shared_flags.define_checkpoint()

@@ -17,7 +17,7 @@ _COLUMNS = 8
 
 
 @dataclasses.dataclass(frozen=True)
-class Reconstructions:
+class DrawnReconstructions:
     """Some images of a source beside their reconstructions.
 
     Attributes:
@@ -35,7 +35,7 @@ class Reconstructions:
 
 def draw_reconstructions(
     source: Source, tokenizer: Tokenizer, image_size: int, num: int, num_workers: int | None = None
-) -> Reconstructions:
+) -> DrawnReconstructions:
     """Encodes and decodes some images of a source, evenly spaced.
 
     Args:
@@ -60,7 +60,7 @@ def draw_reconstructions(
     images = np.stack(images)
     decoded = tokenizer.decode(tokenizer.encode(images))
     picture = image_grid(interleave_rows(images, decoded, _COLUMNS), _COLUMNS)
-    return Reconstructions(picture, len(images), float(psnr(images, decoded).mean()), rejected)
+    return DrawnReconstructions(picture, len(images), float(psnr(images, decoded).mean()), rejected)
 
 
 def draw_records(records: TokenRecords, tokenizer: Tokenizer, num: int) -> tuple[np.ndarray, list[list[str]]]:

@@ -13,7 +13,7 @@ from rar_jax.generation.job import run_job
 from rar_jax.images.files import image_grid, write_png
 from rar_jax.progress import Progress
 from rar_jax.sampling.options import Options
-from rar_jax.sampling.own_pace import Pace
+from rar_jax.sampling.pace import Pace
 from rar_jax.sampling.sampler import interleaved_labels, sample_tokens, spread_classes
 
 GRID = "grid.png"

@@ -13,7 +13,7 @@ from rar_jax.errors import UserError
 from rar_jax.evaluation.image_sets import NpzImages, take
 from rar_jax.evaluation.report import read_report, score_label, score_text
 from rar_jax.files import printable, write_atomically
-from rar_jax.generation.job import FILES, job_images
+from rar_jax.generation.job_folder import FILES, job_images
 from rar_jax.generation.pictures import SampleGrid
 from rar_jax.images.files import write_png
 from rar_jax.own_images.html import Picture, Section, render

@@ -7,7 +7,7 @@ from rar_jax.errors import UserError
 from rar_jax.models.sizes import VQGANConfig
 from rar_jax.own_images.planned import CHECKPOINTS, EVALUATIONS, Fields, Images, Machine, Part, duration, nested
 from rar_jax.performance.costs import vqgan_train_flops
-from rar_jax.schema import from_config_dict
+from rar_jax.schema import build_config
 from rar_jax.tokenizer_config import TokenizerConfig, tokenizer
 
 # Widths to choose from. The largest is that of the published tokenizer.
@@ -25,7 +25,7 @@ _MOST_STEPS = 400_000
 
 def tokenizer_config(fields: Fields) -> TokenizerConfig:
     """Returns the config that planned fields make of the recipe."""
-    return from_config_dict(nested(tokenizer().to_dict(), fields), TokenizerConfig)
+    return build_config(nested(tokenizer().to_dict(), fields), TokenizerConfig)
 
 
 def plan_tokenizer(

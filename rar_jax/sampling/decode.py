@@ -21,7 +21,8 @@ from rar_jax.sampling.cached import Cache, CachedNetwork, DecodeParams, Modulati
 from rar_jax.sampling.drawing import Batch, Drawing, image_orders
 from rar_jax.sampling.groups import Plan, Segment, segments
 from rar_jax.sampling.options import TracedOptions
-from rar_jax.sampling.own_pace import Pace, decode_at_own_pace
+from rar_jax.sampling.own_pace import decode_at_own_pace
+from rar_jax.sampling.pace import Pace
 
 # (t int32 [G], logits float32 [R, G, V] of the tokens of these numbers) -> the tokens int32 [B, G], and values
 # [..., G, ...] to keep, with G as their second axis. Numbers of T or more are padding.

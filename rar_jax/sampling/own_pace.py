@@ -17,24 +17,11 @@ from rar_jax.sampling.cached import Cache, grow, window
 from rar_jax.sampling.choose import token_probabilities
 from rar_jax.sampling.drawing import Drawing
 from rar_jax.sampling.groups import Plan
+from rar_jax.sampling.pace import Pace
 
 # Folded into an image's key beside the number of a token, for its acceptance and for its second draw.
 _ACCEPTANCE_STREAM = 2**30
 _RESIDUAL_STREAM = 2**30 + 2**29
-
-
-class Pace(NamedTuple):
-    """How images advanced.
-
-    Attributes:
-      passes: int32 [B], passes of the network, the first draft included.
-      examined: int32 [B, G], how often the j-th token of a draft was examined. The first one needs no examination.
-      accepted: int32 [B, G], how often it was accepted.
-    """
-
-    passes: jax.Array
-    examined: jax.Array
-    accepted: jax.Array
 
 
 class OwnPaceState(NamedTuple):

@@ -1,10 +1,24 @@
 """How far images advance with each pass of the network when their tokens are verified."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
+import jax
 import numpy as np
 
-from rar_jax.sampling.own_pace import Pace
+
+class Pace(NamedTuple):
+    """How images advanced.
+
+    Attributes:
+      passes: int32 [B], passes of the network, the first draft included.
+      examined: int32 [B, G], how often the j-th token of a draft was examined. The first one needs no examination.
+      accepted: int32 [B, G], how often it was accepted.
+    """
+
+    passes: jax.Array
+    examined: jax.Array
+    accepted: jax.Array
 
 
 def tokens_per_pass(paces: Sequence[Pace], num_tokens: int) -> float:

@@ -18,7 +18,7 @@ from rar_jax.sampling.drawing import Batch, image_orders
 from rar_jax.sampling.groups import Plan
 from rar_jax.sampling.likelihood import token_log_likelihoods
 from rar_jax.sampling.options import Options
-from rar_jax.sampling.own_pace import Pace
+from rar_jax.sampling.pace import Pace
 
 _SHOWN_CLASSES = 10
 

@@ -28,7 +28,7 @@ from rar_jax.training.curves import plot_run
 from rar_jax.training.evaluators.evaluator import Evaluator, best_measure
 from rar_jax.training.evaluators.heldout import HeldOutLosses
 from rar_jax.training.evaluators.report import DIGITS, Report, glyph_comparison
-from rar_jax.training.evaluators.samples import SampleGrid
+from rar_jax.training.evaluators.samples import Samples
 from rar_jax.training.evaluators.sampling import StepSampler
 from rar_jax.training.evaluators.scores import SampleScores
 from rar_jax.training.finetune import check_sizes, load_init_from, start_from
@@ -132,7 +132,7 @@ def _make_evaluators(
     if datasets.heldout is not None:
         evaluators.append(HeldOutLosses(config, program, mesh, datasets))
     if tokenizer is not None and config.eval.samples_per_class:
-        evaluators.append(SampleGrid(config, sampler, tokenizer))
+        evaluators.append(Samples(config, sampler, tokenizer))
     if scorer is not None:
         evaluators.append(SampleScores(config, sampler, tokenizer, scorer))
     if config.eval.report_samples:

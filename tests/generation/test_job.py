@@ -19,8 +19,9 @@ from safetensors.numpy import save_file
 
 from rar_jax.errors import UserError
 from rar_jax.evaluation.image_sets import open_images
-from rar_jax.generation import job as job_module
-from rar_jax.generation.job import JobFolder, job_images, run_job
+from rar_jax.generation import job_folder as job_module
+from rar_jax.generation.job import run_job
+from rar_jax.generation.job_folder import JobFolder, job_images
 from rar_jax.images.files import write_png
 from rar_jax.models.sizes import ModelConfig
 from rar_jax.sampling.options import Options

@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 
-from rar_jax.sampling.own_pace import Pace
-from rar_jax.sampling.pace import accepted_shares, tokens_per_pass
+from rar_jax.sampling.pace import Pace, accepted_shares, tokens_per_pass
 
 
 def test_tokens_and_acceptances_are_counted_over_all_batches():

@@ -13,7 +13,7 @@ from rar_jax.training.evaluators.sampling import StepSampler
 from rar_jax.training.preemption import Preemption
 
 
-class SampleGrid:
+class Samples:
     """Draws a grid of samples with one class per row, for up to ten evenly spaced classes."""
 
     name = "samples"
