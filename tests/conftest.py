@@ -124,7 +124,7 @@ def tiny_tokenizer():
         fields.checkpoint.every = 6
         for section, values in sections.items():
             fields[section].update(values)
-        return schema.from_config_dict(fields, TokenizerConfig)
+        return schema.build_config(fields, TokenizerConfig)
 
     return make
 

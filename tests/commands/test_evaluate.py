@@ -70,7 +70,7 @@ PIXELS = ["--features=pixels"]
         (["--samples=a.npz"], "name what to score against with --reference, or a file for --save_statistics"),
         (["--samples=a.npz", "--reference=b.npz", "--seed=1"], "'seed'"),
         (["--samples=a.npz", "--reference=b.npz"], "needs the weights of the FID Inception network"),
-        ([*PIXELS, "--samples=a.npz", "--reference=b.npz"], "a.npz: there is no such file"),
+        ([*PIXELS, "--samples=a.npz", "--reference=b.npz"], "no images in 'a.npz': there is no such file or folder"),
         (
             [*PIXELS, "--samples=tests/data/rar_tiny.npz", "--reference=b.npz"],
             "has no arr_0, which must hold the images",

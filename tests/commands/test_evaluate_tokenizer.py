@@ -55,7 +55,7 @@ def test_reconstructions_of_glyphs_are_classified(vqgan_file, tmp_path, monkeypa
         (["--images=tests"], "name the tokenizer with --tokenizer=WEIGHTS"),
         (["--images=tests", "--tokenizer=digits", "--split=train"], "--split has no effect with --images: remove it"),
         (["--glyphs=9", "--tokenizer=digits"], "--image_size=256 would enlarge the glyphs: set --image_size=32"),
-        (["--images=nothing", "--tokenizer=digits"], "no images in 'nothing'"),
+        (["--images=nothing", "--tokenizer=digits", "--image_size=8", "--features=pixels"], "no images in 'nothing'"),
     ],
 )
 def test_mistakes_with_evaluate_tokenizer(arguments, message):

@@ -21,7 +21,7 @@ def bowl(setting, on_batch):
 
 def test_two_processes_do_not_measure_the_same_cells(tmp_path):
     def measure(setting, on_batch):
-        with pytest.raises(UserError, match=rf"process {os.getpid()} measures there; stop it, or choose another"):
+        with pytest.raises(UserError, match=rf"process .+:{os.getpid()} measures there; stop it, or choose another"):
             measure_cells(tmp_path / "grid.jsonl", {}, [Setting(1.0, 1.0)], 10, bowl)
         # Another section of the same folder is other work.
         measure_cells(tmp_path / "other.jsonl", {}, [Setting(1.0, 1.0)], 10, bowl)

@@ -172,7 +172,7 @@ def test_a_killed_job_is_resumed(images, whole, tmp_path):
 def test_another_job_is_refused(images, tmp_path):
     with job(tmp_path / "a") as folder:
         write(folder, images, [0])
-        with pytest.raises(UserError, match=r"process \d+ samples there; stop it, or choose another folder"):
+        with pytest.raises(UserError, match=r"process .+:\d+ samples there; stop it, or choose another folder"):
             job(tmp_path / "a")
     with pytest.raises(
         UserError, match=r"--out=.*a was started with seed=0, not 1, more=None, not 'npz': use the same"

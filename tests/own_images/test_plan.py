@@ -10,7 +10,7 @@ from rar_jax.models.sizes import VQGANConfig
 from rar_jax.own_images.plan import config_file, write_plan
 from rar_jax.own_images.planned import Images, Machine, duration
 from rar_jax.performance.costs import train_flops, vqgan_train_flops
-from rar_jax.schema import from_config_dict as from_fields
+from rar_jax.schema import build_config
 from rar_jax.tokenizer_config import TokenizerConfig
 
 
@@ -36,7 +36,7 @@ def planned(folder, *arguments, **options):
     text = write_plan(folder, *arguments, **options)
     assert (folder / "plan.txt").read_text() == text + "\n"
     fields = [runpy.run_path(str(folder / f"{name}.py"))["get_config"]() for name in ("tokenizer", "rar")]
-    return from_fields(fields[0], TokenizerConfig), from_config_dict(fields[1]), text
+    return build_config(fields[0], TokenizerConfig), from_config_dict(fields[1]), text
 
 
 def test_two_cores_get_small_networks_that_fit_the_time(tmp_path):

@@ -223,7 +223,7 @@ def test_a_mistake_in_one_process_ends_all_of_them(tmp_path):
     two.until(5)
     second = Processes(tmp_path / "run", 2)
     assert second.wait(SOON) == [2, 2], second.log_texts()
-    assert all(re.search(r"error: .*process \d+ trains there; stop it", text) for text in second.log_texts())
+    assert all(re.search(r"error: .*process .+:\d+ trains there; stop it", text) for text in second.log_texts())
     for process in two.processes:
         process.send_signal(signal.SIGTERM)
     assert two.wait() == [75, 75]

@@ -63,5 +63,5 @@ def test_an_unknown_topology_is_refused():
 @pytest.mark.parametrize("text", ["{}", "not JSON"])
 def test_a_file_with_other_results_is_refused(tmp_path, text):
     (tmp_path / "analysis.json").write_text(text)
-    with pytest.raises(UserError, match="is a file of something else than this table: name another file"):
+    with pytest.raises(UserError, match="does not hold variants of this table: name another file"):
         next(table.rows(["h200:8"], str(tmp_path / "analysis.json")))

@@ -54,7 +54,7 @@ def test_a_failed_cell_does_not_end_the_study_and_finished_cells_are_kept(tmp_pa
 
 def test_cells_of_another_process_are_left_to_it(tmp_path, monkeypatch, caplog):
     """Processes that divide the study differently can come to the same cells."""
-    study = tiny_study()
+    study = tiny_study(seeds=2)
     cells = cells_of(study)
     measured, other = [], Results(tmp_path, cells, {})
 
@@ -65,7 +65,6 @@ def test_cells_of_another_process_are_left_to_it(tmp_path, monkeypatch, caplog):
         return {"scores": {"loss_end": 2.0}}
 
     monkeypatch.setattr(run_module, "_measure", measure)
-    assert len(cells) >= 3
     with lock(tmp_path / "runs" / cells[2].name, "cell", "trains"):
         assert run_cells(study, cells[:3], Results(tmp_path, cells, {}), tmp_path, Preemption())
     assert measured == [cells[0].name]

@@ -173,7 +173,7 @@ def test_a_disk_that_is_full_at_the_end_is_an_error(small_config, tmp_path, monk
 
 def test_a_second_process_is_refused(small_config, tmp_path):
     run = prepare(config_of(small_config), tmp_path)
-    with pytest.raises(UserError, match=r"process \d+ trains there; stop it, or choose another folder"):
+    with pytest.raises(UserError, match=r"process .+:\d+ trains there; stop it, or choose another folder"):
         prepare(config_of(small_config), tmp_path)
     run.close()
     prepare(config_of(small_config), tmp_path).close()
