@@ -42,7 +42,7 @@ class Progress:
         if now - self._last_line >= _SECONDS_BETWEEN_LINES or self._done == self._total:
             self._last_line = now
             rate = (self._done - self._initial) / max(now - self._began, 1e-9)
-            # Nothing may be done yet, for example while other processes work.
+            # It is possible that nothing is done yet, for example while other processes work.
             left = tqdm.tqdm.format_interval((self._total - self._done) / rate) if rate else "unknown time"
             _log.info(
                 "%s %d/%d, %.3g %s/s, %s left%s",

@@ -112,7 +112,7 @@ def build_section(section: type, values: Any, prefix: str, schema: type | None =
       section: the class of the section.
       values: the fields.
       prefix: the name of the section in the config, with a dot at its end; empty for the whole config.
-      schema: the class of the config, in whose names a misspelt one is looked for. By default the section's own.
+      schema: the class of the config, where the nearest names of a misspelt field are looked up. By default `section`.
 
     Raises:
       UserError: a field is unknown, missing or of another type.

@@ -25,8 +25,6 @@ _log = logging.getLogger(__name__)
 FOLDER = "checkpoints"
 # Damaged checkpoints are moved to this folder beside it, so that new ones can be saved for the same steps.
 DAMAGED = "damaged_checkpoints"
-# A file there, which says why the last ones were moved.
-REASONS = "reasons.txt"
 
 _POLL_SECONDS = 0.2
 # How long a process that is being preempted waits for the manifest of its last save.
@@ -151,7 +149,7 @@ class CheckpointStore:
         Args:
           state: a pytree of arrays with an attribute `step`, int32 [].
           data_state: the position in the data; JSON values.
-          hurried: whether to wait only for the previous save, and not for its manifest, which is then not written.
+          hurried: whether to wait only for the previous save, and to give its manifest up unless it is written.
         """
         step = int(state.step)
         self._finish(0 if hurried else None)
@@ -345,7 +343,10 @@ class CheckpointStore:
         except Exception as error:
             self._failed("the previous save", error)
         if self._watcher is not None:
-            self._watcher.join(manifest_seconds)
+            if manifest_seconds == 0:
+                # Ends the watcher soon, also while it reads files.
+                self._given_up.set()
+            self._watcher.join(manifest_seconds or None)
             self._given_up.set()
             self._watcher = None
         # The watcher ends the silence too, and two threads must not do so at once.
@@ -355,9 +356,9 @@ class CheckpointStore:
     def _put_aside(self, damaged: Mapping[int, DamagedError]) -> None:
         if is_first():
             (self._run_folder / DAMAGED).mkdir(parents=True, exist_ok=True)
-            # A bucket has no empty folders, and nothing can be moved into a folder that does not exist.
-            write_atomically(self._run_folder / DAMAGED / REASONS, "".join(f"{each}\n" for each in damaged.values()))
-            for step in damaged:
+            for step, error in damaged.items():
+                # First, because a bucket has no empty folders, and nothing can be moved into one that is not there.
+                write_atomically(self._run_folder / DAMAGED / f"{step}.txt", f"{error}\n")
                 target = self._run_folder / DAMAGED / str(step)
                 if target.exists():
                     target.rmtree()

@@ -10,6 +10,8 @@ if the program does not fit a chip's memory. The compiler must be installed: the
 jax-cuda12-plugin for GPUs.
 """
 
+import math
+
 import jax
 from absl import flags
 from ml_collections import config_flags
@@ -97,6 +99,7 @@ def main(argv):
     except DoesNotFitError as error:
         described = f"{config.name}, {_WHAT.value}, on {_TOPOLOGY.value}"
         cli.fail(f"{described}: does not fit: {error}; try {_advice(config)}", cli.FAILURE)
-    default = memory.get("available to JAX by default, GB", available)
-    share = "" if needed <= default else f", if XLA_CLIENT_MEM_FRACTION is above {needed / available:.2f} (JAX: 0.75)"
-    print(f"fits: {needed:.1f} of {available:.1f} GB per device, by count, not run{share}")
+    print(f"fits: {needed:.1f} of {available:.1f} GB per device, by count, not run")
+    if needed > memory.get("available to JAX by default, GB", available):
+        share = math.ceil(100 * needed / available) / 100
+        print(f"JAX uses {aot.GPU_SHARE:.0%} of a GPU's memory: set XLA_CLIENT_MEM_FRACTION to {share:.2f} or more")

@@ -47,7 +47,7 @@ def main(argv):
         family, *_, address = socket.getaddrinfo(_HOST.value, _PORT.value, type=socket.SOCK_STREAM)[0]
         socket.create_server(address, family=family).close()
     except OSError as error:
-        raise UserError(f"--host={_HOST.value} --port={_PORT.value}: {error}") from None
+        raise UserError(f"--host={_HOST.value} --port={_PORT.value}: {error}; choose another port or host") from None
     generator = load(_CHECKPOINT.value, _STEP.value, _TOKENIZER.value)
     model = Model(_CHECKPOINT.value, _STEP.value, _TOKENIZER.value)
     events = Events(Studio(generator, _MAX_IMAGES.value), model)

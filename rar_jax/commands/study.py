@@ -47,7 +47,7 @@ def main(argv):
     check_folder("out", folder)
     own = cells[index::count]
     results = Results(folder, cells, read_results("docs/results"))
-    # Without a lock, a second start would find the runs of the first one locked, and count their cells as failed.
+    # Without a lock, a second start would leave out cell after cell that the first one trains.
     with lock(folder, f"process_{index}", "trains"), Preemption() as preemption:
         complete = run_cells(study, own, results, folder, preemption)
     found = results.write()
@@ -56,7 +56,9 @@ def main(argv):
         print(f"{folder}: {RESULTS}, {TABLE}, {FIGURE}; {scored} of {len(cells)} cells")
     if not complete:
         sys.exit(cli.PREEMPTED)
-    # Only this process's cells: another process may still try the ones again that it failed.
+    # Only this process's cells: another process may still retry the cells that failed there.
     digests = {cell.digest for cell in own}
     if failed := [cell for cell in found if "error" in cell and cell["digest"] in digests]:
         cli.fail("; ".join(f"{cell['row']}, seed {cell['seed']}: {cell['error']}" for cell in failed), cli.FAILURE)
+    if left := sum(not results.finished(cell) for cell in own):
+        cli.fail(f"another process trains {left} cells of this one: give both the same --process_count", cli.FAILURE)

@@ -6,7 +6,7 @@ from etils import epath
 from rar_jax.data.token_batches import evenly_spaced
 from rar_jax.data.tokenizers import Tokenizer
 from rar_jax.errors import UserError
-from rar_jax.evaluation.features import Extractor, check_labels
+from rar_jax.evaluation.features import Extractor, check_scored_labels
 from rar_jax.evaluation.image_sets import ImageSet, take
 from rar_jax.evaluation.neighbours import nearest
 from rar_jax.evaluation.reconstruction import reconstruct
@@ -54,7 +54,7 @@ def evaluate_samples(
     """
     _check_count(samples)
     reference.check(extractor, samples.size)
-    check_labels(extractor, samples.labels)
+    check_scored_labels(extractor, samples.labels)
     inputs = {"samples": samples.name, "image_size": image_size} | _extractor_inputs(extractor)
     inputs["reference"] = reference.name
     begin_report(out, inputs)
@@ -117,7 +117,7 @@ def evaluate_tokenizer(
     if count < 2:
         raise UserError("a single image has no covariance: give at least 2")
     extractor.num_features(images.size)
-    check_labels(extractor, images.labels)
+    check_scored_labels(extractor, images.labels)
     inputs = {"images": images.name, "image_size": images.size[0], "num": count, "tokenizer": tokenizer.fingerprint}
     inputs |= _extractor_inputs(extractor)
     begin_report(out, inputs)

@@ -194,10 +194,10 @@ def open_extractor(name: str, inception: epath.PathLike | None) -> Extractor:
     return InceptionExtractor(weights.model, weights.params)
 
 
-def check_labels(extractor: Extractor, labels: np.ndarray | None) -> None:
+def check_scored_labels(extractor: Extractor, labels: np.ndarray | None) -> None:
     """Raises a `UserError` if the classes of images, int [N] or None, cannot be scored with these features."""
     if labels is not None and extractor.name == GlyphExtractor.name:
-        glyph_classifier.check_labels(labels)
+        glyph_classifier.check_glyph_labels(labels)
 
 
 def extract_all(extractor: Extractor, batches: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, Features]]:

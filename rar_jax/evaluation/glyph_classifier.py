@@ -115,12 +115,12 @@ def recognised(logits: np.ndarray, labels: np.ndarray, num_classes: int | None =
     Raises:
       UserError: a label is not that of a glyph.
     """
-    check_labels(labels)
+    check_glyph_labels(labels)
     num_classes = num_classes or min(number for number in NUM_CLASSES if number > labels.max())
     return float(np.mean(logits[:, :num_classes].argmax(axis=1) == labels))
 
 
-def check_labels(labels: np.ndarray) -> None:
+def check_glyph_labels(labels: np.ndarray) -> None:
     """Raises a `UserError` if a label is not that of a glyph."""
     if labels.max() >= max(NUM_CLASSES):
         raise UserError(

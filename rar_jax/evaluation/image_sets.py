@@ -309,7 +309,7 @@ def rows_at(places: np.ndarray, start: int, count: int) -> np.ndarray:
 def chosen(images: ImageSet, places: np.ndarray, size: int) -> Iterator[np.ndarray]:
     """Yields the images at given places in batches, as `ImageSet.batches` does.
 
-    An .npz file is read from its beginning to the last place, and of encoded images no others are read.
+    An .npz file is read from its beginning to the last place. From a folder, only these images are read.
 
     Args:
       images: the set.

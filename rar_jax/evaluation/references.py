@@ -55,17 +55,13 @@ def read_statistics(path: epath.PathLike) -> dict[str, Gaussian]:
 
 
 def check_statistics_file(flag: str, path: epath.PathLike) -> None:
-    """Raises a `UserError` that names the flag if statistics cannot be written to a file, or would replace images.
-
-    Raises:
-      OSError: the folder of the file cannot be made.
-    """
+    """Raises a `UserError` that names the flag if statistics cannot be written to a file, or would replace images."""
     path = epath.Path(path)
     if path.suffix != ".npz" or path.is_dir():
         raise UserError(f"--{flag}={path} must be an .npz file")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if "://" not in str(path) and not os.access(path.parent, os.W_OK):
-        raise UserError(f"--{flag}={path}: no file can be written into {path.parent}")
+    folder = next((each for each in path.parents if each.exists()), None)
+    if "://" not in str(path) and folder is not None and not os.access(folder, os.W_OK):
+        raise UserError(f"--{flag}={path}: {folder} cannot be written: choose another folder")
     if not path.exists():
         return
     try:

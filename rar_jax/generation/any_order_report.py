@@ -63,18 +63,19 @@ def measure(subject: Subject, grid: Grid, sections: Sequence[str], folder: epath
         raise UserError(
             f"--sections={','.join(sections)} has nothing to measure with --steps={','.join(map(str, grid.steps))}"
         )
-    report = {"images": subject.num} | _other_sections(folder, subject.num) | _as_json(results)
+    origin = {"version": _VERSION, "model": subject.name, "images": subject.num}
+    report = origin | _other_sections(folder, origin) | _as_json(results)
     write_atomically(folder / REPORT, json.dumps(report, indent=2) + "\n")
     if "steps" in results:
         plot_steps(folder / PICTURE, results["steps"], subject.name, subject.num_tokens)
     return results
 
 
-def _other_sections(folder: epath.Path, images: int) -> dict[str, Any]:
-    """Returns what an earlier report of the folder holds, if it is one of as many images."""
+def _other_sections(folder: epath.Path, origin: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the sections of an earlier report in the folder, if it has the same origin."""
     file = folder / REPORT
     earlier = json.loads(file.read_text()) if file.exists() else {}
-    return earlier if earlier.get("images") == images else {}
+    return earlier if origin.items() <= earlier.items() else {}
 
 
 def _as_json(results: Mapping[str, Sequence[Row]]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from etils import epath
 
 from rar_jax.data.tokenizers import decoded
 from rar_jax.errors import UserError, naming
-from rar_jax.evaluation.features import Extractor, check_labels
+from rar_jax.evaluation.features import Extractor, check_scored_labels
 from rar_jax.evaluation.report import score_label
 from rar_jax.evaluation.sample_scores import ReferenceScorer
 from rar_jax.evaluation.scoring import Reference
@@ -141,7 +141,7 @@ def tune(
     if score not in scorer.names:
         raise UserError(f"--score={score} must be one of {', '.join(scorer.names)} with --features={extractor.name}")
     labels = interleaved_labels(num, generator.sampler.model.config.num_classes)
-    check_labels(extractor, labels)
+    check_scored_labels(extractor, labels)
     fixed = {name: value for name, value in dataclasses.asdict(options).items() if name not in Setting._fields}
     plan = generator.origin | {"images": num, "seed": seed} | fixed
     plan |= {"reference": reference.name, "features": scorer.fingerprint}

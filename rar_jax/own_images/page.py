@@ -85,18 +85,14 @@ def _samples(run: epath.Path, names: Sequence[str]) -> Section:
     file = job_images(run / "samples")
     if file.name != FILES["npz"]:
         raise UserError(f"{run / 'samples'} has no {FILES['npz']}: sample with --npz")
-    images, pictures, grids = NpzImages(file), [], {}
+    images, pictures = NpzImages(file), []
     for start in range(0, len(names), _ROWS):
         own = np.flatnonzero((images.labels >= start) & (images.labels < start + _ROWS))
-        if len(own):
-            grid = SampleGrid(images.labels[own], names, (_ROWS, _COLUMNS))
-            grids[start] = grid, own[grid.numbers]
-    # All at once, because the file is read from its beginning each time.
-    shown = take(images, np.concatenate([places for _, places in grids.values()]))
-    for start, (grid, places) in grids.items():
-        own, shown = np.split(shown, [len(places)])
+        if not len(own):
+            continue
+        grid = SampleGrid(images.labels[own], names, (_ROWS, _COLUMNS))
         name = f"samples/classes_{start // _ROWS:03d}.png"
-        write_png(run / name, grid.draw(own))
+        write_png(run / name, grid.draw(take(images, own[grid.numbers])))
         alt = f"Grid of generated images, one class per row: {', '.join(names[start : start + _ROWS])}"
         pictures.append(Picture(name, alt, "Generated images, one class per row."))
     return Section("Samples", pictures=pictures)

@@ -67,10 +67,10 @@ def initialize(
     # JAX raises all of these: a process is missing, nothing describes the others, a cloud's server does not answer.
     except (RuntimeError, ValueError, OSError) as error:
         used = {name: value for name, value in given.items() if value is not None}
+        alone = "" if used else ", or train in this process alone with --num_processes=1"
         raise UserError(
             f"the processes did not find each other ({used or 'settings from the environment'}): check that all "
-            "are started, and that the address of the first one is reachable and its port free; a process that trains "
-            f"alone needs --num_processes=1. {error}"
+            f"are started, and that the address of the first one is reachable and its port free{alone}. {error}"
         ) from None
     if not is_first():
         logging.getLogger("rar_jax").setLevel(logging.WARNING)

@@ -97,7 +97,7 @@ def run_cells(
       preemption: tells when to end early.
 
     Returns:
-      Whether all cells were tried. If not, the study was preempted.
+      False if the study was preempted.
     """
     left = [cell for cell in cells if not results.finished(cell)]
     progress = Progress("study", len(cells), done=len(cells) - len(left), unit="cell")
@@ -107,6 +107,7 @@ def run_cells(
             held = lock(run, "cell", "trains")
         except UserError as error:
             _log.warning("cell %s is left out: %s", cell.name, error)
+            progress.update(note=cell.name)
             continue
         with held:
             if not results.finished(cell):

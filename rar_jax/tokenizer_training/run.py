@@ -71,7 +71,7 @@ class TokenizerRun(BaseRun):
         return TrainImages(self.images.train, crops, config.train.batch_size, config.train.steps, config.seed, rows)
 
     def draw_curves(self) -> None:
-        """See `BaseRun.draw_curves`. The measures are those of held-out images."""
+        """Draws the loss, the learning rate and what was measured on held-out images."""
         entries = read_metrics(self.folder)
         panels = [
             Panel("Loss of training batches", [Line(points(entries, "train/loss"), color="0.6")]),

@@ -278,35 +278,36 @@ def test_the_newest_checkpoint_without_a_manifest_is_restored_with_a_warning(sav
     assert len(warned) == 2 and all("/5 has no manifest, and is restored unverified" in line for line in warned)
 
 
-@pytest.mark.parametrize(("best_is_max", "best"), [(False, 1), (True, 2)])
+@pytest.mark.parametrize(("best_is_max", "best"), [(False, 4), (True, 3)])
 def test_the_best_checkpoint_is_kept(state, tmp_path, best_is_max, best):
     earlier = CheckpointStore(tmp_path, CheckpointConfig())
     earlier.save(state.replace(step=np.int32(1)), {})
     assert earlier.close()
-    # The run goes back to step 1, so that the better value that was measured at step 3 is that of another checkpoint.
-    known = {1: 0.0, 3: 10.0 if best_is_max else -1.0}
+    # The run goes back to step 1, so that the better value that was measured at step 5 is that of another checkpoint.
+    known = {1: math.nan, 5: 10.0 if best_is_max else -1.0}
     store = CheckpointStore(tmp_path, CheckpointConfig(keep=1), Best("score", best_is_max, known))
-    for step, score in ((2, 9.0), (3, 5.0), (4, math.nan), (5, 5.0)):
+    for step, measured in ((2, {"score": math.nan}), (3, {"score": 9.0}), (4, {"score": 2.0}), (5, {}), (6, {})):
         store.save(state.replace(step=np.int32(step)), {})
-        store.add_measured(step, {"other": 1.0, "score": score})
+        store.add_measured(step, {"other": 0.0} | measured)
     assert store.close()
-    assert CheckpointStore(tmp_path).steps == [best, 5]
+    assert CheckpointStore(tmp_path).steps == [best, 6]
 
 
 def test_a_hurried_save_does_not_wait_for_the_manifest_of_the_save_before(state, tmp_path, monkeypatch):
-    hashing = threading.Event()
+    hashing, told = threading.Event(), []
 
     def slow(path, given_up):
         hashing.set()
-        # A save that waits for this would not end.
-        given_up.wait()
+        told.append(given_up.wait(20))
         raise TimeoutError
 
+    monkeypatch.setattr("rar_jax.checkpoints.store._HURRIED_SECONDS", 0.1)
     monkeypatch.setattr("rar_jax.checkpoints.manifest._digest", slow)
     store = CheckpointStore(tmp_path, CheckpointConfig())
     store.save(state, {})
     assert hashing.wait(60)
     store.save(state.replace(step=np.int32(STEP + 1)), {}, hurried=True)
+    assert told and all(told)
     assert store.close(hurried=True)
     assert CheckpointStore(tmp_path).steps == [STEP, STEP + 1]
 

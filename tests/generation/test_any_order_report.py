@@ -34,7 +34,7 @@ def test_nothing_to_measure_is_refused(tmp_path):
 
 
 def test_sections_that_are_not_measured_again_are_kept(tmp_path, monkeypatch):
-    """Unless they are of another number of images."""
+    """Unless they are of another model or another number of images."""
     monkeypatch.setattr(
         any_order_report, "measure_cells", lambda path, plan, cells, *rest: {each: {} for each in cells}
     )
@@ -42,15 +42,17 @@ def test_sections_that_are_not_measured_again_are_kept(tmp_path, monkeypatch):
     subject = types.SimpleNamespace(
         decodings=lambda grid: [], verified_decodings=lambda grid: [ONE], completions=lambda grid: [],
         classifications=lambda grid: [GROUPS], decode=None, complete=None, classify=None, num=1, labels=[0],
-        num_tokens=16,
+        num_tokens=16, name="model-1",
     )  # fmt: skip
     grid = Grid(["random"], [16], ["none"], 1)
     for section in ("verify", "classification"):
         measure(subject, grid, [section], tmp_path)
-    assert json.loads((tmp_path / "orders.json").read_text()).keys() == {"images", "verify", "classification"}
-    subject.num = 2
-    measure(subject, grid, ["verify"], tmp_path)
-    assert json.loads((tmp_path / "orders.json").read_text()).keys() == {"images", "verify"}
+    assert {"verify", "classification"} < json.loads((tmp_path / "orders.json").read_text()).keys()
+    for name, num in (("model-2", 1), ("model-2", 2)):
+        subject.name, subject.num = name, num
+        measure(subject, grid, ["verify"], tmp_path)
+        assert "classification" not in json.loads((tmp_path / "orders.json").read_text())
+        measure(subject, grid, ["classification"], tmp_path)
 
 
 def test_rows_have_means_over_seeds_and_ratios_to_one_token_a_pass():

@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 
 from rar_jax.errors import UserError
 from rar_jax.evaluation.image_sets import open_images
-from rar_jax.generation import job_folder as job_module
+from rar_jax.generation import job_folder
 from rar_jax.generation.job import run_job
 from rar_jax.generation.job_folder import JobFolder, job_images
 from rar_jax.images.files import write_png
@@ -103,7 +103,7 @@ def test_batches_that_are_removed_during_a_check_are_not_sampled_again(images, t
     with job(tmp_path, 0, 2) as first, job(tmp_path, 1, 2) as second:
         write(first, images)
         write(second, images)
-        names, late = job_module._names, iter([1])
+        names, late = job_folder._names, iter([1])
 
         def list_and_be_overtaken(folder):
             found = names(folder)
@@ -112,7 +112,7 @@ def test_batches_that_are_removed_during_a_check_are_not_sampled_again(images, t
                     first.complete()
             return found
 
-        monkeypatch.setattr(job_module, "_names", list_and_be_overtaken)
+        monkeypatch.setattr(job_folder, "_names", list_and_be_overtaken)
         assert second.own_batches()[0] == [] and (tmp_path / "samples.npz").exists()
 
 

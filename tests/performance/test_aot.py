@@ -72,6 +72,7 @@ def test_an_analysis_of_a_tokenizer(monkeypatch):
     )
     results = aot.analyse(config, "h200:2", "tokenizer")
     assert results["tiny, tokenizer, on h200:2"]["these figures"] == "by count, not run"
+    assert results["memory per device, by the compiler"]["available to JAX by default, GB"] == pytest.approx(105.75)
     flops = results["work per device, by formula"]["model FLOP"]
     assert flops == 2 * vqgan_train_flops(config.model, 8)
     counted = 1e12 * results["kernels per device, by count, not run"]["products, TFLOP"]

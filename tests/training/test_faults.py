@@ -114,7 +114,7 @@ def test_a_flipped_bit_is_detected_and_the_checkpoint_before_is_used(small_confi
     assert "12 cannot be read" in messages[0] and "is damaged" in messages[0]
     assert messages[1].startswith("went back to the checkpoint of step 10")
     assert (tmp_path / "damaged_checkpoints" / "12").exists()
-    assert "/12 cannot be read" in (tmp_path / "damaged_checkpoints" / "reasons.txt").read_text()
+    assert "/12 cannot be read" in (tmp_path / "damaged_checkpoints" / "12.txt").read_text()
     assert_undisturbed(tmp_path, small_config, undisturbed)
 
 

@@ -154,7 +154,8 @@ def measure(
       repeats: number of timed batches, after one warm-up batch.
 
     Returns:
-      Section -> name -> value. The names hold the units. A peak of memory includes that of the sections before it.
+      Section -> name -> value. The names hold the units. A peak of memory is that of decoding without the tokenizer,
+      and includes those of the sections before it.
 
     Raises:
       UserError: a batch size is not a multiple of the number of devices, there are more steps than tokens, or verify is
