@@ -139,7 +139,7 @@ def read_numbers(holder: flags.FlagHolder[list[str]], kind: type, example: str) 
 
 @contextlib.contextmanager
 def user_errors() -> Iterator[None]:
-    """Ends the program with one line if the block raises a `UserError` or finds an unusable path or a full disk.
+    """Ends the program with one line if the block raises a `UserError`, or finds an unusable path or a full disk.
 
     The exit code is 1 for a full disk, else 2.
     """
@@ -147,6 +147,11 @@ def user_errors() -> Iterator[None]:
         yield
     except (UserError, *_UNUSABLE_PATHS) as error:
         fail(error)
+    except ImportError as error:
+        # What fsspec raises for a path on gs://.
+        if "gcsfs" not in str(error):
+            raise
+        fail("gs:// needs the package gcsfs: install it with launch/install.sh tpu or pip install gcsfs")
     except OSError as error:
         if error.errno not in NO_ROOM:
             raise

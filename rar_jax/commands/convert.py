@@ -50,12 +50,12 @@ def main(argv):
     jax.config.update("jax_platforms", "cpu")
     if not _INPUT.value or not _OUTPUT.value:
         raise UserError("name what to read with --input and what to write with --output")
+    check_local(_OUTPUT.value)
     output = epath.Path(_OUTPUT.value)
     if output.exists():
         raise UserError(f"--output={output} exists already: remove it or choose another name")
     if output.suffix in SUFFIXES and output.suffix != ".safetensors":
         raise UserError(f"--output={output}: weights are written as a folder or as a .safetensors file")
-    check_local(output)
     check_folder("output", output.parent)
     weights = load_weights(_INPUT.value, step=_STEP.value)
     _check_num_heads(weights)

@@ -1,5 +1,8 @@
+import importlib.util
+
 import numpy as np
-from running import call, run
+import pytest
+from running import call, refusal, run
 from safetensors.numpy import load_file, save_file
 
 
@@ -49,3 +52,14 @@ def test_inception_weights_are_converted(inception_tensors, tmp_path):
     tensors = load_file(back)
     assert tensors.keys() == inception_tensors.keys()
     assert all(tensors[name].tobytes() == tensor.tobytes() for name, tensor in inception_tensors.items())
+
+
+def test_a_published_file_cannot_be_on_a_bucket():
+    message = "gs://bucket/a.safetensors: .safetensors files are read and written on disks only"
+    assert message in refusal("convert", "--input=a.bin", "--output=gs://bucket/a.safetensors")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("gcsfs") is not None, reason="gcsfs is installed and asks the bucket")
+def test_without_gcsfs_one_line_says_how_to_get_it():
+    message = "gs:// needs the package gcsfs: install it with launch/install.sh tpu"
+    assert message in refusal("convert", "--input=gs://bucket/run", "--output=a")
