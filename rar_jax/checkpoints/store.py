@@ -336,7 +336,7 @@ class CheckpointStore:
             _log.warning("no manifest for %s: %s", folder, error)
 
     def _finish(self, manifest_seconds: float | None = None) -> None:
-        """Waits for the previous save and, at most `manifest_seconds`, for its manifest."""
+        """Waits for the previous save and, at most `manifest_seconds`, for its manifest; 0 gives the manifest up."""
         try:
             self._manager.wait_until_finished()
             self._manager.check_for_errors()

@@ -8,6 +8,7 @@ The same command resumes a search that was stopped.
 from absl import flags
 
 from rar_jax.commands import cli, shared_flags
+from rar_jax.data.sources import check_outside
 from rar_jax.errors import UserError
 from rar_jax.evaluation.features import open_extractor
 from rar_jax.evaluation.report import report_folder, score_label
@@ -48,8 +49,10 @@ def main(argv):
     out = shared_flags.results_folder(_CHECKPOINT.value, _OUT.value, report_folder)
     numbers = (cli.read_numbers(each, float, "1,1.5") for each in (_SCALES, _POWERS, _TEMPERATURES))
     candidates = Candidates(*numbers)
+    images = job_images(_REFERENCE.value)
+    check_outside(images, "--out", out)
     extractor = open_extractor(_FEATURES.value, _INCEPTION.value)
-    reference = Reference(job_images(_REFERENCE.value), None)
+    reference = Reference(images, None)
     generator = load(_CHECKPOINT.value, tokenizer=_TOKENIZER.value)
     found = tune(
         generator, reference, extractor, candidates, out,

@@ -104,26 +104,28 @@ def run_cells(
     for cell in left:
         run = epath.Path(folder) / _RUNS / cell.name
         try:
-            held = lock(run, "cell", "trains")
+            with lock(run, "cell", "trains"):
+                if not results.finished(cell):
+                    results.add(cell, _measure_or_fail(study, cell, run, preemption))
+        except Preempted:
+            progress.close()
+            return False
         except UserError as error:
             _log.warning("cell %s is left out: %s", cell.name, error)
-            progress.update(note=cell.name)
-            continue
-        with held:
-            if not results.finished(cell):
-                try:
-                    values = _measure(study, cell, run, preemption)
-                except Preempted:
-                    progress.close()
-                    return False
-                # Whatever ends one cell, such as updates that are not finite, must not end the study.
-                except Exception as error:
-                    _log.error("cell %s failed: %s", cell.name, error, exc_info=not isinstance(error, UserError))
-                    values = {"error": f"{type(error).__name__}: {error}"}
-                results.add(cell, values)
         progress.update(note=cell.name)
     progress.close()
     return True
+
+
+def _measure_or_fail(study: Study, cell: Cell, folder: epath.Path, preemption: Preemption) -> dict[str, Any]:
+    """Returns what `_measure` does, or the error that ended the cell, which must not end the study."""
+    try:
+        return _measure(study, cell, folder, preemption)
+    except Preempted:
+        raise
+    except Exception as error:
+        _log.error("cell %s failed: %s", cell.name, error, exc_info=not isinstance(error, UserError))
+        return {"error": f"{type(error).__name__}: {error}"}
 
 
 def _measure(study: Study, cell: Cell, folder: epath.Path, preemption: Preemption) -> dict[str, Any]:

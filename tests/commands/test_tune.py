@@ -45,6 +45,7 @@ def test_a_model_is_tuned(small_config, tmp_path):
         (["--reference=b.npz", "--temperatures=a"], "--temperatures=a must be numbers"),
         (["--reference=b.npz", "--features=pixels"], "b.npz: there is no such file"),
         (["--reference=b.npz", "--seed=4294967296"], "--seed=4294967296"),
+        (["--reference=tests", "--out=tests/x"], "--out=tests/x lies in the images' folder tests"),
         ([], "name a model with --checkpoint=RUN and a reference with --reference"),
         (["--reference=tests/tiny", "--guidance_powers=0"], "--guidance_powers: guidance_power=0.0 must be above 0"),
     ],
