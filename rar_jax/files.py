@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -13,6 +14,9 @@ from typing import IO, Any
 from etils import epath
 
 from rar_jax.errors import UserError
+
+# The disk or the user's share of it is full, or the file may not be larger.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 _log = logging.getLogger(__name__)
 

@@ -5,7 +5,6 @@ SIGINT stopped it, 143 if SIGTERM did, and 1 for anything else.
 """
 
 import contextlib
-import errno
 import logging
 import os
 import re
@@ -20,7 +19,7 @@ from absl import app, flags
 
 from rar_jax.config import Config
 from rar_jax.errors import UserError, mistake_in_file
-from rar_jax.files import cache_folder
+from rar_jax.files import NO_ROOM, cache_folder
 from rar_jax.schema import field_paths, unknown_field
 
 FAILURE = 1
@@ -33,9 +32,6 @@ PREEMPTED = 75
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # The path is missing or taken, access is denied, or it is a file instead of a folder or a folder instead of a file.
 _UNUSABLE_PATHS = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
-
-# The disk or the user's share of it is full, or the file may not be larger.
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class _Stopped(SystemExit):

@@ -18,7 +18,7 @@ from etils import epath
 from rar_jax.commands import cli, shared_flags
 from rar_jax.data.datasets import open_heldout, open_records
 from rar_jax.data.records import HostBatch
-from rar_jax.data.sources import ClassFolders
+from rar_jax.data.sources import ClassFolders, check_outside
 from rar_jax.data.token_batches import evenly_spaced, image_batches, record_batches
 from rar_jax.errors import UserError
 from rar_jax.files import write_atomically
@@ -80,6 +80,8 @@ def main(argv):
     for holder in (_IMAGES, _RECORDS):
         if holder.value and not epath.Path(holder.value).is_dir():
             raise UserError(f"--{holder.name}={holder.value}: there is no such folder")
+    if _IMAGES.value:
+        check_outside(_IMAGES.value, "--out", out)
     generator = load(_CHECKPOINT.value, _STEP.value, _TOKENIZER.value)
     images = _folder(generator, _IMAGES.value) if _IMAGES.value else _records(generator, _RECORDS.value)
     passes = max(1, _ORDERS.value) * (1 + generator.config.model.num_classes * _CLASSIFY.value)

@@ -11,6 +11,7 @@ from absl import flags
 
 from rar_jax.commands import cli, shared_flags
 from rar_jax.errors import UserError
+from rar_jax.files import NO_ROOM
 from rar_jax.generate import load
 from rar_jax.generation.job_folder import FILES, check_outputs
 from rar_jax.generation.pictures import GRID, GRID_SIZE, PER_CLASS, choose_labels, sample_pictures, samples_folder
@@ -65,7 +66,7 @@ def main(argv):
             outputs=outputs, process_index=index, process_count=count, on_pace=paces.append,
         )  # fmt: skip
     except OSError as error:
-        if error.errno not in cli.NO_ROOM:
+        if error.errno not in NO_ROOM:
             raise
         # Without outputs, images are only in memory until the grid is written.
         again = "resumes" if outputs else "starts again"

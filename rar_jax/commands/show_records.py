@@ -10,6 +10,7 @@ from rar_jax.data.records import TokenRecords
 from rar_jax.data.tokenizers import open_tokenizer
 from rar_jax.errors import UserError
 from rar_jax.evaluation.token_pictures import draw_records
+from rar_jax.files import printable
 from rar_jax.images.files import write_png
 
 _RECORDS = flags.DEFINE_string("records", None, "Folder of token records.")
@@ -29,4 +30,4 @@ def main(argv):
     write_png(_OUTPUT.value, picture)
     print(f"{_OUTPUT.value}: {sum(map(len, classes))} of {records.num_records} records; their classes, row by row:")
     for row in classes:
-        print("  " + ", ".join(row))
+        print("  " + printable(", ".join(row)))

@@ -15,7 +15,7 @@ from rar_jax.commands import cli, shared_flags
 from rar_jax.data.glyphs import Glyphs
 from rar_jax.data.jsonl import import_jsonl
 from rar_jax.data.pictures import CROPS
-from rar_jax.data.records import UNKNOWN_TOKENIZER, Description
+from rar_jax.data.records import UNKNOWN_TOKENIZER, Description, check_local
 from rar_jax.data.shards import REJECTED
 from rar_jax.data.sources import ClassFolders, TfdsImages, check_outside
 from rar_jax.data.tokenization import tokenize_images
@@ -82,7 +82,12 @@ def _check() -> None:
         raise UserError("--flip has no effect with --crops=ten, which includes mirror images: remove it")
     if source == "glyphs":
         shared_flags.check_glyph_size(_IMAGE_SIZE.value)
+    check_local(_OUTPUT.value)
     check_folder("output", _OUTPUT.value)
+    if source == "images":
+        if not epath.Path(_IMAGES.value).is_dir():
+            raise UserError(f"--images={_IMAGES.value}: there is no such folder")
+        check_outside(_IMAGES.value, "--output", _OUTPUT.value)
 
 
 def _class_list() -> list[str] | None:
@@ -129,16 +134,18 @@ def _import_lines() -> Description:
 
 def _encode_images() -> Description | None:
     index, count = shared_flags.share_of_work(_PROCESS_INDEX.value, _PROCESS_COUNT.value)
+    class_names = _class_list()
+    # Before the images are listed, which takes minutes on a network disk.
+    tokenizer = open_tokenizer(_TOKENIZER.value, _IMAGE_SIZE.value)
     if _TFDS.value:
         source = TfdsImages(_TFDS.value, _SPLIT.value, _DATA_DIR.value)
     elif _GLYPHS.value:
         source = Glyphs(_SPLIT.value, _GLYPHS.value, _NUM_CLASSES.value or 10)
     else:
-        check_outside(_IMAGES.value, "--output", _OUTPUT.value)
-        source = ClassFolders(_IMAGES.value, _class_list())
+        source = ClassFolders(_IMAGES.value, class_names)
     return tokenize_images(
         source,
-        open_tokenizer(_TOKENIZER.value, _IMAGE_SIZE.value),
+        tokenizer,
         _OUTPUT.value,
         image_size=_IMAGE_SIZE.value,
         crops=_CROPS.value,

@@ -99,13 +99,13 @@ def _write_shards(
     with path.open("rb") as file:
         file.seek(place)
         while place < size:
-            writer = folder.open(shard, described)
-            lines = itertools.islice(_lines(file), shard_size)
-            rejected = _write_lines(writer, lines, path, line_number + 1, skip_bad)
-            line_number += writer.num_records + len(rejected)
-            progress.update(file.tell() - place, note=f"line {line_number}")
-            place = file.tell()
-            folder.finish(shard, writer, rejected, place=place, line=line_number)
+            with folder.open(shard, described) as writer:
+                lines = itertools.islice(_lines(file), shard_size)
+                rejected = _write_lines(writer, lines, path, line_number + 1, skip_bad)
+                line_number += writer.num_records + len(rejected)
+                progress.update(file.tell() - place, note=f"line {line_number}")
+                place = file.tell()
+                folder.finish(shard, writer, rejected, place=place, line=line_number)
             shard += 1
     progress.close()
     return shard
@@ -140,7 +140,6 @@ def _write_lines(
         except UserError as error:
             where = f"{path}, line {number}"
             if not skip_bad:
-                writer.discard()
                 raise UserError(f"{where}: {error}; {advice}") from None
             rejected.append((where, str(error)))
     return rejected

@@ -4,6 +4,7 @@ A record is little-endian binary: an int32 label, then the T codes of each of it
 `dataset.json`, says what the numbers mean.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -16,8 +17,8 @@ import numpy as np
 from array_record.python import array_record_module
 from etils import epath
 
-from rar_jax.errors import UserError
-from rar_jax.files import aside, write_atomically
+from rar_jax.errors import UserError, naming
+from rar_jax.files import NO_ROOM, aside, write_atomically
 from rar_jax.models.sizes import MAX_CODEBOOK_SIZE
 
 DESCRIPTION = "dataset.json"
@@ -137,7 +138,10 @@ def _record_type(description: Description) -> np.dtype:
 
 
 class ShardWriter:
-    """Writes one shard to a temporary file and renames it at the end. A shard with its final name is complete."""
+    """Writes one shard to a temporary file and renames it at the end. A shard with its final name is complete.
+
+    A context manager, which removes the temporary file if the shard was not completed.
+    """
 
     def __init__(self, path: epath.Path, description: Description):
         """Opens the temporary file.
@@ -179,14 +183,32 @@ class ShardWriter:
         self._writer.write(self._record.tobytes())
         self.num_records += 1
 
+    def __enter__(self) -> "ShardWriter":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.discard()
+
     def close(self) -> None:
-        """Completes the shard and gives it its final name."""
-        self._writer.close()
+        """Completes the shard and gives it its final name.
+
+        Raises:
+          OSError: the disk is full.
+        """
+        try:
+            self._writer.close()
+        except RuntimeError as error:
+            # array_record reports errors of the operating system as text alone.
+            number = next((number for number in NO_ROOM if os.strerror(number) in str(error)), None)
+            if number is None:
+                raise
+            raise OSError(number, os.strerror(number), str(self._path)) from None
         self._aside.replace(self._path)
 
     def discard(self) -> None:
-        """Removes the temporary file."""
-        self._writer.close()
+        """Removes the temporary file of a shard that is not complete."""
+        with contextlib.suppress(RuntimeError):
+            self._writer.close()
         self._aside.unlink(missing_ok=True)
 
 
@@ -228,15 +250,11 @@ def write_records(
 
 def _write_shard(path: epath.Path, images: Iterable[tuple[np.ndarray, int]], description: Description) -> int:
     """Writes one shard of `write_records`, and returns its number of records."""
-    writer = ShardWriter(path, description)
-    try:
+    with ShardWriter(path, description) as writer, naming(description.source):
         for tokens, label in images:
             tokens = np.asarray(tokens)
             writer.write(label, tokens[None] if tokens.ndim == 1 else tokens)
-    except UserError as error:
-        writer.discard()
-        raise UserError(f"{description.source}: {error}") from None
-    writer.close()
+        writer.close()
     return writer.num_records
 
 

@@ -83,7 +83,8 @@ class ShardedOutput:
                 raise
 
     def _remove_unfinished(self) -> None:
-        with contextlib.suppress(FileNotFoundError):  # Processes that finish together may all do this.
+        # Processes that finish together may all do this, and on NFS a lock that is still held cannot be removed.
+        with contextlib.suppress(OSError):
             self._making.rmtree()
         for leftover in self._folder.glob("tokens-*.partial"):
             leftover.unlink(missing_ok=True)
@@ -116,8 +117,6 @@ class ShardedOutput:
         write_atomically(self._report_file(shard), json.dumps(report))
         if writer.num_records:
             writer.close()
-        else:
-            writer.discard()
 
     def complete(self, num_shards: int, description: Description) -> Description | None:
         """Writes the description of the set if all its shards are finished. The process that finishes last does this.
@@ -146,7 +145,9 @@ class ShardedOutput:
         if not made.num_images:
             raise UserError(
                 f"{made.source} has {sum(shards.values())} usable records, too few for an image of "
-                f"{made.crops_per_image} crops" + (f": see {self._folder / REJECTED}" if rejected else "")
+                f"{made.crops_per_image} crops"
+                + (f": see {self._folder / REJECTED}" if rejected else "")
+                + "; choose another --output, or remove this one, once there are more"
             )
         write_description(self._folder, made)
         self._remove_unfinished()

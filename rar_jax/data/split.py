@@ -9,6 +9,7 @@ from etils import epath
 from rar_jax.data.image_check import class_folders
 from rar_jax.data.shuffle import shuffled
 from rar_jax.data.sources import check_outside
+from rar_jax.errors import UserError
 from rar_jax.files import begin_or_resume
 
 # Says how a split was made.
@@ -31,12 +32,14 @@ def split_images(folder: epath.PathLike, output: epath.PathLike, holdout: float)
       part -> its number of images.
 
     Raises:
-      UserError: there are no images, `output` lies among them, or it holds the split of other images or something
-        else.
+      UserError: there are no images, `output` lies among them or holds something else, or one of both is on a bucket.
     """
+    for flag, path in (("images", folder), ("output", output)):
+        if "://" in str(path):
+            raise UserError(f"--{flag}={path}: the split consists of links, which a bucket cannot have: mount it")
+    check_outside(folder, "--output", output)
     folder = epath.Path(folder).resolve()
     classes = class_folders(folder)
-    check_outside(folder, "--output", output)
     # Names of files need not be UTF-8.
     names = "\n".join(os.path.relpath(file, folder) for files in classes.values() for file in files)
     listing = hashlib.sha256(os.fsencode(names)).hexdigest()[:12]

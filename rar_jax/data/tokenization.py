@@ -127,18 +127,20 @@ def _write_shards(
     progress: Progress,
 ) -> None:
     """Writes batches of codes, shard by shard, and counts the images on the progress bar."""
-    writer, rejected, num_rejected = None, [], 0
-    for batch, codes in encoded:
-        writer = writer or folder.open(batch.shard, described)
-        for label, tokens in zip(batch.labels, codes, strict=True):
-            writer.write(label, tokens)
-        rejected += batch.rejected
-        num_rejected += len(batch.rejected)
-        if batch.last:
-            folder.finish(batch.shard, writer, rejected)
-            writer, rejected = None, []
-        note = f"{num_rejected} rejected" if num_rejected else ""
-        progress.update(len(batch.labels) + len(batch.rejected), note)
+    encoded, num_rejected = iter(encoded), 0
+    for first in encoded:
+        shard, rejected = first[0].shard, []
+        with folder.open(shard, described) as writer:
+            for batch, codes in itertools.chain([first], encoded):
+                for label, tokens in zip(batch.labels, codes, strict=True):
+                    writer.write(label, tokens)
+                rejected += batch.rejected
+                num_rejected += len(batch.rejected)
+                note = f"{num_rejected} rejected" if num_rejected else ""
+                progress.update(len(batch.labels) + len(batch.rejected), note)
+                if batch.last:
+                    break
+            folder.finish(shard, writer, rejected)
 
 
 def _batches(

@@ -21,7 +21,7 @@ _BLOCK = 4096
 _LANES = 128
 # A squared distance below this fraction of |a|^2 + |b|^2 is a rounding error: the features are equal.
 _ROUNDING = 1e-5
-# Images whose nearest neighbours are searched at once.
+# Queries whose nearest neighbours are searched at once.
 _QUERIES = 1000
 
 
@@ -81,7 +81,7 @@ def nearest(queries: np.ndarray, reference: np.ndarray, k: int) -> np.ndarray:
     """Finds the k reference features nearest to each query, nearest first.
 
     Args:
-      queries: float [Q, F], Q at most 4096.
+      queries: float [Q, F].
       reference: float [N, F].
       k: number of features to find, at most N.
 
@@ -89,9 +89,12 @@ def nearest(queries: np.ndarray, reference: np.ndarray, k: int) -> np.ndarray:
       int [Q, k], indices into `reference`.
     """
     centre = np.mean(reference, axis=0, dtype=np.float64)
-    blocks, few = _Blocks(reference, centre), _Blocks(queries, centre)
-    squared = np.concatenate([few.join([_squared_distances(few.blocks[0], block)]) for block in blocks.blocks], axis=1)
-    return np.argsort(squared, axis=1, kind="stable")[:, :k]
+    blocks, found = _Blocks(reference, centre).blocks, []
+    for start in range(0, len(queries), _QUERIES):
+        few = _Blocks(queries[start : start + _QUERIES], centre)
+        squared = jnp.concatenate([_squared_distances(few.blocks[0], block) for block in blocks], axis=1)
+        found.append(few.join([jax.lax.top_k(-squared, k)[1]]))
+    return np.concatenate(found)
 
 
 class Neighbours(NamedTuple):
@@ -114,8 +117,7 @@ def nearest_images(queries: np.ndarray, reference: np.ndarray) -> Neighbours:
       reference: the same [N, ...].
     """
     queries, reference = (x.reshape(len(x), -1) for x in (queries, reference))
-    found = [nearest(queries[i : i + _QUERIES], reference, 1)[:, 0] for i in range(0, len(queries), _QUERIES)]
-    places = np.concatenate(found)
+    places = nearest(queries, reference, 1)[:, 0]
     # Exact, because the search rounds.
     difference = queries - reference[places].astype(np.float64)
     return Neighbours(places, np.sqrt(np.mean(difference * difference, axis=1)))

@@ -11,7 +11,7 @@ from etils import epath
 
 from rar_jax.checkpoints.weights import split_step
 from rar_jax.errors import UserError
-from rar_jax.files import hold_to_plan, write_atomically
+from rar_jax.files import hold_to_plan, printable, write_atomically
 from rar_jax.images.files import image_grid
 from rar_jax.images.plots import plt, save_figure
 
@@ -97,7 +97,8 @@ class Report:
         lines = []
         for part, facts in self.facts.items():
             shown = [
-                f"{name} {value:,}" if isinstance(value, int) else f"{name} {value}" for name, value in facts.items()
+                f"{name} {value:,}" if isinstance(value, int) else f"{name} {printable(str(value))}"
+                for name, value in facts.items()
             ]
             lines += _hanging(f"{part:<12}", "; ".join(shown))
         lines.append("")
@@ -106,7 +107,7 @@ class Report:
         if self.warnings:
             lines.append("")
         for warning in self.warnings:
-            lines += _hanging("warning: ", warning)
+            lines += _hanging("warning: ", printable(warning))
         return lines
 
 
@@ -165,7 +166,7 @@ def _draw(path: epath.Path, report: Report, grids: list[Grid]) -> None:
     figure, axes = plt.subplots(
         len(heights), 1, figsize=(width, sum(heights) + 0.5), height_ratios=heights, squeeze=False, layout="constrained"
     )
-    figure.suptitle(report.title)
+    figure.suptitle(printable(report.title))
     for axis in axes.flat:
         axis.axis("off")
     axes[0, 0].text(0, 1, "\n".join(lines), va="top", family="monospace", fontsize=8.5, transform=axes[0, 0].transAxes)

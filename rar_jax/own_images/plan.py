@@ -20,13 +20,13 @@ from rar_jax.own_images.planned import Fields, Images, Machine, Part, duration
 from rar_jax.own_images.rar_plan import plan_rar
 from rar_jax.own_images.tokenizer_plan import plan_tokenizer, tokenizer_config
 from rar_jax.parallel.cores import usable_cores
-from rar_jax.parallel.mesh import make_mesh
+from rar_jax.parallel.mesh import data_mesh, make_mesh
 from rar_jax.performance.benchmarks import train, train_tokenizer
 from rar_jax.performance.benchmarks.steps import time_steps
 from rar_jax.performance.ceilings import product_rate
 from rar_jax.performance.costs import vqgan_train_flops
 from rar_jax.tokenizer_training.program import make_program
-from rar_jax.tokenizer_training.run import mesh_of, open_inception
+from rar_jax.tokenizer_training.run import open_inception
 
 # Names of the files that a plan is written to.
 TOKENIZER, RAR, TEXT = "tokenizer.py", "rar.py", "plan.txt"
@@ -61,7 +61,8 @@ def _step_seconds(config: Any) -> float:
     """Times some training steps of a config, on random data."""
     if config.kind == "vqgan":
         program = make_program(config, open_inception(config))
-        return time_steps(program, mesh_of(config), train_tokenizer.synthetic_batch(config), _TIMED_STEPS).median
+        mesh = data_mesh("config.train.batch_size", config.train.batch_size)
+        return time_steps(program, mesh, train_tokenizer.synthetic_batch(config), _TIMED_STEPS).median
     mesh = make_mesh(mesh_shape(config, jax.device_count()))
     return time_steps(train.make_program(config), mesh, train.synthetic_batch(config), _TIMED_STEPS).median
 

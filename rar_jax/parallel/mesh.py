@@ -41,6 +41,23 @@ def local_mesh() -> Mesh:
     return make_mesh((jax.local_device_count(),), jax.local_devices())
 
 
+def data_mesh(field: str, batch_size: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Makes a mesh along `data`, on which each device has all parameters and its share of a batch.
+
+    Args:
+      field: what the user sets the batch size with, such as config.train.batch_size.
+      batch_size: number of images of the batch.
+      devices: the devices of the mesh; by default all devices of all processes.
+
+    Raises:
+      UserError: the batch cannot be divided over the devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    if batch_size % len(devices):
+        raise UserError(f"{field}={batch_size} must be divisible by the {len(devices)} devices")
+    return make_mesh((len(devices),), devices)
+
+
 def _grid(shape: tuple[int, ...], devices: Sequence[jax.Device]) -> np.ndarray:
     """Returns the devices in the order of the mesh: [data, fsdp, tensor]."""
     slices = len({getattr(device, "slice_index", 0) for device in devices})

@@ -137,6 +137,6 @@ def analyse(
             "collectives, ms": 1e3 * sent / chip.link_rate,
             "collectives not overlapped, ms": 1e3 * waits,
             "kernels, launches, collectives, ms": 1e3 * step,
-            "utilisation, at most, %": 100 * work["model FLOP"] / chip.flop_rate / step,
+            "utilisation, counted, %": 100 * work["model FLOP"] / chip.flop_rate / step,
         },
     } | {f"{section}, by count, not run": values for section, values in counted.items()}

@@ -9,8 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import Sharding
 
 from rar_jax.config import Config, mesh_shape, sample_options
-from rar_jax.errors import UserError
-from rar_jax.parallel.mesh import batch_sharding, make_mesh, replicated
+from rar_jax.parallel.mesh import batch_sharding, data_mesh, make_mesh, replicated
 from rar_jax.performance.topologies import Topology
 from rar_jax.sampling.cached import prepare
 from rar_jax.sampling.drawing import Batch
@@ -50,14 +49,6 @@ def _compile(lowered: jax.stages.Lowered, topology: Topology) -> jax.stages.Comp
         raise DoesNotFitError(float(needed) * gib / (1 if unit == "G" else 1024), float(available) * gib) from None
 
 
-def _mesh_of_all(field: str, batch_size: int, topology: Topology) -> jax.sharding.Mesh:
-    """Returns a mesh on which each device has all the weights and its share of the images."""
-    count = len(topology.devices)
-    if batch_size % count:
-        raise UserError(f"{field}={batch_size} must be divisible by the {count} devices of the topology")
-    return make_mesh((count, 1), topology.devices)
-
-
 def compile_step(config: Config, topology: Topology) -> jax.stages.Compiled:
     """Compiles the training step of a config.
 
@@ -83,7 +74,7 @@ def compile_decode(config: Config, batch_size: int, topology: Topology) -> jax.s
       UserError: the batch size is not a multiple of the number of devices.
       DoesNotFitError: the program needs more memory than a device has.
     """
-    mesh = _mesh_of_all("batch_size", batch_size, topology)
+    mesh = data_mesh("--batch_size", batch_size, topology.devices)
     program = make_program(config)
     model = program.model
     params = jax.eval_shape(functools.partial(prepare, model, few_rows=False), jax.eval_shape(program.init).params)
@@ -102,7 +93,7 @@ def compile_tokenizer_step(config: TokenizerConfig, topology: Topology) -> jax.s
       UserError: the batch size is not a multiple of the number of devices.
       DoesNotFitError: the program needs more memory than a device has.
     """
-    mesh = _mesh_of_all("config.train.batch_size", config.train.batch_size, topology)
+    mesh = data_mesh("config.train.batch_size", config.train.batch_size, topology.devices)
     program = make_tokenizer_program(config)
     state = _with_shardings(jax.eval_shape(program.init), program.shardings(mesh))
     side = config.data.image_size

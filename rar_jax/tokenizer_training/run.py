@@ -8,16 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
-from jax.sharding import Mesh
 
 from rar_jax.checkpoints.weights import Weights, load_weights
 from rar_jax.data.image_loader import Crops, ImageBatches, TrainImages
 from rar_jax.data.sources import check_outside
-from rar_jax.errors import UserError, naming
+from rar_jax.errors import naming
 from rar_jax.evaluation.features import InceptionExtractor
 from rar_jax.images.plots import Line, Panel, plot_panels
 from rar_jax.parallel.distributed import together
-from rar_jax.parallel.mesh import fetch, host_rows, make_mesh
+from rar_jax.parallel.mesh import data_mesh, fetch, host_rows
 from rar_jax.performance.costs import vqgan_train_flops
 from rar_jax.run_folder import check_folder
 from rar_jax.schema import check_run
@@ -82,18 +81,6 @@ class TokenizerRun(BaseRun):
         plot_panels(self.folder / "figures" / "curves.png", panels)
 
 
-def mesh_of(config: TokenizerConfig) -> Mesh:
-    """Returns the mesh of a run: every device has all parameters and its share of the batch.
-
-    Raises:
-      UserError: the batch cannot be divided over the devices.
-    """
-    devices = jax.device_count()
-    if config.train.batch_size % devices:
-        raise UserError(f"config.train.batch_size={config.train.batch_size} must be divisible by the {devices} devices")
-    return make_mesh((devices,))
-
-
 def prepare(config: TokenizerConfig, folder: epath.PathLike, allow_config_change: Sequence[str] = ()) -> TokenizerRun:
     """Sets up a run and checks everything that can be checked before a program is compiled.
 
@@ -108,7 +95,7 @@ def prepare(config: TokenizerConfig, folder: epath.PathLike, allow_config_change
     """
     check_run(config)
     folder = epath.Path(folder)
-    mesh = mesh_of(config)
+    mesh = data_mesh("config.train.batch_size", config.train.batch_size)
     with together():
         check_folder("workdir", folder)
         if config.data.name == "folder":

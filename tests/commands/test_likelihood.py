@@ -94,6 +94,8 @@ def test_mistakes_with_likelihood(run, tmp_path):
         assert f"--{flag}=nothing: there is no such folder" in refusal(
             "likelihood", "--checkpoint=not read", f"--{flag}=nothing"
         )
+    within = refusal("likelihood", "--checkpoint=not read", f"--images={tmp_path}", f"--out={tmp_path / 'out'}")
+    assert f"--out={tmp_path / 'out'} lies in the images' folder" in within
     (tmp_path / "otter").mkdir()
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "otter" / "a.png")
     assert "no class is named 'otter'" in refusal("likelihood", f"--checkpoint={run}", f"--images={tmp_path}")

@@ -32,6 +32,7 @@ def test_reconstructions_are_drawn_below_their_images(scenes, vqgan_file, tmp_pa
         (["--images=tests", "--output=out", "--tokenizer=digits"], "--output=out must be a .png file"),
         (["--images=tests", "--output=setup.py/a.png", "--tokenizer=digits"], "setup.py is a file, not a folder"),
         (["--images=nothing", "--output=a.png", "--tokenizer=digits", "--image_size=8"], "files in 'nothing'"),
+        (["--images=tests", "--output=tests/data/a.png", "--tokenizer=digits"], "lies in the images' folder tests"),
     ],
 )
 def test_mistakes_with_reconstruct(arguments, message):

@@ -13,7 +13,6 @@ from rar_jax.data.tokenizers import open_tokenizer
         ([], "name one of --images, --tfds, --glyphs, --jsonl; given: none"),
         (["--images=a", "--jsonl=b"], "given: images, jsonl"),
         (["--images=nothing"], "name the folder to write with --output"),
-        (["--images=nothing", "--output=out", "--tokenizer=w.bin"], "no images in 'nothing'"),
         (["--images=tests", "--output=out"], "name the weights that make the tokens"),
         (
             ["--images=tests", "--output=tests/out", "--tokenizer=digits"],
@@ -26,6 +25,8 @@ from rar_jax.data.tokenizers import open_tokenizer
         ),
         (["--images=tests", "--output=setup.py", "--tokenizer=digits"], "setup.py is a file, not a folder"),
         (["--images=tests", "--output=out", "--crops=five"], "crops"),
+        (["--images=nothing", "--output=out", "--tokenizer=none.bin"], "--images=nothing: there is no such folder"),
+        (["--images=tests", "--output=gs://b/out", "--tokenizer=none.bin"], "token records cannot be on gs://"),
         (
             ["--images=tests", "--output=out", "--class_list=none.txt", "--tokenizer=digits"],
             "none.txt: there is no such",

@@ -1,9 +1,11 @@
 import collections
 import concurrent.futures
 import dataclasses
+import errno
 import io
 import json
 import os
+import resource
 import threading
 import time
 from unittest import mock
@@ -46,6 +48,18 @@ def test_round_trip_in_any_order(folder, images):
     assert batch["tokens"].dtype == batch["label"].dtype == np.int32
     np.testing.assert_array_equal(batch["tokens"], images[0][indices])
     np.testing.assert_array_equal(batch["label"], images[1][indices])
+
+
+def test_a_full_disk_leaves_no_part_of_a_shard(tmp_path, images):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        with pytest.raises(OSError) as failed:
+            write_records(tmp_path, zip(*images, strict=True), DESCRIBED)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert failed.value.errno == errno.EFBIG and failed.value.filename == str(tmp_path / "tokens-00000.array_record")
+    assert [*tmp_path.iterdir()] == []
 
 
 class SlowReader(array_record_module.ArrayRecordReader):

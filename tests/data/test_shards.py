@@ -1,3 +1,4 @@
+import errno
 import os
 
 import numpy as np
@@ -69,6 +70,16 @@ def test_other_settings_can_be_tried_until_a_shard_is_finished(tmp_path, finishe
         assert ShardedOutput(tmp_path / "out", PLAN | {"shard_size": 3}).made is None
 
 
+def test_a_mistake_is_reported_although_nfs_keeps_the_lock(tmp_path, monkeypatch):
+    def rmtree(path, missing_ok=False):
+        raise OSError(errno.ENOTEMPTY, "Directory not empty")
+
+    folder = ShardedOutput(tmp_path / "out", PLAN)
+    monkeypatch.setattr(type(folder._making), "rmtree", rmtree)
+    with pytest.raises(UserError, match="a bad line"), folder.alone():
+        raise UserError("a bad line")
+
+
 def test_a_report_without_its_shard_is_not_a_finished_shard(tmp_path):
     """A kill between the report and the shard's final name."""
     folder = ShardedOutput(tmp_path / "out", PLAN)
@@ -92,7 +103,7 @@ def test_what_was_left_out_is_listed(tmp_path):
 def test_a_set_without_an_image_is_refused(tmp_path):
     folder = ShardedOutput(tmp_path / "out", PLAN)
     write(folder, 0, [], [("a.png", "is empty")])
-    with pytest.raises(UserError, match=r"images has 0 usable records, .*: see .*rejected\.txt"):
+    with pytest.raises(UserError, match=r"0 usable records, .*: see .*rejected\.txt; choose another --output"):
         folder.complete(1, DESCRIBED)
 
 

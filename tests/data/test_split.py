@@ -67,6 +67,13 @@ def test_a_split_among_its_images_is_refused(pictures, tmp_path, output):
         split_images(pictures, tmp_path / output, 0.2)
 
 
+def test_a_bucket_has_no_links(pictures, tmp_path):
+    with pytest.raises(UserError, match=r"--images=gs://bucket/images: the split consists of links, .*: mount it"):
+        split_images("gs://bucket/images", tmp_path / "split", 0.2)
+    with pytest.raises(UserError, match="--output=gs://bucket/split: "):
+        split_images(pictures, "gs://bucket/split", 0.2)
+
+
 def test_a_flat_folder_is_one_class(pictures, tmp_path):
     assert split_images(pictures / "a", tmp_path / "split", 0.1) == {"train": 18, "heldout": 2}
     assert ClassFolders(tmp_path / "split" / "train").class_names == ("a",)

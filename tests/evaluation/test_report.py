@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import os
 
 import pytest
 
@@ -41,6 +42,15 @@ def test_scores_are_printed_even_if_they_cannot_be_written(tmp_path, capsys, mon
     with pytest.raises(OSError, match="no space"):
         write_report(tmp_path / "new", report, [])
     assert "2.500" in capsys.readouterr().out
+
+
+def test_names_that_are_not_utf_8(tmp_path, capsysbinary):
+    name = os.fsdecode(b"caf\xe9.npz")
+    begin_report(tmp_path, {})
+    write_report(tmp_path, Report(name, {}, {"samples": {"path": name}}, {}, [f"{name} has few images"]), [])
+    printed = capsysbinary.readouterr().out.decode()
+    assert r"path caf\udce9.npz" in printed and r"warning: caf\udce9.npz has" in printed
+    assert (tmp_path / "report.png").exists()
 
 
 def test_a_report_of_other_inputs_is_not_replaced(tmp_path):

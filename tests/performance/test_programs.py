@@ -64,7 +64,7 @@ def test_another_error_of_the_compiler_is_raised_as_it_is(message):
 
 @pytest.mark.parametrize("batch_size", [3, 12])
 def test_a_batch_must_be_divisible_by_the_devices(batch_size):
-    with pytest.raises(UserError, match=f"batch_size={batch_size} must be divisible by the 8 devices of the topology"):
+    with pytest.raises(UserError, match=f"batch_size={batch_size} must be divisible by the 8 devices"):
         programs.compile_decode(config_of("digits"), batch_size, HERE)
 
 

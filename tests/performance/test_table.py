@@ -22,11 +22,12 @@ def compiled(monkeypatch):
             "memory": {"total, GB": needed, "available, GB": 141.0, "devices": 8},
             "roofline": {
                 "kernels, launches, collectives, ms": {"dots": 367.0, "block": 369.0}[remat] + accumulation,
-                "utilisation, at most, %": 28.4,
+                "utilisation, counted, %": 28.4,
             },
         }
 
     monkeypatch.setattr(table, "analyse", analyse)
+    monkeypatch.setattr(table, "open_topology", lambda name: None)
     return done
 
 
@@ -55,13 +56,24 @@ def test_a_table_that_was_stopped_compiles_only_the_rest(compiled, tmp_path):
     assert not [each for each in compiled if each[0] in ("rar_b", "rar_l")]
 
 
+def test_a_missing_compiler_is_found_before_anything_is_compiled(compiled, monkeypatch):
+    def open_topology(name):
+        if name == "v5e:8x8":
+            raise UserError("install it")
+
+    monkeypatch.setattr(table, "open_topology", open_topology)
+    with pytest.raises(UserError, match="install it"):
+        next(table.rows(["h200:8", "v5e:8x8"]))
+    assert not compiled
+
+
 def test_an_unknown_topology_is_refused():
     with pytest.raises(UserError, match="topology='h200:3' is not in the table, which has h200:1, h200:8, "):
         next(table.rows(["h200:3"]))
 
 
 @pytest.mark.parametrize("text", ["{}", "not JSON"])
-def test_a_file_with_other_results_is_refused(tmp_path, text):
+def test_a_file_with_other_results_is_refused(compiled, tmp_path, text):
     (tmp_path / "analysis.json").write_text(text)
     with pytest.raises(UserError, match="does not hold variants of this table: name another file"):
         next(table.rows(["h200:8"], str(tmp_path / "analysis.json")))

@@ -91,7 +91,7 @@ def test_a_preempted_run_resumes_without_a_difference(config, whole, tmp_path):
 
 
 def test_one_device_trains_as_eight_do(config, whole, tmp_path, monkeypatch):
-    monkeypatch.setattr(run_module, "make_mesh", lambda shape: make_mesh((1,), jax.devices()[:1]))
+    monkeypatch.setattr(run_module, "data_mesh", lambda field, size: make_mesh((1,), jax.devices()[:1]))
     assert loop.train(prepare(config, tmp_path))
     expected, found = read_metrics(whole), read_metrics(tmp_path)
     assert [entry["step"] for entry in found] == [entry["step"] for entry in expected]

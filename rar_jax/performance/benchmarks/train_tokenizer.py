@@ -4,11 +4,11 @@ from typing import Any
 
 import numpy as np
 
+from rar_jax.parallel.mesh import data_mesh
 from rar_jax.performance.benchmarks.steps import measure_step
 from rar_jax.performance.costs import vqgan_train_flops
 from rar_jax.tokenizer_config import TokenizerConfig
 from rar_jax.tokenizer_training.program import make_program
-from rar_jax.tokenizer_training.run import mesh_of
 
 
 def synthetic_batch(config: TokenizerConfig) -> dict[str, np.ndarray]:
@@ -33,7 +33,7 @@ def measure(config: TokenizerConfig, steps: int = 5, profile: str | None = None)
     Raises:
       UserError: the batch size cannot be divided over the devices.
     """
-    mesh = mesh_of(config)
+    mesh = data_mesh("config.train.batch_size", config.train.batch_size)
     flops = vqgan_train_flops(config.model, config.data.image_size) * config.train.batch_size / mesh.size
     batch, dtype = synthetic_batch(config), config.train.dtype
     results = measure_step(make_program(config), mesh, batch, flops, dtype, steps, profile)
