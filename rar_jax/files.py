@@ -81,15 +81,34 @@ def create_atomically(path: epath.PathLike, text: str) -> None:
         partial.unlink(missing_ok=True)
 
 
-def read_json_lines(path: epath.PathLike) -> list[dict[str, Any]]:
-    """Returns the JSON lines of a file, or none if there is no file; a last line cut short by a crash is left out."""
+def file_size(path: epath.PathLike) -> int:
+    """Returns the size of a file in bytes.
+
+    The `stat` of epath also looks up the name of the file's owner, and fails in containers that do not know the name.
+    """
     path = epath.Path(path)
+    return path.stat().length if "://" in str(path) else os.stat(path).st_size
+
+
+def read_json_lines(path: epath.PathLike) -> list[dict[str, Any]]:
+    """Returns the JSON lines of a file, or none if there is no file; a last line cut short by a crash is left out.
+
+    Raises:
+      UserError: another line is damaged.
+      OSError: the file cannot be read.
+    """
+    # Without asking first whether the file exists: what cannot be seen for a moment would count as missing.
+    try:
+        lines = epath.Path(path).read_text().splitlines()
+    except FileNotFoundError:
+        return []
     entries = []
-    for line in path.read_text().splitlines() if path.exists() else ():
+    for number, line in enumerate(lines, 1):
         try:
             entries.append(json.loads(line))
         except json.JSONDecodeError:
-            break
+            if number < len(lines):
+                raise UserError(f"{path}, line {number} is damaged: repair or remove the line") from None
     return entries
 
 
@@ -117,7 +136,8 @@ class JsonLinesFile:
         """Adds a line.
 
         Raises:
-          OSError: the line cannot be written yet. On gs://, an earlier one could not be.
+          OSError: the line cannot be written yet.
+          Exception: on gs://, an earlier line could not be. Buckets raise many kinds of errors.
         """
         line = json.dumps(values) + "\n"
         if self._file is not None:
@@ -127,7 +147,7 @@ class JsonLinesFile:
         self._text += line
         last, self._last = self._last, self._thread.submit(self._write)
         if last is not None and last.done():
-            self._result(last)
+            last.result()
 
     def _write(self) -> None:
         """Writes all lines so far. If lines arrive faster than they are written, several new ones share a write."""
@@ -137,31 +157,16 @@ class JsonLinesFile:
             self._written = text
 
     def flush(self) -> None:
-        """Waits until all lines are written.
-
-        Raises:
-          OSError: they cannot be.
-        """
+        """Waits until all lines are written. Raises as `add` does if they cannot be."""
         if self._thread is not None:
             self._last = None
-            self._result(self._thread.submit(self._write))
+            self._thread.submit(self._write).result()
         else:
             while self._left:
                 self._left = self._left[self._file.write(self._left) :]
 
-    def _result(self, written: concurrent.futures.Future) -> None:
-        try:
-            written.result()
-        # Buckets raise many kinds of errors.
-        except Exception as error:
-            raise OSError(f"{self._path}: {error}") from error
-
     def close(self) -> None:
-        """Flushes and closes the file.
-
-        Raises:
-          OSError: the last lines cannot be written.
-        """
+        """Flushes and closes the file. Raises as `add` does if the last lines cannot be written."""
         try:
             self.flush()
         finally:
@@ -172,12 +177,19 @@ class JsonLinesFile:
 
 
 @contextlib.contextmanager
-def warn_of_os_errors() -> Iterator[None]:
-    """Turns an OSError of the block, such as that of a full disk, into a warning."""
+def warn_of_write_errors(path: epath.PathLike) -> Iterator[None]:
+    """Turns an error of writing a file, such as that of a full disk, into a warning.
+
+    Args:
+      path: the file that the block writes, or its folder.
+    """
     try:
         yield
-    except OSError as error:
-        _log.warning("%s; training is not affected", error)
+    except Exception as error:
+        # Buckets raise many kinds of errors.
+        if not isinstance(error, OSError) and "://" not in str(path):
+            raise
+        _log.warning("%s: %s; training is not affected", path, error)
 
 
 def hold_to_plan(flag: str, folder: epath.PathLike, earlier: Mapping[str, Any], plan: Mapping[str, Any]) -> None:

@@ -2,7 +2,9 @@
 
 import contextlib
 import dataclasses
+import errno
 import json
+import logging
 import os
 import socket
 from collections.abc import Sequence
@@ -24,6 +26,8 @@ _LOCK_NAME = "run"
 _SHOWN_FIELDS = 8
 
 _Config = TypeVar("_Config")
+
+_log = logging.getLogger(__name__)
 
 
 def write_config(folder: epath.PathLike, config: Any) -> None:
@@ -120,14 +124,16 @@ def run_names(folders: Sequence[epath.PathLike]) -> list[str]:
 
 
 def check_folder(flag: str, folder: epath.PathLike) -> None:
-    """Raises a `UserError` that names the flag if the path, or one of its parents, is a file."""
+    """Raises a `UserError` that names the flag if a folder to write is below a file or cannot be written."""
     folder = epath.Path(folder)
     if "://" in str(folder):
         # Buckets have no folders, and not every user may list them.
         return
-    for ancestor in (folder, *folder.parents):
-        if ancestor.exists() and not ancestor.is_dir():
-            raise UserError(f"--{flag}={folder}: {ancestor} is a file, not a folder")
+    ancestor = next(path for path in (folder, *folder.parents) if path.exists())
+    if not ancestor.is_dir():
+        raise UserError(f"--{flag}={folder}: {ancestor} is a file, not a folder")
+    if not os.access(ancestor, os.W_OK | os.X_OK):
+        raise UserError(f"--{flag}={folder}: {ancestor} cannot be written: choose another folder")
 
 
 def lock(folder: epath.PathLike, name: str = _LOCK_NAME, work: str = "trains") -> contextlib.ExitStack:
@@ -139,8 +145,8 @@ def lock(folder: epath.PathLike, name: str = _LOCK_NAME, work: str = "trains") -
       work: what the holder does, a verb for the error message.
 
     Returns:
-      The lock, which is held until its `close` is called or the process ends, however it ends. Remote folders such as
-      gs:// have no locks; for them it does nothing.
+      The lock, which is held until its `close` is called or the process ends, however it ends. It does nothing on a
+      file system without locks, such as gs:// or some of Lustre.
 
     Raises:
       UserError: another process holds the lock; the message has its host and process id.
@@ -149,7 +155,7 @@ def lock(folder: epath.PathLike, name: str = _LOCK_NAME, work: str = "trains") -
     if "://" in str(folder):
         return held
     folder.mkdir(parents=True, exist_ok=True)
-    file_lock = filelock.FileLock(folder / f"{name}.lock", blocking=False, thread_local=False)
+    file_lock = filelock.FileLock(folder / f"{name}.lock", blocking=False, thread_local=False, fallback_to_soft=False)
     # Some versions of filelock empty the file that they lock, so the process id is in another one.
     holder = folder / f"{name}.pid"
     try:
@@ -157,6 +163,11 @@ def lock(folder: epath.PathLike, name: str = _LOCK_NAME, work: str = "trains") -
     except filelock.Timeout:
         process = holder.read_text() if holder.exists() else "unknown"
         raise UserError(f"{folder}: process {process} {work} there; stop it, or choose another folder") from None
+    except OSError as error:
+        if error.errno != errno.ENOSYS:
+            raise
+        # A file that stands for the lock would stay after a kill.
+        _log.warning("%s is on a file system without locks: let no second process work there", folder)
     held.callback(file_lock.release)
     write_atomically(holder, this_process())
     return held

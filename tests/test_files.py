@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import resource
@@ -12,10 +13,11 @@ from rar_jax.files import (
     begin_or_resume,
     cache_folder,
     create_atomically,
+    file_size,
     hold_to_plan,
     read_json_lines,
     replacing,
-    warn_of_os_errors,
+    warn_of_write_errors,
     write_atomically,
     written_aside,
 )
@@ -71,6 +73,36 @@ def test_a_last_line_cut_short_is_left_out(tmp_path):
     assert read_json_lines(file) == [{"step": 1}, {"step": 2}]
 
 
+def test_a_damaged_line_before_others_is_reported(tmp_path):
+    file = tmp_path / "lines.jsonl"
+    file.write_text('{"step": 1}\n{"st\n{"step": 3}\n')
+    with pytest.raises(UserError, match=r"lines\.jsonl, line 2 is damaged: repair or remove the line"):
+        read_json_lines(file)
+
+
+def test_a_file_that_cannot_be_seen_is_not_empty(tmp_path, monkeypatch):
+    file = tmp_path / "lines.jsonl"
+    file.write_text('{"step": 1}\n')
+
+    def gone(*_, **__):
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr("os.stat", gone)
+    monkeypatch.setattr("pathlib.Path.stat", gone)
+    assert read_json_lines(file) == [{"step": 1}]
+
+
+def test_the_size_of_a_file_of_an_unknown_owner(tmp_path, monkeypatch):
+    def unknown(number):
+        raise KeyError(f"getpwuid(): uid not found: {number}")
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    (tmp_path / "file").write_text("abc")
+    assert file_size(tmp_path / "file") == 3
+    with pytest.raises(FileNotFoundError):
+        file_size(tmp_path / "none")
+
+
 def test_lines_are_in_the_file_as_soon_as_they_are_added(tmp_path):
     file = epath.Path(tmp_path / "lines.jsonl")
     file.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n')
@@ -103,7 +135,7 @@ def test_on_a_bucket_a_thread_writes_the_whole_file(tmp_path, monkeypatch):
     assert [len(text.splitlines()) for text in written] == [0, 1, 3]
     fails.append(True)
     lines.add({"step": 4})
-    with pytest.raises(OSError, match=r"gs://bucket/lines\.jsonl: bucket is gone"):
+    with pytest.raises(LookupError, match="bucket is gone"):
         lines.flush()
     fails.clear()
     lines.add({"step": 5})
@@ -111,8 +143,16 @@ def test_on_a_bucket_a_thread_writes_the_whole_file(tmp_path, monkeypatch):
     assert [len(text.splitlines()) for text in written] == [0, 1, 3, 5]
     fails.append(True)
     lines.add({"step": 6})
-    with pytest.raises(OSError, match="bucket is gone"):
+    with pytest.raises(LookupError, match="bucket is gone"):
         lines.close()
+
+
+def test_an_error_of_another_kind_is_one_of_writing_on_a_bucket_only(tmp_path, caplog):
+    with warn_of_write_errors("gs://bucket/run"):
+        raise LookupError("503")
+    assert caplog.messages == ["gs://bucket/run: 503; training is not affected"]
+    with pytest.raises(LookupError), warn_of_write_errors(tmp_path):
+        raise LookupError("503")
 
 
 def test_lines_that_do_not_fit_the_disk_are_written_later(tmp_path, caplog):
@@ -120,7 +160,7 @@ def test_lines_that_do_not_fit_the_disk_are_written_later(tmp_path, caplog):
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:
         for step in range(100):
-            with warn_of_os_errors():
+            with warn_of_write_errors(tmp_path):
                 lines.add({"step": step, "text": 300 * "x"})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -1,3 +1,4 @@
+import errno
 import json
 import signal
 import subprocess
@@ -41,6 +42,15 @@ def test_a_file_where_a_folder_should_be(tmp_path, below):
     with pytest.raises(UserError, match=r"--out=.*: .*file is a file, not a folder"):
         check_folder("out", tmp_path / "file" / below)
     check_folder("out", tmp_path / "not" / "there")
+
+
+def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
+    # Root may write everywhere.
+    monkeypatch.setattr("os.access", lambda path, mode: not str(path).endswith("theirs"))
+    (tmp_path / "theirs").mkdir()
+    check_folder("out", tmp_path / "mine" / "samples")
+    with pytest.raises(UserError, match=r"--out=.*samples: .*theirs cannot be written: choose another folder"):
+        check_folder("out", tmp_path / "theirs" / "samples")
 
 
 def test_runs_are_labelled_by_the_fields_that_differ(small_config, tmp_path):
@@ -88,6 +98,18 @@ def test_a_lock_is_held_until_its_process_ends_however_it_ends(tmp_path):
         lock(tmp_path)
     held.close()
     lock(tmp_path).close()
+
+
+def test_a_file_system_without_locks(tmp_path, monkeypatch, caplog):
+    def flock(file, operation):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    # The first lock stays, as after a kill.
+    lock(tmp_path)
+    with lock(tmp_path):
+        assert is_locked_by(tmp_path, this_process())
+    assert "on a file system without locks: let no second process work there" in caplog.text
 
 
 def test_a_lock_covers_one_folder_and_buckets_have_none(tmp_path):

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from etils import epath
 
 from rar_jax.errors import UserError
-from rar_jax.files import write_atomically
+from rar_jax.files import file_size, write_atomically
 
 FILE = "manifest.json"
 
@@ -55,7 +55,7 @@ def _digests(folder: epath.Path, names: Sequence[str], given_up: threading.Event
 def _is_missing(path: epath.Path) -> bool:
     """Returns whether there is no such file. Unlike `exists`, raises what else keeps the file from being seen."""
     try:
-        path.stat()
+        file_size(path)
     except (FileNotFoundError, NotADirectoryError):
         return True
     return False

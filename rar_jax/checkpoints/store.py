@@ -85,6 +85,9 @@ class Best(preservation_policy.PreservationPolicy):
 def _manager_options(config: CheckpointConfig | None, best: Best | None) -> ocp.CheckpointManagerOptions:
     options = ocp.CheckpointManagerOptions(enable_async_checkpointing=True, create=config is not None)
     if config is None:
+        # One process may read what others do not, such as a tokenizer, so that it must not wait for them.
+        this = jax.process_index()
+        options.multiprocessing_options = ocp.options.MultiprocessingOptions(primary_host=this, active_processes={this})
         return options
     options.cleanup_tmp_directories = True
     policies = [preservation_policy.LatestN(config.keep)]
@@ -112,7 +115,8 @@ class CheckpointStore:
 
         Args:
           run_folder: the run's folder; the checkpoints are in `checkpoints/` below it.
-          config: which checkpoints are kept when one is saved; None opens the store for reading only.
+          config: which checkpoints are kept when one is saved; None opens the store for reading only, by this process
+            alone.
           best: which checkpoint is also kept as the best one; None keeps none.
         """
         self._run_folder = epath.Path(run_folder)
@@ -189,8 +193,7 @@ class CheckpointStore:
           Exception: whatever Orbax raises if the checkpoint cannot be restored, such as a ValueError for other shapes.
         """
         self._verify_together(step)
-        with together():
-            restored = self._restore(step, state=_wanted(like), data=ocp.args.JsonRestore())
+        restored = self._restore(step, state=_wanted(like), data=ocp.args.JsonRestore())
         return restored.state, restored.data
 
     def restore_newest(self, like: Any) -> tuple[Any, dict[str, Any]] | None:

@@ -1,5 +1,6 @@
 """Loads weights from a run's folder, the folder of one of its steps, a converted folder, or a published file."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -219,14 +220,13 @@ def _from_folder(
             # Sizes that are newer than the folder have their defaults.
             sizes = build_section(VQGANConfig, dataclasses.asdict(VQGANConfig()) | fields.get("model", {}), "model.")
     dtype = dtype or (config.train.dtype if config else "float32")
-    store = CheckpointStore(folder)
-    if step is None:
-        step, params = store.restore_newest_sampling_params(sharding, dtype)
-    elif step in store.steps:
-        params = store.restore_sampling_params(step, sharding, dtype)
-    else:
-        raise UserError(f"no checkpoint of step {step} in {str(folder)!r}: there are {store.steps}")
-    store.close()
+    with contextlib.closing(CheckpointStore(folder)) as store:
+        if step is None:
+            step, params = store.restore_newest_sampling_params(sharding, dtype)
+        elif step in store.steps:
+            params = store.restore_sampling_params(step, sharding, dtype)
+        else:
+            raise UserError(f"no checkpoint of step {step} in {str(folder)!r}: there are {store.steps}")
     identity = checkpoint_identity(folder / FOLDER / str(step))
     if kind == "inception":
         return Weights(kind, InceptionV3(), params, identity, step)

@@ -15,6 +15,7 @@ from etils import epath
 from rar_jax.data.records import UNKNOWN_TOKENIZER, Description, ShardWriter
 from rar_jax.data.shards import ShardedOutput
 from rar_jax.errors import UserError
+from rar_jax.files import file_size
 from rar_jax.progress import Progress
 
 # A line of a thousand tokens is shorter. A file without line ends must not be read into memory as one line.
@@ -83,7 +84,7 @@ def _size(path: epath.Path) -> int:
     """
     if not path.is_file():
         raise UserError(f"--jsonl={path}: there is no such file")
-    size = path.stat().length
+    size = file_size(path)
     if not size:
         raise UserError(f"--jsonl={path} has no lines")
     return size
@@ -93,7 +94,7 @@ def _write_shards(
     folder: ShardedOutput, described: Description, path: epath.Path, shard_size: int, skip_bad: bool
 ) -> int:
     """Writes the shards that are not finished. Returns the number of all shards."""
-    size = path.stat().length
+    size = file_size(path)
     shard, place, line_number = _finished(folder)
     progress = Progress("import", size, done=place, unit="B")
     with path.open("rb") as file:

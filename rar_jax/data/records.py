@@ -18,7 +18,7 @@ from array_record.python import array_record_module
 from etils import epath
 
 from rar_jax.errors import UserError, naming
-from rar_jax.files import NO_ROOM, aside, write_atomically
+from rar_jax.files import NO_ROOM, aside, file_size, write_atomically
 from rar_jax.models.sizes import MAX_CODEBOOK_SIZE
 
 DESCRIPTION = "dataset.json"
@@ -355,10 +355,7 @@ class TokenRecords:
         A disk reads much faster in sequence than at random. Does nothing if the files take more than half of the
         machine's memory.
         """
-        if (
-            sum(path.stat().length for path in self._paths)
-            > os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2
-        ):
+        if sum(map(file_size, self._paths)) > os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2:
             return
 
         def read():

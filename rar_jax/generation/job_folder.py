@@ -16,7 +16,7 @@ from PIL import Image
 
 from rar_jax.errors import UserError
 from rar_jax.evaluation.image_sets import NpzImages, take
-from rar_jax.files import create_atomically, hold_to_plan, replacing
+from rar_jax.files import create_atomically, file_size, hold_to_plan, replacing
 from rar_jax.generation.archive import write_npz
 from rar_jax.images.files import write_png
 from rar_jax.progress import Progress
@@ -172,7 +172,7 @@ class JobFolder:
 
     def _write_archive(self) -> None:
         files = [self._kept(batch) for batch in self._batches]
-        needed, free = sum(file.stat().length for file in files), shutil.disk_usage(self.folder).free
+        needed, free = sum(map(file_size, files)), shutil.disk_usage(self.folder).free
         if needed > free:
             raise OSError(
                 errno.ENOSPC,

@@ -7,7 +7,7 @@ from typing import TypeVar
 import jax
 import numpy as np
 from jax.experimental import mesh_utils, multihost_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
 from rar_jax.errors import UserError
 
@@ -93,6 +93,20 @@ def host_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
 def put_batch(batch: PyTree, mesh: Mesh) -> PyTree:
     """Makes global arrays [B, ...] over the mesh from the rows [R, ...] that each process holds (`host_rows`)."""
     return jax.make_array_from_process_local_data(batch_sharding(mesh), batch)
+
+
+def put_tree(tree: PyTree, shardings: PyTree) -> PyTree:
+    """Puts NumPy arrays that all processes have on the devices.
+
+    `jax.device_put` would gather a copy from each process on every device, to compare them.
+
+    Args:
+      tree: the arrays.
+      shardings: a tree like it, or one sharding for all arrays.
+    """
+    if isinstance(shardings, Sharding):
+        shardings = jax.tree.map(lambda _: shardings, tree)
+    return jax.tree.map(lambda x, s: jax.make_array_from_callback(x.shape, s, lambda index: x[index]), tree, shardings)
 
 
 def fetch(array: jax.Array) -> np.ndarray:

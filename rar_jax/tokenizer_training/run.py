@@ -16,7 +16,7 @@ from rar_jax.errors import naming
 from rar_jax.evaluation.features import InceptionExtractor
 from rar_jax.images.plots import Line, Panel, plot_panels
 from rar_jax.parallel.distributed import together
-from rar_jax.parallel.mesh import data_mesh, fetch, host_rows
+from rar_jax.parallel.mesh import data_mesh, fetch, host_rows, put_tree
 from rar_jax.performance.costs import vqgan_train_flops
 from rar_jax.run_folder import check_folder
 from rar_jax.schema import check_run
@@ -57,7 +57,7 @@ class TokenizerRun(BaseRun):
             batches = self._train_images(np.arange(config.train.batch_size))
             codebook = start_codebook(self.program.settings.model, params, batches, config.seed)
             params = params | {"quantize": {"embedding": codebook}}
-        return state.replace(params=jax.device_put(params, shardings.params), ema=jax.device_put(params, shardings.ema))
+        return state.replace(params=put_tree(params, shardings.params), ema=put_tree(params, shardings.ema))
 
     def host_batches(self) -> ImageBatches:
         """See `BaseRun.host_batches`."""

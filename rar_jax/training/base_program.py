@@ -8,7 +8,7 @@ import jax
 import optax
 from jax.sharding import Mesh
 
-from rar_jax.parallel.mesh import batch_sharding, replicated
+from rar_jax.parallel.mesh import batch_sharding, put_tree, replicated
 from rar_jax.parallel.partition import on_mesh, shardings
 
 
@@ -83,5 +83,5 @@ class BaseProgram(abc.ABC):
           A function of (state, batch).
         """
         compiled = self.lower_step(mesh, state, batch).compile()
-        arguments = jax.device_put(self.arguments(), replicated(mesh))
+        arguments = put_tree(self.arguments(), replicated(mesh))
         return lambda state, batch: compiled(state, batch, arguments)

@@ -142,8 +142,8 @@ def check_stored_config(config: Any, folder: epath.Path, allow_config_change: Se
 
 def is_new(folder: epath.Path) -> bool:
     """Returns whether a folder has no checkpoint, as the first process sees it."""
-    with together():
-        steps = CheckpointStore(folder).steps
+    with together(), contextlib.closing(CheckpointStore(folder)) as store:
+        steps = store.steps
     return not from_first(steps)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from etils import epath
 
-from rar_jax.files import JsonLinesFile, read_json_lines, warn_of_os_errors
+from rar_jax.files import JsonLinesFile, read_json_lines, warn_of_write_errors
 from rar_jax.images.files import write_png
 from rar_jax.parallel.distributed import from_first, is_first
 from rar_jax.training.evaluators.evaluator import Evaluator, Result
@@ -78,7 +78,7 @@ class Evaluations:
 
     def _record(self, name: str, result: Result) -> None:
         for picture_name, picture in result.pictures.items():
-            with warn_of_os_errors():
+            with warn_of_write_errors(self._folder):
                 write_png(self._folder / picture_name / f"step_{self._step:08d}.png", picture)
             self._log.write_image(self._step, picture_name, picture)
         if result.values:
@@ -86,17 +86,17 @@ class Evaluations:
         self._measured |= result.values
         self._done.add(name)
         if is_first():
-            with warn_of_os_errors():
+            with warn_of_write_errors(self._folder):
                 self._lines.add({"step": self._step, "evaluator": name})
 
     def flush(self) -> None:
         """Waits until the record is on the disk, or cannot be written; a warning says so."""
         if is_first():
-            with warn_of_os_errors():
+            with warn_of_write_errors(self._folder):
                 self._lines.flush()
 
     def close(self) -> None:
         """Flushes and closes the record."""
         if is_first():
-            with warn_of_os_errors():
+            with warn_of_write_errors(self._folder):
                 self._lines.close()

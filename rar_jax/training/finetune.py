@@ -13,7 +13,7 @@ from rar_jax.checkpoints.weights import Weights, load_weights
 from rar_jax.errors import UserError, naming
 from rar_jax.models.sizes import ModelConfig
 from rar_jax.parallel.distributed import together
-from rar_jax.parallel.mesh import fetch
+from rar_jax.parallel.mesh import fetch, put_tree
 from rar_jax.training.state import TrainState
 
 _log = logging.getLogger(__name__)
@@ -72,10 +72,10 @@ def start_from(path: str, model: ModelConfig, state: TrainState, shardings: Trai
         weights = load_init_from(path)
     initial = jax.tree.map(fetch, state.params)
     params, left = merge_params(model, initial, weights.model.config, weights.params)
-    _log.info("starts from the weights of %s; reinitialised: %s", path, ", ".join(left) or "nothing")
-    state = state.replace(params=jax.device_put(params, shardings.params))
+    _log.info("starts from the weights of %s; reinitialised or left out: %s", path, ", ".join(left) or "nothing")
+    state = state.replace(params=put_tree(params, shardings.params))
     if state.ema is not None:
-        state = state.replace(ema=jax.device_put(params, shardings.ema))
+        state = state.replace(ema=put_tree(params, shardings.ema))
     return state
 
 
@@ -91,7 +91,8 @@ def merge_params(
       weights: its parameters.
 
     Returns:
-      The parameters, NumPy arrays; and the names of those that keep their initial values, for people to read.
+      The parameters, NumPy arrays; and, for people to read, the names of those that keep their initial values, and of
+      those that the network does not have.
     """
     initial = flax.traverse_util.flatten_dict(jax.device_get(params), sep="/")
     given = flax.traverse_util.flatten_dict(weights, sep="/")
@@ -112,6 +113,7 @@ def merge_params(
             left.append(path)
         else:
             merged[path] = np.asarray(given[path])
+    left += [f"{path} (left out)" for path in given if path not in initial]
     return flax.traverse_util.unflatten_dict(merged, sep="/"), left
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rar_jax.files import warn_of_os_errors
+from rar_jax.files import warn_of_write_errors
 from rar_jax.parallel.distributed import is_first, wait_for_all
 from rar_jax.performance.ceilings import product_rate
 from rar_jax.progress import Progress
@@ -60,7 +60,7 @@ def train(run: BaseRun, preemption: Preemption | None = None) -> bool:
     if not saved:
         raise NotSavedError(f"step {loop.step} could not be saved; {_last_good(run)}")
     if is_first():
-        with warn_of_os_errors():
+        with warn_of_write_errors(run.folder):
             run.draw_curves()
     # JAX gives the last process that exits only a limited time.
     wait_for_all("the run's files are written")

@@ -16,7 +16,7 @@ from rar_jax.data.loader import train_iterator
 from rar_jax.data.tokenizers import Tokenizer, load_tokenizer
 from rar_jax.errors import UserError, naming
 from rar_jax.evaluation.sample_scores import DigitsScorer, GlyphScorer, SampleScorer, open_scorer
-from rar_jax.files import warn_of_os_errors
+from rar_jax.files import warn_of_write_errors
 from rar_jax.images.plots import plot_scan_orders
 from rar_jax.parallel.distributed import is_first, together
 from rar_jax.parallel.mesh import host_rows, make_mesh
@@ -54,7 +54,7 @@ class Run(BaseRun):
         if self.config.init_from:
             state = start_from(self.config.init_from, self.config.model, state, shardings)
         if is_first():
-            with warn_of_os_errors():
+            with warn_of_write_errors(self.folder):
                 plot_scan_orders(self.folder / "figures" / "scan_orders.png", self.config.model.grid_side)
         return state
 
@@ -95,6 +95,8 @@ def prepare(config: Config, folder: epath.PathLike, allow_config_change: Sequenc
         check_folder("workdir", folder)
         # Before the data, which may have to be made first.
         check_stored_config(config, folder, allow_config_change)
+    _check_init_from(config, folder)
+    with together():
         tokenizer = load_tokenizer(config)
         datasets = open_datasets(config, tokenizer)
         _check_glyphs(config, datasets)
@@ -102,7 +104,6 @@ def prepare(config: Config, folder: epath.PathLike, allow_config_change: Sequenc
         evaluators = _make_evaluators(config, folder, mesh, program, datasets, tokenizer, scorer)
         best = best_measure(config.checkpoint, evaluators)
         _prepare_scorer(config, scorer)
-    _check_init_from(config, folder)
     store, held = open_store(config, folder, best)
     return Run(
         config=config,

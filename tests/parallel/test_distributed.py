@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
+from rar_jax.checkpoints.weights import Weights, save_weights
 from rar_jax.config import from_config_dict
 from rar_jax.errors import UserError
 from rar_jax.parallel import distributed
@@ -240,9 +241,11 @@ import sys
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from jax.experimental import multihost_utils
+from rar_jax.checkpoints.weights import load_weights
 from rar_jax.errors import UserError
 from rar_jax.parallel.distributed import from_all, initialize, together
-from rar_jax.parallel.mesh import AXES, host_rows, put_batch
+from rar_jax.parallel.mesh import AXES, batch_sharding, host_rows, put_batch, put_tree
 
 process = int(sys.argv[1])
 initialize(f"127.0.0.1:{sys.argv[2]}", 2, process)
@@ -261,6 +264,13 @@ def outcome(error):
 assert from_all(f"from {process}") == ["from 0", "from 1"]
 for error in (None, UserError("--flag=1 is wrong"), OSError(28, "No space left"), KeyError("ema"), ValueError()):
     print(outcome(error))
+# Only the first process has the weights.
+try:
+    with together():
+        load_weights(sys.argv[3] if process == 0 else "none", "inception")
+except UserError as error:
+    print(error)
+assert from_all("still there") == 2 * ["still there"]
 first, second = ([device for device in jax.devices() if device.process_index == i] for i in (0, 1))
 alternating = [device for pair in zip(first, second) for device in pair]
 pairs = first[:2] + second[:2] + second[2:] + first[2:]
@@ -273,19 +283,25 @@ for devices in (first + second, alternating, pairs):
     for shard in put.addressable_shards:
         np.testing.assert_array_equal(shard.data, whole[shard.index])
     print(rows.tolist())
+# No process gathers the copies of others.
+multihost_utils.process_allgather = None
+for shard in put_tree({"x": whole}, batch_sharding(mesh))["x"].addressable_shards:
+    np.testing.assert_array_equal(shard.data, whole[shard.index])
 """
 
 
-def test_processes_fail_together_and_put_rows_that_are_not_contiguous():
+def test_processes_fail_together_and_put_rows_that_are_not_contiguous(tmp_path):
     """This test does not train.
 
     The devices of the processes come one process after the other, interleaved as in a hybrid mesh, or in pairs.
     """
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-c", TOGETHER]
-    port = str(free_port())
+    weights = Weights("inception", None, {"a": jax.numpy.ones((4, 4))}, "")
+    save_weights(tmp_path / "weights", weights)
+    last = [str(free_port()), tmp_path / "weights"]
     two = [
-        subprocess.Popen([*command, str(i), port], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+        subprocess.Popen([*command, str(i), *last], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
         for i in range(2)
     ]
     outputs = [process.communicate(timeout=120)[0].splitlines() for process in two]
@@ -301,8 +317,9 @@ def test_processes_fail_together_and_put_rows_that_are_not_contiguous():
     ]
     own = ["UserError: --flag=1 is wrong", "OSError: [Errno 28] No space left", "KeyError: 'ema'", "ValueError: "]
     assert outputs[1][:5] == ["fine", *own]
-    assert outputs[0][5:] == [str([*range(8)]), "[0, 1, 4, 5, 8, 9, 12, 13]", "[0, 1, 2, 3, 12, 13, 14, 15]"]
-    assert outputs[1][5:] == [str([*range(8, 16)]), "[2, 3, 6, 7, 10, 11, 14, 15]", "[4, 5, 6, 7, 8, 9, 10, 11]"]
+    assert outputs[0][5].startswith("process 1: no weights in 'none'") and outputs[1][5].startswith("no weights in")
+    assert outputs[0][6:] == [str([*range(8)]), "[0, 1, 4, 5, 8, 9, 12, 13]", "[0, 1, 2, 3, 12, 13, 14, 15]"]
+    assert outputs[1][6:] == [str([*range(8, 16)]), "[2, 3, 6, 7, 10, 11, 14, 15]", "[4, 5, 6, 7, 8, 9, 10, 11]"]
 
 
 @pytest.mark.parametrize(

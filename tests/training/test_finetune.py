@@ -59,6 +59,12 @@ def test_another_codebook_or_grid(golden, golden_model, initial, change, expecte
     )
 
 
+def test_what_the_network_does_not_have_is_listed(golden, golden_model, initial):
+    model = golden_model.clone(config=dataclasses.replace(golden_model.config, target_aware=False))
+    params, left = merge_params(model.config, initial(model), golden_model.config, golden.params)
+    assert left == ["target_aware_embedding (left out)"] and "target_aware_embedding" not in params
+
+
 def test_another_size_is_refused(golden_model):
     with pytest.raises(UserError, match=r"config\.model\.depth=3, not 5: only classes, codebook and grid may differ"):
         check_sizes(dataclasses.replace(golden_model.config, depth=5), golden_model.config)
@@ -83,7 +89,7 @@ def test_a_run_starts_from_a_published_file(golden, golden_model, small_config, 
     jax.tree.map(np.testing.assert_array_equal, state.params["blocks"], golden.params["blocks"])
     jax.tree.map(np.testing.assert_array_equal, state.ema["blocks"], golden.params["blocks"])
     messages = [record.getMessage() for record in caplog.records if "reinitialised" in record.getMessage()]
-    assert messages[0].endswith("reinitialised: embeddings/embedding (classes)")
+    assert messages[0].endswith("reinitialised or left out: embeddings/embedding (classes)")
     run.close()
     with pytest.raises(UserError, match=r"config\.init_from=nothing\.bin: no weights in 'nothing\.bin'"):
         prepare(dataclasses.replace(config, init_from="nothing.bin"), tmp_path / "other")

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -31,8 +33,12 @@ def test_an_unusable_reference_is_refused_before_the_first_step(small_config, in
     write_png(tmp_path / "reference" / "a.png", np.zeros((9, 20, 3), np.uint8))
     (tmp_path / "reference" / "b.png").write_bytes(b"not a picture")
     options = {"score_every": 5, "inception": str(inception_file), "reference": str(tmp_path / "reference")}
+    config = small_config(eval=options)
     with pytest.raises(UserError, match=r"config\.eval\.reference: .*b\.png: it is not an image"):
-        prepare(small_config(eval=options), tmp_path / "run")
+        prepare(config, tmp_path / "run")
+    # The reference takes minutes, so that other mistakes are found before.
+    with pytest.raises(UserError, match=r"config\.init_from=nothing\.bin: no weights in"):
+        prepare(dataclasses.replace(config, init_from="nothing.bin"), tmp_path / "run")
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from rar_jax.data.records import TokenRecords
 from rar_jax.data.tokenizers import Tokenizer
 from rar_jax.evaluation.digits import digits_report
 from rar_jax.evaluation.glyphs import glyph_report
-from rar_jax.files import warn_of_os_errors, write_atomically
+from rar_jax.files import warn_of_write_errors, write_atomically
 from rar_jax.parallel.distributed import from_first, is_first
 from rar_jax.sampling.sampler import interleaved_labels, spread_classes
 from rar_jax.training.evaluators.evaluator import Measure, Result, Schedule
@@ -112,7 +112,7 @@ class Report:
             scores = self._comparison.score(self._tokenizer.decode(tokens), self._labels)
             losses = {name: measured[f"heldout/{name}"] for name in ("target_loss", "random_loss")}
             text = json.dumps({"step": step} | losses | scores, indent=2) + "\n"
-            with warn_of_os_errors():
+            with warn_of_write_errors(self._folder):
                 write_atomically(self._folder / _FILE, text)
             print(
                 f"held-out loss, target order: {losses['target_loss']:.4f} nats per token (random order: "
