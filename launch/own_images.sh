@@ -21,6 +21,8 @@ cd "$(dirname "$0")/.."
 settings="images=$images"
 [ "$images" = glyphs ] ||
   settings+=" IMAGE_SIZE=${IMAGE_SIZE:-64} HOURS=${HOURS:-2} TOKENIZER=${TOKENIZER:-} INCEPTION=${INCEPTION:-}"
+[[ ${HOURS:-2} =~ ^[0-9]*\.?[0-9]+$ ]] || { echo "error: HOURS=$HOURS must be a number" >&2; exit 2; }
+[ -z "${INCEPTION:-}" ] || [ -e "$INCEPTION" ] || { echo "error: INCEPTION=$INCEPTION: there is no such file" >&2; exit 2; }
 earlier=$(cat "$run/stages/settings" 2>/dev/null || echo "$settings")
 # Runs of the glyphs once stored settings that have no effect on them.
 [[ "$earlier" != "images=glyphs "* ]] || earlier=images=glyphs
@@ -30,7 +32,9 @@ if [ "$earlier" != "$settings" ]; then
     echo "error: $run was started with $earlier, not $settings: use the same settings, or another run folder" >&2
     exit 2
   fi
-  rm -f "$run/stages/check"
+  # The check depends on the images, the size and the tokenizer.
+  checked() { sed -E 's/ HOURS=[^ ]*//; s/ INCEPTION=.*//' <<<"$1"; }
+  [ "$(checked "$earlier")" = "$(checked "$settings")" ] || rm -f "$run/stages/check"
 fi
 
 # stage NAME FLAGS: runs python -m rar_jax FLAGS, unless the stage was completed before.

@@ -2,8 +2,8 @@
 # Installs rar_jax into .venv, trains RAR on the embedded digits, and samples images.
 #   launch/quickstart.sh [cpu|cuda|tpu] [run folder]
 set -euo pipefail
+run=$(realpath -m "${2:-$(dirname "$0")/../runs/digits}")
 cd "$(dirname "$0")/.."
-run=${2:-runs/digits}
 
 launch/install.sh "${1:-cpu}"
 began=$SECONDS

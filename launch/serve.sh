@@ -5,14 +5,14 @@
 # The folder, if one is given, must be the first argument. Default: runs/digits_any_order.
 # Environment variable PLATFORM: the JAX build to install, cpu (default), cuda or tpu.
 set -euo pipefail
-cd "$(dirname "$0")/.."
-run=runs/digits_any_order
+run=$(realpath -m "$(dirname "$0")/../runs/digits_any_order")
 train=1
 if [ $# -gt 0 ] && [[ $1 != -* ]]; then
-  run=$1
+  run=$(realpath -m "$1")
   shift
   if [ -e "$run" ]; then train=; fi
 fi
+cd "$(dirname "$0")/.."
 
 launch/install.sh "${PLATFORM:-cpu}" demo
 # The default run is resumed if it was interrupted. A named folder that exists is used as it is.

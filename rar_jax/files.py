@@ -100,7 +100,7 @@ def read_json_lines(path: epath.PathLike) -> list[dict[str, Any]]:
     # Without asking first whether the file exists: what cannot be seen for a moment would count as missing.
     try:
         lines = epath.Path(path).read_text().splitlines()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
     entries = []
     for number, line in enumerate(lines, 1):

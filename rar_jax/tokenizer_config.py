@@ -246,6 +246,8 @@ def without_images(fields: ml_collections.ConfigDict | None) -> TokenizerConfig:
     if "images" in fields.data:
         fields.data.update(name="folder", images="not read")
         fields.inception = ""
+        # The steps that are timed are the first ones, and most steps of a run have the discriminator.
+        fields.loss.adversarial_start = 0
     return schema.build_config(fields, TokenizerConfig)
 
 

@@ -12,6 +12,7 @@ from absl import flags
 from conftest import ROOT
 
 from rar_jax.commands import cli
+from rar_jax.config import without_data
 from rar_jax.studies.plan import Row, Study
 
 
@@ -73,9 +74,22 @@ def refusal(command, *arguments):
     return line
 
 
+def config_file(name):
+    """Returns what a config file returns, such as "digits" or "tokenizers/f16"."""
+    return runpy.run_path(str(ROOT / "configs" / f"{name}.py"))["get_config"]()
+
+
+def config_without_data(name, **sections):
+    """Returns the config of a file with changed fields, for programs that read no data."""
+    fields = config_file(name)
+    for section, values in sections.items():
+        fields[section].update(values)
+    return without_data(fields)
+
+
 def tiny_study(**fields):
     """Returns a study of two windows on the digits with a tiny network, which trains for two epochs of 11 steps."""
-    base = runpy.run_path(str(ROOT / "configs" / "digits_long.py"))["get_config"]()
+    base = config_file("digits_long")
     base.model.update(width=16, depth=1, num_heads=2, mlp_width=32)
     base.train.update(batch_size=128, epochs=2, log_every=11)
     base.optimizer.update(learning_rate=2e-3, warmup_epochs=1)

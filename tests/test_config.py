@@ -1,17 +1,12 @@
 import json
-import runpy
 
 import ml_collections
 import pytest
-from conftest import ROOT
+from running import config_file
 
 from rar_jax.config import Config, from_config_dict, imagenet, mesh_shape, without_data
 from rar_jax.errors import UserError
 from rar_jax.schema import allowed_changes, check, check_run, check_same_run, to_config_dict, unknown_field
-
-
-def config_file(name):
-    return runpy.run_path(str(ROOT / "configs" / f"{name}.py"))["get_config"]()
 
 
 def changed(path, value, name="digits"):

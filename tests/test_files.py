@@ -69,6 +69,8 @@ def test_where_there_are_no_hard_links_the_file_is_moved(tmp_path, monkeypatch):
 def test_a_last_line_cut_short_is_left_out(tmp_path):
     file = tmp_path / "lines.jsonl"
     assert read_json_lines(file) == []
+    (tmp_path / "file").write_text("")
+    assert read_json_lines(tmp_path / "file" / "lines.jsonl") == []
     file.write_text('{"step": 1}\n{"step": 2}\n{"st')
     assert read_json_lines(file) == [{"step": 1}, {"step": 2}]
 

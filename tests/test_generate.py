@@ -57,6 +57,15 @@ def test_no_weights_are_read_without_a_tokenizer(small_config, tmp_path):
             load(tmp_path / "run")
 
 
+def test_copies_of_an_image_are_encoded_once(generator, monkeypatch):
+    images, encoded = generator.generate([0, 1], seed=5)[[0, 1, 1, 0, 0]], []
+    encode = generator.tokenizer.encode
+    monkeypatch.setattr(generator.tokenizer, "encode", lambda x: encoded.append(len(x)) or encode(x))
+    tokens = generator._encode(images)
+    assert encoded == [2]
+    np.testing.assert_array_equal(tokens, encode(images))
+
+
 @pytest.mark.parametrize(
     ("window", "step", "expected"),
     [((0, 18), 0, 0.0), ((18, 18), 18, 1.0), ((9, 18), 18, 0.0), ((9, 9), 9, 1.0), ((9, 9), 10, 0.0), ((0, 0), 1, 0.0)],

@@ -1,6 +1,7 @@
 """The launchers run the right commands, and restart a run if and only if it was preempted and saved."""
 
 import os
+import pathlib
 import re
 import shutil
 import signal
@@ -578,15 +579,15 @@ def test_the_page_trains_a_run_that_does_not_exist(project):
     put_program(project / "launch/install.sh", 'echo "install $*"')
     (project / "mine").mkdir()
     train = "-m rar_jax.main --config=configs/digits_any_order.py --workdir="
+    run = project.resolve() / "runs" / "digits_any_order"
     default = start(project, "serve.sh").stdout.splitlines()
-    assert default == [
-        "install cpu demo", f"{train}runs/digits_any_order",
-        "-m rar_jax serve --checkpoint=runs/digits_any_order",
-    ]  # fmt: skip
+    assert default == ["install cpu demo", f"{train}{run}", f"-m rar_jax serve --checkpoint={run}"]
+    # A folder is looked up where the user is.
+    here = pathlib.Path.cwd()
     assert start(project, "serve.sh", "new", PLATFORM="cuda").stdout.splitlines() == [
-        "install cuda demo", f"{train}new", "-m rar_jax serve --checkpoint=new",
+        "install cuda demo", f"{train}{here / 'new'}", f"-m rar_jax serve --checkpoint={here / 'new'}",
     ]  # fmt: skip
     flag = start(project, "serve.sh", "--port=8000").stdout.splitlines()
     assert flag == [*default[:2], f"{default[2]} --port=8000"]
-    mine = start(project, "serve.sh", "mine", "--port=8000").stdout.splitlines()
-    assert mine == ["install cpu demo", "-m rar_jax serve --checkpoint=mine --port=8000"]
+    mine = start(project, "serve.sh", project / "mine", "--port=8000").stdout.splitlines()
+    assert mine == ["install cpu demo", f"-m rar_jax serve --checkpoint={project.resolve() / 'mine'} --port=8000"]

@@ -105,6 +105,16 @@ def test_mistakes(project, arguments, code, message):
     assert done.returncode == code and message in done.stderr, done.stderr
 
 
+def test_wrong_settings_are_found_before_the_check(project, tmp_path):
+    for settings, message in (
+        ({"HOURS": "2h"}, "error: HOURS=2h must be a number"),
+        ({"INCEPTION": "none.pth"}, "none.pth: there is no such file"),
+    ):
+        assert begin(project, tmp_path, **settings).wait(60) == 2
+        log = (project / "log").read_text()
+        assert message in log and "== check ==" not in log
+
+
 def test_the_settings_of_own_images_do_not_matter_for_glyphs(project):
     """The run goes on where it was, here at its last stage, which finds no run."""
     stages = project / "run" / "stages"
@@ -138,6 +148,10 @@ def test_settings_may_change_until_the_training_is_planned(project, tmp_path):
     assert begin(project, tmp_path / "few", IMAGE_SIZE="96").wait(120) == 2
     log = (project / "log").read_text()
     assert "== check ==" in log and "error: no .jpg" in log and "was started with" not in log
+    # Other hours need no other check; the split finds that there are no images.
+    (stages / "check").touch()
+    assert begin(project, tmp_path / "few", IMAGE_SIZE="100", HOURS="3").wait(120) == 2
+    assert (stages / "check").exists() and "== split ==" in (project / "log").read_text()
     (stages / "plan").touch()
     assert begin(project, tmp_path / "few", IMAGE_SIZE="96").wait(60) == 2
     assert "IMAGE_SIZE=100 HOURS=2 TOKENIZER= INCEPTION=, not images=" in (project / "log").read_text()

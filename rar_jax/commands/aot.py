@@ -20,7 +20,7 @@ from rar_jax.commands import cli
 from rar_jax.config import Config, without_data
 from rar_jax.errors import UserError
 from rar_jax.performance import aot, table
-from rar_jax.performance.benchmarks.report import show
+from rar_jax.performance.benchmarks.report import check_json, show
 from rar_jax.performance.programs import DoesNotFitError
 from rar_jax.tokenizer_config import TokenizerConfig, without_images
 
@@ -81,6 +81,7 @@ def _print_table() -> None:
 
 def main(argv):
     del argv
+    check_json(_JSON.value)
     # Programs are compiled, not run: no accelerator of this machine is needed or occupied.
     jax.config.update("jax_platforms", "cpu")
     if _TABLE.value:

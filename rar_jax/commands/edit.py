@@ -53,6 +53,16 @@ def _integers(flag: flags.FlagHolder[list[str]], count: int) -> list[int] | None
     return numbers
 
 
+def _check_inputs(results: epath.Path) -> None:
+    """Raises a `UserError` if an image or the mask is missing, or lies in the folder of the results."""
+    for flag, files in (("images", _IMAGES.value), ("mask", [_MASK.value] if _MASK.value else [])):
+        for file in map(epath.Path, files):
+            if not file.is_file():
+                raise UserError(f"--{flag}={file}: there is no such file")
+            if file.resolve().parent == results.resolve():
+                raise UserError(f"--{flag}={file} would be replaced by the results: choose another --out, or copy it")
+
+
 def main(argv):
     del argv
     cli.keep_compiled_programs()
@@ -68,11 +78,8 @@ def main(argv):
             "each image"
         )
     box, place = _integers(_BOX, 4), _integers(_PLACE, 2)
-    for flag, files in (("images", _IMAGES.value), ("mask", [_MASK.value] if _MASK.value else [])):
-        for file in files:
-            if not epath.Path(file).is_file():
-                raise UserError(f"--{flag}={file}: there is no such file")
     out = shared_flags.results_folder(_CHECKPOINT.value, _OUT.value, samples_folder)
+    _check_inputs(out / "edited")
     given = _OPTIONS()
     generator = load(_CHECKPOINT.value, _STEP.value, _TOKENIZER.value)
     side = generator.tokenizer.grid_side * generator.tokenizer.downsampling
@@ -93,7 +100,7 @@ def main(argv):
     grid = np.concatenate([images[:, None], shown[:, None], edited], axis=1)
     write_png(out / "edit.png", image_grid(grid.reshape(-1, side, side, 3), 2 + repeats))
     # An earlier command can have left more results.
-    for file in (out / "edited").glob("[0-9]*_[0-9]*.png"):
+    for file in (out / "edited").glob("[0-9][0-9][0-9]_[0-9][0-9][0-9].png"):
         file.unlink()
     for i, results in enumerate(edited):
         for j, result in enumerate(results):

@@ -287,7 +287,9 @@ class Generator:
                 f"images of shape {images.shape} and dtype {images.dtype} must be uint8, from 0 to 255, of the shape "
                 f"(N, {side}, {side}, 3)"
             )
-        return self.tokenizer.encode(images)
+        # Several results of one image are copies of it.
+        different, places = np.unique(images, axis=0, return_inverse=True)
+        return self.tokenizer.encode(different)[places.ravel()]
 
     def _labels_for(self, images: np.ndarray, classes: Sequence[int | str]) -> np.ndarray:
         """Returns the label of each image, int32 [N]. Raises a `UserError` if there is not one class for each."""

@@ -14,7 +14,9 @@ import jax.numpy as jnp
 from rar_jax.models.sizes import VQGANConfig, num_groups
 
 # By default, a TPU rounds the inputs of products to bfloat16, which would change which code is nearest.
-_PRECISION = jax.lax.Precision.HIGHEST
+_EXACT = jax.lax.Precision.HIGHEST
+# TF32 on GPUs, as in the published code, and three passes of bfloat16 on TPUs: pixels are rounded to 8 bits.
+_OF_PIXELS = jax.lax.Precision.HIGH
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,16 +26,17 @@ class Layers:
     Attributes:
       groups: see `sizes.num_groups`.
       dtype: compute dtype.
+      precision: of the products, if the compute dtype is float32.
     """
 
     groups: int
     dtype: jnp.dtype
+    precision: jax.lax.Precision
 
     def conv(self, features: int, size: int, use_bias: bool, name: str) -> nn.Conv:
         """Makes a convolution that keeps the side of an image."""
-        return nn.Conv(
-            features, (size, size), padding="SAME", use_bias=use_bias, dtype=self.dtype, precision=_PRECISION, name=name
-        )
+        options = {"padding": "SAME", "use_bias": use_bias, "dtype": self.dtype, "precision": self.precision}
+        return nn.Conv(features, (size, size), name=name, **options)
 
     def norm_silu(self, x: jax.Array, name: str) -> jax.Array:
         """Applies a normalisation and SiLU."""
@@ -125,9 +128,9 @@ class VQGAN(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     def setup(self):
-        layers = Layers(self.config.groups, self.dtype)
-        self.encoder = Encoder(layers, self.config)
-        self.decoder = Decoder(layers, self.config)
+        groups = self.config.groups
+        self.encoder = Encoder(Layers(groups, self.dtype, _EXACT), self.config)
+        self.decoder = Decoder(Layers(groups, self.dtype, _OF_PIXELS), self.config)
         self.quantize = nn.Embed(self.config.codebook_size, self.config.latent_width)
 
     def __call__(self, images: jax.Array) -> jax.Array:
@@ -141,7 +144,7 @@ class VQGAN(nn.Module):
     def nearest_codes(self, latents: jax.Array) -> jax.Array:
         """Finds the nearest code by squared distance: latents [B, h, w, latent_width] -> int32 [B, h, w]."""
         codebook = self.quantize.embedding
-        products = jnp.einsum("bhwc,vc->bhwv", latents, codebook, precision=_PRECISION)
+        products = jnp.einsum("bhwc,vc->bhwv", latents, codebook, precision=_EXACT)
         # |z - e|^2 without |z|^2, which is the same for every code.
         return jnp.argmin(jnp.sum(codebook**2, axis=-1) - 2 * products, axis=-1).astype(jnp.int32)
 

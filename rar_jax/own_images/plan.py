@@ -5,18 +5,22 @@ chosen programs are timed, and the numbers of steps and epochs follow from these
 """
 
 import textwrap
+import time
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from etils import epath
 
 from rar_jax.config import mesh_shape
-from rar_jax.data.sources import ClassFolders
+from rar_jax.data.image_loader import Crops, SourcePictures, TrainImages
+from rar_jax.data.sources import ClassFolders, ImageFolder
 from rar_jax.data.split import PARTS
+from rar_jax.errors import UserError
 from rar_jax.files import write_atomically
 from rar_jax.models.sizes import VQGANConfig
-from rar_jax.own_images.planned import Fields, Images, Machine, Part, duration
+from rar_jax.own_images.planned import Fields, Images, Machine, duration
 from rar_jax.own_images.rar_plan import plan_rar
 from rar_jax.own_images.tokenizer_plan import plan_tokenizer, tokenizer_config
 from rar_jax.parallel.cores import usable_cores
@@ -25,6 +29,7 @@ from rar_jax.performance.benchmarks import train, train_tokenizer
 from rar_jax.performance.benchmarks.steps import time_steps
 from rar_jax.performance.ceilings import product_rate
 from rar_jax.performance.costs import vqgan_train_flops
+from rar_jax.tokenizer_config import TokenizerConfig
 from rar_jax.tokenizer_training.program import make_program
 from rar_jax.tokenizer_training.run import open_inception
 
@@ -32,7 +37,7 @@ from rar_jax.tokenizer_training.run import open_inception
 TOKENIZER, RAR, TEXT = "tokenizer.py", "rar.py", "plan.txt"
 # Share of the time for the tokenizer. The RAR has the rest.
 _TOKENIZER_SHARE = 1 / 3
-_TIMED_STEPS = 5
+_TIMED_STEPS, _TIMED_IMAGES = 5, 30
 _MOST_WORKERS = 16
 
 
@@ -54,17 +59,38 @@ def this_machine() -> Machine:
     if jax.default_backend() != "cpu":
         name, dtype, workers = f"{count} x {jax.devices()[0].device_kind}", "bfloat16", min(_MOST_WORKERS, cores - 1)
     rate = count * product_rate(jnp.dtype(dtype), brief=True)
-    return Machine(name, count, rate, dtype, workers, _step_seconds)
+    return Machine(
+        name, count, rate, dtype, workers, _step_seconds, lambda config: _reading_seconds(config) / (workers or cores)
+    )
 
 
 def _step_seconds(config: Any) -> float:
     """Times some training steps of a config, on random data."""
     if config.kind == "vqgan":
-        program = make_program(config, open_inception(config))
+        program, batch = make_program(config, open_inception(config)), train_tokenizer.synthetic_batch(config)
         mesh = data_mesh("config.train.batch_size", config.train.batch_size)
-        return time_steps(program, mesh, train_tokenizer.synthetic_batch(config), _TIMED_STEPS).median
-    mesh = make_mesh(mesh_shape(config, jax.device_count()))
-    return time_steps(train.make_program(config), mesh, train.synthetic_batch(config), _TIMED_STEPS).median
+    else:
+        program, batch = train.make_program(config), train.synthetic_batch(config)
+        mesh = make_mesh(mesh_shape(config, jax.device_count()))
+    try:
+        return time_steps(program, mesh, batch, _TIMED_STEPS).median
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise UserError(
+            f"a training step of the {config.name} does not fit the memory of the devices: set a smaller --image_size"
+        ) from None
+
+
+def _reading_seconds(config: TokenizerConfig) -> float:
+    """Times the reading, decoding and cutting of some training images by one core: s per image."""
+    pictures = SourcePictures(ImageFolder(config.data.images))
+    crops = Crops(config.data.image_size, config.data.min_crop, config.data.flip)
+    count = min(_TIMED_IMAGES, len(pictures))
+    batches = TrainImages(pictures, crops, count, num_batches=1, seed=0, rows=np.arange(count))
+    began = time.perf_counter()
+    batches[0]
+    return (time.perf_counter() - began) / count
 
 
 def write_plan(
@@ -93,10 +119,11 @@ def write_plan(
     folder, seconds = epath.Path(folder), 3600 * hours
     folder.mkdir(parents=True, exist_ok=True)
     first = plan_tokenizer(images, machine, _TOKENIZER_SHARE * seconds, published, inception)
-    codes = tokenizer_config(first.fields).model
+    config = tokenizer_config(first.fields)
+    codes = config.model
     second = plan_rar(images, machine, (1 - _TOKENIZER_SHARE) * seconds, codes, str(folder))
     # Encoding takes about half of a forward pass, and a training step three.
-    encoding = machine.seconds(vqgan_train_flops(codes, images.image_size) / 6)
+    encoding = machine.seconds(vqgan_train_flops(codes, images.image_size) / 6) + machine.reading_seconds(config)
     text = "\n".join(
         [
             f"{images.num_train:,} training images and {images.num_heldout:,} held-out images of "
@@ -106,7 +133,6 @@ def write_plan(
             *first.lines,
             f"Tokenization: about {duration(encoding * (images.num_train + images.num_heldout))}.",
             *second.lines,
-            _sampling_line(images.num_classes, second),
         ]
     )
     write_atomically(folder / TOKENIZER, config_file("rar_jax.tokenizer_config", "tokenizer", first.fields))
@@ -114,13 +140,6 @@ def write_plan(
     # Written last: its presence means that the plan is complete.
     write_atomically(folder / RAR, config_file("rar_jax.config", "imagenet", second.fields))
     return text
-
-
-def _sampling_line(num_classes: int, rar: Part) -> str:
-    """Returns the line on sampling eight images of each class, and at least 1,000 images."""
-    num_samples = max(8 * num_classes, 1000)
-    # With guidance, an image takes two forward passes, a third of a training step each.
-    return f"Sampling: about {duration(rar.image_seconds * 2 / 3 * num_samples)} for {num_samples:,} images."
 
 
 def config_file(module: str, recipe: str, fields: Fields) -> str:

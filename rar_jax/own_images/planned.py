@@ -45,7 +45,9 @@ class Machine:
       flop_rate: rate of matrix products of all devices together, FLOP/s.
       dtype: compute dtype.
       workers: number of processes to decode images in; 0: the training process decodes them.
-      step_seconds: returns the time of a training step of a config, in s.
+      step_seconds: returns the time of a training step of a config, in s, without reading images.
+      reading_seconds: returns the time to read, decode and cut a training image of a tokenizer's config, in s, with
+        the workers or, without workers, with all cores.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Machine:
     dtype: str
     workers: int
     step_seconds: Callable[[Any], float]
+    reading_seconds: Callable[[Any], float]
 
     def seconds(self, flops: float) -> float:
         """Returns about how long so many FLOPs of training take, in s."""
@@ -69,12 +72,10 @@ class Part(NamedTuple):
 
     Attributes:
       fields: the fields of its config.
-      image_seconds: time that a step takes for each image of the batch, s.
       lines: what was chosen, why, and how long it takes.
     """
 
     fields: Fields
-    image_seconds: float
     lines: list[str]
 
 

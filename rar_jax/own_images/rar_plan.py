@@ -78,7 +78,10 @@ def plan_rar(images: Images, machine: Machine, seconds: float, codes: VQGANConfi
         f"Training: {epochs} epochs of {steps_per_epoch:,} steps of {batch} images take {1e3 * step:.3g} ms per step, "
         f"about {duration(epochs * steps_per_epoch * step)}. r falls from 1 to 0 between epochs {start} and {end}."
     )
-    return Part(fields, step / batch, [_reason(images, model), training])
+    num_samples = max(8 * images.num_classes, 1000)
+    # With guidance, an image takes two forward passes, a third of a training step each.
+    sampling = f"Sampling: about {duration(step / batch * 2 / 3 * num_samples)} for {num_samples:,} images."
+    return Part(fields, [_reason(images, model), training, sampling])
 
 
 def _fields(images: Images, machine: Machine, size: Size, model: ModelConfig, batch: int) -> Fields:

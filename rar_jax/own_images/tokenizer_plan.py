@@ -54,7 +54,10 @@ def plan_tokenizer(
     fields[""] |= {"init_from": path, "inception": inception}
     if published:
         fields["quantizer"] = {"kind": "vq"}
-    step = machine.step_seconds(tokenizer_config(fields))
+    config = tokenizer_config(fields)
+    step, reading = machine.step_seconds(config), batch * machine.reading_seconds(config)
+    # Workers read while the accelerators train. Without workers, both share the cores.
+    step = max(step, reading) if machine.workers else step + reading
     steps = min(int(seconds / step), _MOST_STEPS)
     if steps * batch < _LEAST_IMAGES:
         raise UserError(
@@ -69,9 +72,10 @@ def plan_tokenizer(
     why = f"{path} is fitted to the images" if published else _reason(model)
     line = (
         f"Tokenizer: {why}. It makes {side} x {side} codes of {model.codebook_size:,}. {steps:,} steps of {batch} "
-        f"images take {1e3 * step:.3g} ms each, about {duration(steps * step)}."
+        f"images take {1e3 * step:.3g} ms each, about {duration(steps * step)}; reading the images takes "
+        f"{1e3 * reading:.3g} ms of each."
     )
-    return Part(fields, step / batch, [line])
+    return Part(fields, [line])
 
 
 def _fields(images: Images, machine: Machine, model: VQGANConfig, batch: int) -> Fields:

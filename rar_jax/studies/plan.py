@@ -163,14 +163,23 @@ def load_study(path: epath.PathLike) -> Study:
     if not isinstance(study, Study):
         raise UserError(f"{path}: it must define get_study(), which returns a rar_jax.studies.plan.Study")
     with naming(str(path)):
-        if not study.rows or not all(isinstance(row, Row) for row in study.rows):
-            raise UserError("study.rows must be one or more rar_jax.studies.plan.Row")
-        for name in ("seeds", "samples", "tuning_samples"):
-            if type(value := getattr(study, name)) is not int:
-                raise UserError(f"study.{name}={value!r} must be a whole number")
+        _check_types(study)
         check_fields(study, "study.")
         _check_scores(study)
     return study
+
+
+def _check_types(study: Study) -> None:
+    """Raises a `UserError` if a value of the study has another type than its field."""
+    if not isinstance(study.rows, Sequence) or not study.rows:
+        raise UserError("study.rows must be a list of one or more rar_jax.studies.plan.Row")
+    for row in study.rows:
+        if not isinstance(row, Row) or not isinstance(row.label, str) or not isinstance(row.fields, Mapping):
+            raise UserError(f"study.rows has {row!r}: it must be a rar_jax.studies.plan.Row(label, {{field: value}})")
+    for field in dataclasses.fields(study):
+        value, kind = getattr(study, field.name), field.type
+        if isinstance(kind, type) and not isinstance(value, (tuple, list) if kind is tuple else kind):
+            raise UserError(f"study.{field.name}={value!r} must be of the type {kind.__name__}")
 
 
 def _check_scores(study: Study) -> None:

@@ -34,6 +34,9 @@ def test_a_missing_or_wrong_name_lists_the_benchmarks(arguments):
         ),
         (["data", "--folder=setup.py"], "--folder=setup.py: setup.py is a file, not a folder"),
         (["evaluate", "--inception=nothing.pth"], "nothing.pth"),
+        (["evaluate", "--json=tests"], "--json=tests is a folder: name a file"),
+        (["data", "--json=setup.py/a.json"], "--json=setup.py/a.json: setup.py is a file, not a folder"),
+        (["data", "--json=gs://bucket/a.json"], "--json=gs://bucket/a.json must be a local file"),
     ],
 )
 def test_mistakes_with_benchmark(arguments, message):

@@ -44,6 +44,17 @@ def test_a_box_is_drawn_again_and_the_rest_is_kept(folder, tmp_path, caplog):
     assert [*edit(folder, tmp_path, f"--images={folder / 'a.png'}", "--box=0,2,4,8", "--results=1")] == ["000_000.png"]
 
 
+def test_inputs_and_files_of_others_stay(folder, tmp_path):
+    (result,) = edit(folder, tmp_path, f"--images={folder / 'a.png'}", "--box=0,2,4,8", "--results=1")
+    photo = tmp_path / "edited" / "20240131_142233.png"
+    write_png(photo, np.zeros((8, 8, 3), np.uint8))
+    flags = [f"--checkpoint={folder / 'run'}", f"--out={tmp_path}", "--classes=3", "--box=0,2,4,8"]
+    refused = refusal("edit", *flags, f"--images={tmp_path / 'edited' / result}")
+    assert f"{result} would be replaced by the results: choose another --out, or copy it" in refused
+    edit(folder, tmp_path, f"--images={folder / 'b.png'}", "--box=0,2,4,8", "--results=1")
+    assert photo.exists()
+
+
 def test_a_smaller_image_is_placed_on_the_canvas(folder, tmp_path):
     (result,) = edit(folder, tmp_path, f"--images={folder / 'small.png'}", "--place=1,2", "--results=1").values()
     np.testing.assert_array_equal(result[1:5, 2:7], read(folder / "small.png"))

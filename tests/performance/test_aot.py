@@ -1,14 +1,12 @@
 """Analysing compiled programs. The eight devices here stand in for a slice, so that no other compiler is needed."""
 
-import runpy
 import subprocess
 import sys
 
 import jax
 import pytest
-from conftest import ROOT
+from running import config_without_data
 
-from rar_jax.config import without_data
 from rar_jax.models.sizes import VQGANConfig
 from rar_jax.performance import aot
 from rar_jax.performance.chips import CHIPS
@@ -26,13 +24,6 @@ assert not [name for name in absl.flags.FLAGS.flags_by_module_dict() if name.sta
 """
 
 
-def config_of(name, **sections):
-    fields = runpy.run_path(str(ROOT / "configs" / f"{name}.py"))["get_config"]()
-    for section, values in sections.items():
-        fields[section].update(values)
-    return without_data(fields)
-
-
 def test_an_import_changes_no_environment_and_defines_no_flag():
     subprocess.run([sys.executable, "-c", IMPORT], check=True, timeout=120)
 
@@ -40,7 +31,7 @@ def test_an_import_changes_no_environment_and_defines_no_flag():
 def test_an_analysis_has_the_sections_and_their_sums(monkeypatch):
     """The eight devices here stand in for a slice, so that the analysis is tested without libtpu."""
     monkeypatch.setattr(aot, "open_topology", lambda name: Topology(jax.devices(), CHIPS["v5e"], {}))
-    config = config_of("digits", model={"depth": 1}, mesh={"fsdp": 8})
+    config = config_without_data("digits", model={"depth": 1}, mesh={"fsdp": 8})
     results = aot.analyse(config, "v5e:2x4")
     assert results["digits, train, on v5e:2x4"] == {
         "devices": 8,

@@ -1,13 +1,11 @@
 """Compiling for devices that are not attached. What needs libtpu or the GPU compiler is skipped without it."""
 
 import importlib.util
-import runpy
 
 import jax
 import pytest
-from conftest import ROOT
+from running import config_without_data
 
-from rar_jax.config import without_data
 from rar_jax.errors import UserError
 from rar_jax.performance import programs
 from rar_jax.performance.chips import CHIPS
@@ -25,13 +23,6 @@ needs_plugin = pytest.mark.skipif(
 
 # The eight devices here stand in for a slice.
 HERE = Topology(jax.devices(), CHIPS["v5e"], {})
-
-
-def config_of(name, **sections):
-    fields = runpy.run_path(str(ROOT / "configs" / f"{name}.py"))["get_config"]()
-    for section, values in sections.items():
-        fields[section].update(values)
-    return without_data(fields)
 
 
 class Lowered:
@@ -65,14 +56,14 @@ def test_another_error_of_the_compiler_is_raised_as_it_is(message):
 @pytest.mark.parametrize("batch_size", [3, 12])
 def test_a_batch_must_be_divisible_by_the_devices(batch_size):
     with pytest.raises(UserError, match=f"batch_size={batch_size} must be divisible by the 8 devices"):
-        programs.compile_decode(config_of("digits"), batch_size, HERE)
+        programs.compile_decode(config_without_data("digits"), batch_size, HERE)
 
 
 @needs_libtpu
 def test_a_small_step():
     """Four chips share the training state."""
     topology = open_topology("v5e:2x2")
-    config = config_of("digits", mesh={"fsdp": 4})
+    config = config_without_data("digits", mesh={"fsdp": 4})
     compiled = programs.compile_step(config, topology)
     used = programs.memory(compiled)
     assert 0 < used["arguments, GB"] and sum(used.values()) < 0.1
@@ -85,7 +76,7 @@ def test_a_small_step():
 @needs_libtpu
 def test_a_small_decode_loop():
     topology = open_topology("v5e:2x2")
-    compiled = programs.compile_decode(config_of("digits", model={"depth": 1}), 8, topology)
+    compiled = programs.compile_decode(config_without_data("digits", model={"depth": 1}), 8, topology)
     assert 0 < sum(programs.memory(compiled).values()) < 0.1
     assert not collectives(parse(compiled.as_text()), 4)
 
@@ -93,7 +84,7 @@ def test_a_small_decode_loop():
 @needs_plugin
 def test_a_small_step_for_gpus():
     """Two GPUs share the training state. The compiler writes products as library calls."""
-    config = config_of("digits", model={"depth": 1}, mesh={"fsdp": 2})
+    config = config_without_data("digits", model={"depth": 1}, mesh={"fsdp": 2})
     program = parse(programs.compile_step(config, open_topology("h200:2")).as_text())
     assert {each.devices for each in collectives(program, 2)} == {2}
     found = kernels(program)
@@ -107,7 +98,7 @@ def test_a_small_step_for_gpus():
 @needs_libtpu
 def test_a_step_that_does_not_fit_is_reported_with_both_sizes():
     topology = open_topology("v5e:2x2")
-    config = config_of("rar_xxl", train={"batch_size": 256})
+    config = config_without_data("rar_xxl", train={"batch_size": 256})
     with pytest.raises(programs.DoesNotFitError, match=r"needs \d+\.\d of 16\.9 GB"):
         programs.compile_step(config, topology)
 
@@ -118,7 +109,7 @@ def test_a_step_that_does_not_fit_is_reported_with_both_sizes():
 def test_the_recipe_fits(name, topology):
     """At the paper's batch of 2,048, sending at the links' rate takes less than a fifth of the time of the products."""
     topology = open_topology(topology)
-    config = config_of(name, train={"remat": "block"}, mesh={"fsdp": 8})
+    config = config_without_data(name, train={"remat": "block"}, mesh={"fsdp": 8})
     compiled = programs.compile_step(config, topology)
     assert sum(programs.memory(compiled).values()) < topology.chip.memory / 1e9
     sent = sum(each.count * each.sent for each in collectives(parse(compiled.as_text()), len(topology.devices)))

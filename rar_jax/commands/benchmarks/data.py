@@ -5,7 +5,7 @@ import pathlib
 from absl import flags
 
 from rar_jax.performance.benchmarks import data
-from rar_jax.performance.benchmarks.report import show
+from rar_jax.performance.benchmarks.report import check_json, show
 from rar_jax.run_folder import check_folder
 
 _RECORDS = flags.DEFINE_integer("records", 5_000_000, "Number of records in the large synthetic data set.", 2048)
@@ -24,6 +24,7 @@ _JSON = flags.DEFINE_string("json", None, "File to which the results are also wr
 
 def main(argv):
     del argv
+    check_json(_JSON.value)
     if _FOLDER.value:
         check_folder("folder", _FOLDER.value)
     folder = pathlib.Path(_FOLDER.value) if _FOLDER.value else None

@@ -3,7 +3,7 @@
 from absl import flags
 
 from rar_jax.performance.benchmarks import evaluate
-from rar_jax.performance.benchmarks.report import show
+from rar_jax.performance.benchmarks.report import check_json, show
 
 _INCEPTION = flags.DEFINE_string("inception", None, "Weights of the Inception network. Default: random weights.")
 _BATCHES = flags.DEFINE_integer("batches", 12, "Number of timed batches of Inception features.", lower_bound=1)
@@ -16,5 +16,6 @@ _JSON = flags.DEFINE_string("json", None, "File to which the results are also wr
 
 def main(argv):
     del argv
+    check_json(_JSON.value)
     numbers = {"batches": _BATCHES.value, "num_samples": _SAMPLES.value, "num_references": _REFERENCES.value}
     show(evaluate.measure(_INCEPTION.value, **numbers), _JSON.value)

@@ -6,7 +6,7 @@ from ml_collections import config_flags
 from rar_jax.commands import cli
 from rar_jax.config import DTYPES, without_data
 from rar_jax.performance.benchmarks import sample
-from rar_jax.performance.benchmarks.report import show
+from rar_jax.performance.benchmarks.report import check_json, show
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file of the experiment. Its data is not read.")
 _BATCHES = flags.DEFINE_list(
@@ -28,6 +28,7 @@ _JSON = flags.DEFINE_string("json", None, "File to which the results are also wr
 
 def main(argv):
     del argv
+    check_json(_JSON.value)
     batches, steps = (cli.read_numbers(each, int, "1,8") for each in (_BATCHES, _STEPS))
     options = {"dtype": _DTYPE.value, "detokenize": _DETOKENIZE.value, "repeats": _REPEATS.value}
     show(sample.measure(without_data(_CONFIG.value), batches, steps, **options), _JSON.value)

@@ -5,7 +5,7 @@ from ml_collections import config_flags
 
 from rar_jax.commands import cli
 from rar_jax.performance.benchmarks import train_tokenizer
-from rar_jax.performance.benchmarks.report import show
+from rar_jax.performance.benchmarks.report import check_json, show
 from rar_jax.tokenizer_config import TokenizerConfig, without_images
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file of the tokenizer. No image is read.")
@@ -17,6 +17,7 @@ _JSON = flags.DEFINE_string("json", None, "File to which the results are also wr
 
 def main(argv):
     del argv
+    check_json(_JSON.value)
     config = without_images(_CONFIG.value)
     cli.set_deterministic(config.train.deterministic)
     show(train_tokenizer.measure(config, _STEPS.value, _PROFILE.value), _JSON.value)

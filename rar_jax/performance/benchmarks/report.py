@@ -1,7 +1,6 @@
 """Reports the results of a benchmark: a table on the terminal and a JSON file."""
 
 import json
-import os
 import pathlib
 import platform
 import resource
@@ -10,12 +9,15 @@ from typing import Any
 
 import jax
 
+from rar_jax.errors import UserError
+from rar_jax.parallel.cores import usable_cores
+
 
 def machine() -> dict[str, Any]:
     """Returns a description of the machine on which the results were measured."""
     devices = jax.local_devices()
     return {
-        "cores": os.cpu_count(),
+        "cores": usable_cores(),
         "processor": _processor(),
         "devices": f"{len(devices)} x {devices[0].device_kind}",
         # On NVIDIA GPUs the default for float32 is TF32.
@@ -54,6 +56,19 @@ def _shown(value: Any, unit: str) -> str:
     if isinstance(value, float):
         value = f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
     return f"{value} {unit}".strip()
+
+
+def check_json(path: str | None) -> None:
+    """Raises a `UserError` if the results cannot be written to the file that --json names, if it names one."""
+    if path is None:
+        return
+    if "://" in path:
+        raise UserError(f"--json={path} must be a local file")
+    if pathlib.Path(path).is_dir():
+        raise UserError(f"--json={path} is a folder: name a file")
+    for parent in pathlib.Path(path).parents:
+        if parent.exists() and not parent.is_dir():
+            raise UserError(f"--json={path}: {parent} is a file, not a folder")
 
 
 def show(results: dict[str, Any], json_path: str | None) -> None:
