@@ -10,10 +10,16 @@
 #   PLATFORM=cpu       cpu, cuda or tpu, for the installation if there is none yet
 set -euo pipefail
 if [ $# -lt 1 ] || [ $# -gt 2 ] || [[ ${2:-} =~ ^[A-Z_]+= ]]; then sed -n '2,11s/^# \?//p' "$0" >&2; exit 2; fi
+fail() { echo "error: $1" >&2; exit 2; }
 images=$1
-[ "$images" = glyphs ] || images=$(realpath "$images")
-[ -z "${TOKENIZER:-}" ] || TOKENIZER=$(realpath "$TOKENIZER")
-[ -z "${INCEPTION:-}" ] || INCEPTION=$(realpath "$INCEPTION")
+if [ "$images" != glyphs ]; then
+  images=$(realpath "$images")
+  [[ ${HOURS:-2} =~ ^[0-9]*\.?[0-9]+$ && ${HOURS:-2} =~ [1-9] ]] || fail "HOURS=$HOURS must be a number above 0"
+  for name in TOKENIZER INCEPTION; do
+    [ -z "${!name:-}" ] || [ -e "${!name}" ] || fail "$name=${!name}: there is no such file"
+    [ -z "${!name:-}" ] || declare "$name=$(realpath "${!name}")"
+  done
+fi
 run=$(realpath -m "${2:-$(dirname "$0")/../runs/$(basename "$images")}")
 cd "$(dirname "$0")/.."
 [ -x .venv/bin/python ] || launch/install.sh "${PLATFORM:-cpu}"
@@ -21,16 +27,13 @@ cd "$(dirname "$0")/.."
 settings="images=$images"
 [ "$images" = glyphs ] ||
   settings+=" IMAGE_SIZE=${IMAGE_SIZE:-64} HOURS=${HOURS:-2} TOKENIZER=${TOKENIZER:-} INCEPTION=${INCEPTION:-}"
-[[ ${HOURS:-2} =~ ^[0-9]*\.?[0-9]+$ ]] || { echo "error: HOURS=$HOURS must be a number" >&2; exit 2; }
-[ -z "${INCEPTION:-}" ] || [ -e "$INCEPTION" ] || { echo "error: INCEPTION=$INCEPTION: there is no such file" >&2; exit 2; }
 earlier=$(cat "$run/stages/settings" 2>/dev/null || echo "$settings")
 # Runs of the glyphs once stored settings that have no effect on them.
 [[ "$earlier" != "images=glyphs "* ]] || earlier=images=glyphs
 if [ "$earlier" != "$settings" ]; then
   # Completed stages are not repeated. Until the training is planned, only the images must stay.
   if [ -e "$run/stages/plan" ] || [ -e "$run/tokenizer" ] || [ "${earlier%% IMAGE_SIZE=*}" != "images=$images" ]; then
-    echo "error: $run was started with $earlier, not $settings: use the same settings, or another run folder" >&2
-    exit 2
+    fail "$run was started with $earlier, not $settings: use the same settings, or another run folder"
   fi
   # The check depends on the images, the size and the tokenizer.
   checked() { sed -E 's/ HOURS=[^ ]*//; s/ INCEPTION=.*//' <<<"$1"; }

@@ -2,13 +2,13 @@
 # Installs rar_jax into .venv, trains RAR on the embedded digits, and samples images.
 #   launch/quickstart.sh [cpu|cuda|tpu] [run folder]
 set -euo pipefail
-run=$(realpath -m "${2:-$(dirname "$0")/../runs/digits}")
-cd "$(dirname "$0")/.."
+root=$(cd "$(dirname "$0")/.." && pwd)
+run=${2:-$root/runs/digits}
 
-launch/install.sh "${1:-cpu}"
+"$root/launch/install.sh" "${1:-cpu}"
 began=$SECONDS
-.venv/bin/python -m rar_jax.main --config=configs/digits.py --workdir="$run"
-.venv/bin/python -m rar_jax sample --checkpoint="$run"
+"$root/.venv/bin/python" -m rar_jax.main --config="$root/configs/digits.py" --workdir="$run"
+"$root/.venv/bin/python" -m rar_jax sample --checkpoint="$run"
 
 cat <<END
 

@@ -5,16 +5,18 @@
 # The folder, if one is given, must be the first argument. Default: runs/digits_any_order.
 # Environment variable PLATFORM: the JAX build to install, cpu (default), cuda or tpu.
 set -euo pipefail
-run=$(realpath -m "$(dirname "$0")/../runs/digits_any_order")
+root=$(cd "$(dirname "$0")/.." && pwd)
+run=$root/runs/digits_any_order
 train=1
 if [ $# -gt 0 ] && [[ $1 != -* ]]; then
-  run=$(realpath -m "$1")
+  run=$1
   shift
   if [ -e "$run" ]; then train=; fi
 fi
-cd "$(dirname "$0")/.."
 
-launch/install.sh "${PLATFORM:-cpu}" demo
+"$root/launch/install.sh" "${PLATFORM:-cpu}" demo
 # The default run is resumed if it was interrupted. A named folder that exists is used as it is.
-if [ -n "$train" ]; then .venv/bin/python -m rar_jax.main --config=configs/digits_any_order.py --workdir="$run"; fi
-exec .venv/bin/python -m rar_jax serve --checkpoint="$run" "$@"
+if [ -n "$train" ]; then
+  "$root/.venv/bin/python" -m rar_jax.main --config="$root/configs/digits_any_order.py" --workdir="$run"
+fi
+exec "$root/.venv/bin/python" -m rar_jax serve --checkpoint="$run" "$@"

@@ -146,7 +146,7 @@ def lock(folder: epath.PathLike, name: str = _LOCK_NAME, work: str = "trains") -
 
     Returns:
       The lock, which is held until its `close` is called or the process ends, however it ends. It does nothing on a
-      file system without locks, such as gs:// or some of Lustre.
+      file system without locks, such as gs://.
 
     Raises:
       UserError: another process holds the lock; the message has its host and process id.
@@ -164,7 +164,7 @@ def lock(folder: epath.PathLike, name: str = _LOCK_NAME, work: str = "trains") -
         process = holder.read_text() if holder.exists() else "unknown"
         raise UserError(f"{folder}: process {process} {work} there; stop it, or choose another folder") from None
     except OSError as error:
-        if error.errno != errno.ENOSYS:
+        if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
             raise
         # A file that stands for the lock would stay after a kill.
         _log.warning("%s is on a file system without locks: let no second process work there", folder)

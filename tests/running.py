@@ -1,6 +1,7 @@
 """Runs commands for tests, in a new process or, faster, in this one."""
 
 import contextlib
+import dataclasses
 import io
 import os
 import runpy
@@ -8,12 +9,16 @@ import subprocess
 import sys
 from unittest import mock
 
+import jax
 from absl import flags
 from conftest import ROOT
 
+from rar_jax.checkpoints.store import save_params
 from rar_jax.commands import cli
 from rar_jax.config import without_data
+from rar_jax.run_folder import write_config
 from rar_jax.studies.plan import Row, Study
+from rar_jax.training.program import make_program
 
 
 def python(*arguments):
@@ -85,6 +90,14 @@ def config_without_data(name, **sections):
     for section, values in sections.items():
         fields[section].update(values)
     return without_data(fields)
+
+
+def write_run(folder, config, steps=(1,)):
+    """Writes the folder of a run that saved other random weights at each of some steps."""
+    for step in steps:
+        init = make_program(dataclasses.replace(config, seed=step)).init
+        save_params(folder, step, jax.jit(init)().params)
+    write_config(folder, config)
 
 
 def tiny_study(**fields):

@@ -1,7 +1,6 @@
 """The launchers run the right commands, and restart a run if and only if it was preempted and saved."""
 
 import os
-import pathlib
 import re
 import shutil
 import signal
@@ -578,16 +577,16 @@ def test_the_page_trains_a_run_that_does_not_exist(project):
     put_program(project / ".venv/bin/python", 'echo "$*"')
     put_program(project / "launch/install.sh", 'echo "install $*"')
     (project / "mine").mkdir()
-    train = "-m rar_jax.main --config=configs/digits_any_order.py --workdir="
-    run = project.resolve() / "runs" / "digits_any_order"
+    train = f"-m rar_jax.main --config={project}/configs/digits_any_order.py --workdir="
+    run = project / "runs" / "digits_any_order"
     default = start(project, "serve.sh").stdout.splitlines()
     assert default == ["install cpu demo", f"{train}{run}", f"-m rar_jax serve --checkpoint={run}"]
-    # A folder is looked up where the user is.
-    here = pathlib.Path.cwd()
-    assert start(project, "serve.sh", "new", PLATFORM="cuda").stdout.splitlines() == [
-        "install cuda demo", f"{train}{here / 'new'}", f"-m rar_jax serve --checkpoint={here / 'new'}",
-    ]  # fmt: skip
+    # A folder is looked up where the user is, or on a bucket.
+    for new in ("new", "gs://bucket/new"):
+        assert start(project, "serve.sh", new, PLATFORM="cuda").stdout.splitlines() == [
+            "install cuda demo", f"{train}{new}", f"-m rar_jax serve --checkpoint={new}",
+        ]  # fmt: skip
     flag = start(project, "serve.sh", "--port=8000").stdout.splitlines()
     assert flag == [*default[:2], f"{default[2]} --port=8000"]
     mine = start(project, "serve.sh", project / "mine", "--port=8000").stdout.splitlines()
-    assert mine == ["install cpu demo", f"-m rar_jax serve --checkpoint={project.resolve() / 'mine'} --port=8000"]
+    assert mine == ["install cpu demo", f"-m rar_jax serve --checkpoint={project / 'mine'} --port=8000"]

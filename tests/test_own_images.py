@@ -107,7 +107,8 @@ def test_mistakes(project, arguments, code, message):
 
 def test_wrong_settings_are_found_before_the_check(project, tmp_path):
     for settings, message in (
-        ({"HOURS": "2h"}, "error: HOURS=2h must be a number"),
+        ({"HOURS": "2h"}, "error: HOURS=2h must be a number above 0"),
+        ({"HOURS": "0.0"}, "error: HOURS=0.0 must be a number above 0"),
         ({"INCEPTION": "none.pth"}, "none.pth: there is no such file"),
     ):
         assert begin(project, tmp_path, **settings).wait(60) == 2

@@ -115,8 +115,7 @@ class CheckpointStore:
 
         Args:
           run_folder: the run's folder; the checkpoints are in `checkpoints/` below it.
-          config: which checkpoints are kept when one is saved; None opens the store for reading only, by this process
-            alone.
+          config: which checkpoints are kept when one is saved; None opens the store for reading only.
           best: which checkpoint is also kept as the best one; None keeps none.
         """
         self._run_folder = epath.Path(run_folder)

@@ -6,6 +6,8 @@
 edit.png shows each image, its mask and the results side by side; edited/ has each result as a PNG.
 """
 
+import os
+
 import numpy as np
 from absl import flags
 from etils import epath
@@ -53,14 +55,15 @@ def _integers(flag: flags.FlagHolder[list[str]], count: int) -> list[int] | None
     return numbers
 
 
-def _check_inputs(results: epath.Path) -> None:
-    """Raises a `UserError` if an image or the mask is missing, or lies in the folder of the results."""
+def _check_inputs(out: epath.Path) -> None:
+    """Raises a `UserError` if an image or the mask is missing, or lies where the results are written."""
+    grid, results = (os.path.realpath(out / name) for name in ("edit.png", "edited"))
     for flag, files in (("images", _IMAGES.value), ("mask", [_MASK.value] if _MASK.value else [])):
-        for file in map(epath.Path, files):
-            if not file.is_file():
+        for file in files:
+            if not epath.Path(file).is_file():
                 raise UserError(f"--{flag}={file}: there is no such file")
-            if file.resolve().parent == results.resolve():
-                raise UserError(f"--{flag}={file} would be replaced by the results: choose another --out, or copy it")
+            if (real := os.path.realpath(file)) == grid or os.path.dirname(real) == results:
+                raise UserError(f"--{flag}={file} lies where the results are written: choose another --out, or copy it")
 
 
 def main(argv):
@@ -79,7 +82,7 @@ def main(argv):
         )
     box, place = _integers(_BOX, 4), _integers(_PLACE, 2)
     out = shared_flags.results_folder(_CHECKPOINT.value, _OUT.value, samples_folder)
-    _check_inputs(out / "edited")
+    _check_inputs(out)
     given = _OPTIONS()
     generator = load(_CHECKPOINT.value, _STEP.value, _TOKENIZER.value)
     side = generator.tokenizer.grid_side * generator.tokenizer.downsampling

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import logging
+import os
 import textwrap
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -138,8 +139,8 @@ def check_outside(images: epath.PathLike, named: str, folder: epath.PathLike) ->
     # A path of a bucket does not lie in a local folder.
     if ("://" in str(images)) != ("://" in str(folder)):
         return
-    resolved = epath.Path(folder).resolve()
-    if epath.Path(images).resolve() in (resolved, *resolved.parents):
+    inside, outside = (epath.Path(path if "://" in str(path) else os.path.realpath(path)) for path in (folder, images))
+    if outside in (inside, *inside.parents):
         raise UserError(f"{named}={folder} lies in the images' folder {images}: choose a folder outside it")
 
 

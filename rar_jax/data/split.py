@@ -32,7 +32,8 @@ def split_images(folder: epath.PathLike, output: epath.PathLike, holdout: float)
       part -> its number of images.
 
     Raises:
-      UserError: there are no images, `output` lies among them or holds something else, or one of both is on a bucket.
+      UserError: there are no images, `output` lies among them or holds another split or something else, or one of the
+        folders is on a bucket.
     """
     for flag, path in (("images", folder), ("output", output)):
         if "://" in str(path):

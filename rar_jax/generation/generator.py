@@ -288,8 +288,10 @@ class Generator:
                 f"(N, {side}, {side}, 3)"
             )
         # Several results of one image are copies of it.
-        different, places = np.unique(images, axis=0, return_inverse=True)
-        return self.tokenizer.encode(different)[places.ravel()]
+        first: dict[bytes, int] = {}
+        same = [first.setdefault(image.tobytes(), number) for number, image in enumerate(images)]
+        different = [*first.values()]
+        return self.tokenizer.encode(images[different])[np.searchsorted(different, same)]
 
     def _labels_for(self, images: np.ndarray, classes: Sequence[int | str]) -> np.ndarray:
         """Returns the label of each image, int32 [N]. Raises a `UserError` if there is not one class for each."""

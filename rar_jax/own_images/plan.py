@@ -15,7 +15,7 @@ from etils import epath
 
 from rar_jax.config import mesh_shape
 from rar_jax.data.image_loader import Crops, SourcePictures, TrainImages
-from rar_jax.data.sources import ClassFolders, ImageFolder
+from rar_jax.data.sources import ClassFolders, Source
 from rar_jax.data.split import PARTS
 from rar_jax.errors import UserError
 from rar_jax.files import write_atomically
@@ -29,7 +29,7 @@ from rar_jax.performance.benchmarks import train, train_tokenizer
 from rar_jax.performance.benchmarks.steps import time_steps
 from rar_jax.performance.ceilings import product_rate
 from rar_jax.performance.costs import vqgan_train_flops
-from rar_jax.tokenizer_config import TokenizerConfig
+from rar_jax.tokenizer_config import ImageDataConfig
 from rar_jax.tokenizer_training.program import make_program
 from rar_jax.tokenizer_training.run import open_inception
 
@@ -48,7 +48,8 @@ def open_split(folder: epath.PathLike, image_size: int) -> Images:
       UserError: there are no images.
     """
     train, heldout = (ClassFolders(epath.Path(folder) / part) for part in PARTS)
-    return Images(train.name, heldout.name, len(train), len(heldout), len(train.class_names), image_size)
+    numbers = len(train), len(heldout), len(train.class_names)
+    return Images(train.name, heldout.name, *numbers, image_size, _reading_seconds(train, image_size))
 
 
 def this_machine() -> Machine:
@@ -59,9 +60,7 @@ def this_machine() -> Machine:
     if jax.default_backend() != "cpu":
         name, dtype, workers = f"{count} x {jax.devices()[0].device_kind}", "bfloat16", min(_MOST_WORKERS, cores - 1)
     rate = count * product_rate(jnp.dtype(dtype), brief=True)
-    return Machine(
-        name, count, rate, dtype, workers, _step_seconds, lambda config: _reading_seconds(config) / (workers or cores)
-    )
+    return Machine(name, count, rate, dtype, cores, workers, _step_seconds)
 
 
 def _step_seconds(config: Any) -> float:
@@ -82,12 +81,11 @@ def _step_seconds(config: Any) -> float:
         ) from None
 
 
-def _reading_seconds(config: TokenizerConfig) -> float:
+def _reading_seconds(source: Source, image_size: int) -> float:
     """Times the reading, decoding and cutting of some training images by one core: s per image."""
-    pictures = SourcePictures(ImageFolder(config.data.images))
-    crops = Crops(config.data.image_size, config.data.min_crop, config.data.flip)
-    count = min(_TIMED_IMAGES, len(pictures))
-    batches = TrainImages(pictures, crops, count, num_batches=1, seed=0, rows=np.arange(count))
+    recipe, count = ImageDataConfig(), min(_TIMED_IMAGES, len(source))
+    crops = Crops(image_size, recipe.min_crop, recipe.flip)
+    batches = TrainImages(SourcePictures(source), crops, count, num_batches=1, seed=0, rows=np.arange(count))
     began = time.perf_counter()
     batches[0]
     return (time.perf_counter() - began) / count
@@ -119,11 +117,12 @@ def write_plan(
     folder, seconds = epath.Path(folder), 3600 * hours
     folder.mkdir(parents=True, exist_ok=True)
     first = plan_tokenizer(images, machine, _TOKENIZER_SHARE * seconds, published, inception)
-    config = tokenizer_config(first.fields)
-    codes = config.model
+    codes = tokenizer_config(first.fields).model
     second = plan_rar(images, machine, (1 - _TOKENIZER_SHARE) * seconds, codes, str(folder))
     # Encoding takes about half of a forward pass, and a training step three.
-    encoding = machine.seconds(vqgan_train_flops(codes, images.image_size) / 6) + machine.reading_seconds(config)
+    num_images = images.num_train + images.num_heldout
+    encoding = num_images * machine.seconds(vqgan_train_flops(codes, images.image_size) / 6)
+    encoding += machine.reading_seconds(images, num_images)
     text = "\n".join(
         [
             f"{images.num_train:,} training images and {images.num_heldout:,} held-out images of "
@@ -131,7 +130,7 @@ def write_plan(
             f"{duration(seconds)} of training on {machine.name}; matrices are multiplied at "
             f"{machine.flop_rate / 1e9:,.0f} GFLOP/s.",
             *first.lines,
-            f"Tokenization: about {duration(encoding * (images.num_train + images.num_heldout))}.",
+            f"Tokenization: about {duration(encoding)}.",
             *second.lines,
         ]
     )

@@ -25,6 +25,7 @@ class Images(NamedTuple):
       num_train, num_heldout: numbers of images.
       num_classes: number of classes.
       image_size: side in pixels.
+      reading_seconds: time of a core to read, decode and cut a training image, s.
     """
 
     train: str
@@ -33,6 +34,7 @@ class Images(NamedTuple):
     num_heldout: int
     num_classes: int
     image_size: int
+    reading_seconds: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,23 +46,26 @@ class Machine:
       num_devices: number of devices.
       flop_rate: rate of matrix products of all devices together, FLOP/s.
       dtype: compute dtype.
+      cores: number of CPU cores.
       workers: number of processes to decode images in; 0: the training process decodes them.
       step_seconds: returns the time of a training step of a config, in s, without reading images.
-      reading_seconds: returns the time to read, decode and cut a training image of a tokenizer's config, in s, with
-        the workers or, without workers, with all cores.
     """
 
     name: str
     num_devices: int
     flop_rate: float
     dtype: str
+    cores: int
     workers: int
     step_seconds: Callable[[Any], float]
-    reading_seconds: Callable[[Any], float]
 
     def seconds(self, flops: float) -> float:
         """Returns about how long so many FLOPs of training take, in s."""
         return flops / (UTILISATION * self.flop_rate)
+
+    def reading_seconds(self, images: Images, count: int) -> float:
+        """Returns the time to read `count` images with the workers or, without workers, with all cores, in s."""
+        return count * images.reading_seconds / (self.workers or self.cores)
 
     def batch_size(self, wanted: int) -> int:
         """Returns the smallest batch size of at least `wanted` images that the devices can share."""

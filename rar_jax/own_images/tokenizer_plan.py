@@ -54,8 +54,7 @@ def plan_tokenizer(
     fields[""] |= {"init_from": path, "inception": inception}
     if published:
         fields["quantizer"] = {"kind": "vq"}
-    config = tokenizer_config(fields)
-    step, reading = machine.step_seconds(config), batch * machine.reading_seconds(config)
+    step, reading = machine.step_seconds(tokenizer_config(fields)), machine.reading_seconds(images, batch)
     # Workers read while the accelerators train. Without workers, both share the cores.
     step = max(step, reading) if machine.workers else step + reading
     steps = min(int(seconds / step), _MOST_STEPS)
@@ -72,8 +71,8 @@ def plan_tokenizer(
     why = f"{path} is fitted to the images" if published else _reason(model)
     line = (
         f"Tokenizer: {why}. It makes {side} x {side} codes of {model.codebook_size:,}. {steps:,} steps of {batch} "
-        f"images take {1e3 * step:.3g} ms each, about {duration(steps * step)}; reading the images takes "
-        f"{1e3 * reading:.3g} ms of each."
+        f"images take {1e3 * step:.3g} ms each, about {duration(steps * step)}; the images of a step are "
+        f"read in {1e3 * reading:.3g} ms."
     )
     return Part(fields, [line])
 

@@ -153,6 +153,16 @@ def from_all(text: str) -> list[str]:
     return [bytes(each[each > 0]).decode(errors="replace") for each in multihost_utils.process_allgather(message)]
 
 
+def check_equal(what: str, value: str) -> None:
+    """Checks that a short text, such as the digest of a file, is the same in all processes, which must all call this.
+
+    Raises:
+      UserError: it is not.
+    """
+    if len(set(from_all(value))) > 1:
+        raise UserError(f"{what} is not the same on all hosts: give each host the same")
+
+
 def from_first(value: Any) -> Any:
     """Returns the first process's JSON value in all processes.
 

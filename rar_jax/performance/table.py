@@ -60,6 +60,11 @@ def _measure(variant: Variant) -> dict[str, Any]:
     }
 
 
+def _is_complete(row: dict[str, Any]) -> bool:
+    """Returns whether a variant has what the table shows."""
+    return not row.get("fits", True) or set(_COLUMNS) <= set(row)
+
+
 class Measured:
     """Variants that have been compiled. In a file, they are kept for a table that was stopped."""
 
@@ -75,8 +80,11 @@ class Measured:
             self._found = json.loads(self._path.read_text()) if exists else []
         except json.JSONDecodeError:
             self._found = None
-        if not isinstance(self._found, list):
+        if not isinstance(self._found, list) or not all(map(_is_complete, self._found)):
             raise UserError(f"--json={path} does not hold variants of this table: name another file")
+
+    def __contains__(self, topology: str) -> bool:
+        return any(row["chips"] == topology for row in self._found)
 
     def __call__(self, variant: Variant) -> dict[str, Any]:
         """Returns the columns of a variant, which is compiled unless it was."""
@@ -124,9 +132,11 @@ def rows(topologies: Sequence[str], path: str | None = None) -> Iterator[dict[st
     for topology in topologies:
         if topology not in TOPOLOGIES:
             raise UserError(f"topology={topology!r} is not in the table, which has {', '.join(TOPOLOGIES)}")
-        # Now, because the compiler of a later topology would otherwise be missed after hours.
-        open_topology(topology)
     measured = Measured(path)
+    for topology in topologies:
+        # Now, because the compiler of a later topology would otherwise be missed after hours.
+        if topology not in measured:
+            open_topology(topology)
     for topology in topologies:
         for size in RAR_SIZES:
             yield _fastest(size, topology, measured)

@@ -15,7 +15,7 @@ from rar_jax.data.sources import check_outside
 from rar_jax.errors import naming
 from rar_jax.evaluation.features import InceptionExtractor
 from rar_jax.images.plots import Line, Panel, plot_panels
-from rar_jax.parallel.distributed import together
+from rar_jax.parallel.distributed import check_equal, together
 from rar_jax.parallel.mesh import data_mesh, fetch, host_rows, put_tree
 from rar_jax.performance.costs import vqgan_train_flops
 from rar_jax.run_folder import check_folder
@@ -49,6 +49,7 @@ class TokenizerRun(BaseRun):
         if config.init_from:
             with together():
                 weights = load_init_from(config)
+            check_equal(f"config.init_from={config.init_from}", weights.identity)
             params, left = merge_params(config, params, weights.params)
             _log.info(
                 "starts from the weights of %s; reinitialised: %s", config.init_from, ", ".join(left) or "nothing"
@@ -103,6 +104,7 @@ def prepare(config: TokenizerConfig, folder: epath.PathLike, allow_config_change
                 check_outside(images, "--workdir", folder)
         check_stored_config(config, folder, allow_config_change)
         inception = open_inception(config)
+    check_equal(f"config.inception={config.inception}", "" if inception is None else inception.identity)
     if config.init_from and is_new(folder):
         with together():
             # `TokenizerRun.start` reads the weights again, so that they do not stay in memory.

@@ -12,7 +12,7 @@ import numpy as np
 from rar_jax.checkpoints.weights import Weights, load_weights
 from rar_jax.errors import UserError, naming
 from rar_jax.models.sizes import ModelConfig
-from rar_jax.parallel.distributed import together
+from rar_jax.parallel.distributed import check_equal, together
 from rar_jax.parallel.mesh import fetch, put_tree
 from rar_jax.training.state import TrainState
 
@@ -66,10 +66,11 @@ def start_from(path: str, model: ModelConfig, state: TrainState, shardings: Trai
       shardings: the shardings of the state, a tree like it.
 
     Raises:
-      UserError: the weights cannot be read.
+      UserError: the weights cannot be read, or differ between hosts.
     """
     with together():
         weights = load_init_from(path)
+    check_equal(f"config.init_from={path}", weights.identity)
     initial = jax.tree.map(fetch, state.params)
     params, left = merge_params(model, initial, weights.model.config, weights.params)
     _log.info("starts from the weights of %s; reinitialised or left out: %s", path, ", ".join(left) or "nothing")

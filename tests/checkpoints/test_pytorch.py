@@ -5,7 +5,6 @@ import pytest
 
 from rar_jax.checkpoints.pytorch import (
     inception_from_pytorch,
-    inception_to_pytorch,
     kind_of,
     rar_from_pytorch,
     rar_layout,
@@ -19,22 +18,6 @@ from rar_jax.errors import UserError
 from rar_jax.models.inception import InceptionV3
 from rar_jax.models.sizes import VQGANConfig
 from rar_jax.models.vqgan import VQGAN
-
-
-def test_round_trip(golden):
-    tensors = golden.tensors("params/")
-    back = rar_to_pytorch(rar_from_pytorch(tensors))
-    assert back.keys() == tensors.keys()
-    for name, tensor in tensors.items():
-        np.testing.assert_array_equal(back[name], tensor)
-
-
-def test_blocks_keep_their_order(golden):
-    params = rar_from_pytorch(golden.tensors("params/"))
-    for i in range(3):
-        np.testing.assert_array_equal(
-            params["blocks"]["mlp"]["fc1"]["kernel"][i], golden[f"params/blocks.{i}.mlp.fc1.weight"].T
-        )
 
 
 @pytest.mark.parametrize(
@@ -94,13 +77,6 @@ def test_without_a_target_aware_embedding_the_published_form_has_zeros(golden):
     assert not tensors["target_aware_pos_embed"].any()
 
 
-def test_the_parameters_have_the_structure_of_the_model(golden, golden_model):
-    tokens = np.zeros((1, 1), np.int32)
-    shapes = jax.eval_shape(golden_model.init, jax.random.key(0), tokens, tokens[0], np.zeros((1, 16), np.int32))
-    ours = jax.tree.map(lambda x: x.shape, shapes["params"])
-    assert ours == jax.tree.map(lambda x: x.shape, golden.params)
-
-
 @pytest.fixture(scope="module")
 def vqgan_layout(golden_json):
     """Every tensor of the published f16 tokenizer, each filled with different noise."""
@@ -146,11 +122,6 @@ def test_every_tensor_of_the_published_inception_network_is_covered(inception_te
         params["Mixed_7b"]["branch3x3dbl_3a"]["conv"]["kernel"][0, 2],
         inception_tensors["Mixed_7b.branch3x3dbl_3a.conv.weight"][:, :, 0, 2].T,
     )
-    back = inception_to_pytorch(params)
-    assert back.keys() == inception_tensors.keys()
-    for name, tensor in inception_tensors.items():
-        assert back[name].dtype == tensor.dtype, name
-        np.testing.assert_array_equal(back[name], tensor)
 
 
 def test_another_inception_v3_is_refused_by_its_tensors(inception_tensors):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from rar_jax.checkpoints.pytorch import inception_to_pytorch, rar_to_pytorch
+from rar_jax.checkpoints.pytorch import rar_to_pytorch
 from rar_jax.checkpoints.tensor_files import write_safetensors
 from rar_jax.checkpoints.weights import fingerprint, load_weights, published_form, save_weights
 from rar_jax.errors import UserError
@@ -129,7 +129,7 @@ def test_the_inception_network(inception_tensors, tmp_path):
     save_weights(tmp_path / "converted", published)
     converted = load_weights(tmp_path / "converted", "inception")
     assert converted.kind == "inception" and converted.model == published.model
-    write_safetensors(tmp_path / "back.safetensors", inception_to_pytorch(converted.params))
+    write_safetensors(tmp_path / "back.safetensors", *published_form(converted))
     back = load_file(tmp_path / "back.safetensors")
     assert back.keys() == inception_tensors.keys()
     for name, tensor in inception_tensors.items():

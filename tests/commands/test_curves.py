@@ -1,6 +1,6 @@
 import shutil
 
-from running import refusal, run
+from running import call, refusal
 
 from rar_jax.run_folder import write_config
 
@@ -10,7 +10,7 @@ def test_runs_are_compared(small_config, tmp_path):
     write_config(folder, small_config())
     (folder / "metrics.jsonl").write_text('{"step": 1, "train/loss": 2.5}\n{"step": 2, "train/loss": 2.0}\n')
     shutil.copytree(folder, tmp_path / "other")
-    drawn = run("rar_jax", "curves", f"--runs={folder},{tmp_path / 'other'}")
+    drawn = call("curves", f"--runs={folder},{tmp_path / 'other'}")
     assert drawn.returncode == 0, drawn.stderr
     assert drawn.stdout.splitlines()[0] == f"{folder}: the same config"
     assert (tmp_path / "evaluation" / "curves" / "curves.png").exists()

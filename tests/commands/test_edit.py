@@ -1,20 +1,17 @@
 import numpy as np
 import pytest
 from PIL import Image
-from running import call, refusal
+from running import call, refusal, write_run
 
 from rar_jax.data.digits import digits_split
 from rar_jax.images.files import write_png
-from rar_jax.training import loop
-from rar_jax.training.run import prepare
 
 
 @pytest.fixture(scope="module")
 def folder(small_config, tmp_path_factory):
     """A folder with a run, two images of digits and a smaller image."""
     folder = tmp_path_factory.mktemp("edit")
-    train = {"stop_step": 1, "log_every": 1}
-    loop.train(prepare(small_config(model={"depth": 1}, train=train, checkpoint={"every": 1}), folder / "run"))
+    write_run(folder / "run", small_config(model={"depth": 1}))
     images, _ = digits_split("heldout")
     for name, image in (("a", images[0]), ("b", images[1]), ("small", images[2][:4, :5])):
         write_png(folder / f"{name}.png", image)
@@ -50,7 +47,10 @@ def test_inputs_and_files_of_others_stay(folder, tmp_path):
     write_png(photo, np.zeros((8, 8, 3), np.uint8))
     flags = [f"--checkpoint={folder / 'run'}", f"--out={tmp_path}", "--classes=3", "--box=0,2,4,8"]
     refused = refusal("edit", *flags, f"--images={tmp_path / 'edited' / result}")
-    assert f"{result} would be replaced by the results: choose another --out, or copy it" in refused
+    assert f"{result} lies where the results are written: choose another --out, or copy it" in refused
+    (tmp_path / "link").symlink_to(tmp_path)
+    for file in (tmp_path / "edit.png", tmp_path / "link" / "edited" / result):
+        assert "lies where the results are written" in refusal("edit", *flags, f"--images={file}")
     edit(folder, tmp_path, f"--images={folder / 'b.png'}", "--box=0,2,4,8", "--results=1")
     assert photo.exists()
 

@@ -4,7 +4,7 @@ import re
 import numpy as np
 import pytest
 from PIL import Image
-from running import call, refusal, run
+from running import call, refusal
 
 from rar_jax.data.digits import digits_split
 from rar_jax.evaluation.digits import digits_report
@@ -25,7 +25,7 @@ def digit_files(tmp_path_factory):
 def test_images_are_scored(digit_files, tmp_path):
     train, heldout = digit_files / "train.npz", digit_files / "heldout"
     options = ["--features=pixels", "--reference_kind=training", f"--out={tmp_path}"]
-    scored = run("rar_jax", "evaluate", f"--samples={heldout}", f"--reference={train}", *options)
+    scored = call("evaluate", f"--samples={heldout}", f"--reference={train}", *options)
     assert scored.returncode == 0, scored.stderr
     report = json.loads((tmp_path / "report.json").read_text())
     expected = digits_report(*digits_split("heldout"))["frechet_train"]

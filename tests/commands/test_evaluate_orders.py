@@ -3,7 +3,7 @@ import types
 
 import numpy as np
 import pytest
-from running import call, refusal
+from running import call, refusal, write_run
 
 from rar_jax.data import datasets
 from rar_jax.data.digits import DigitsTokenizer, digits_split
@@ -11,8 +11,6 @@ from rar_jax.evaluation.digits import digits_scores
 from rar_jax.generate import load
 from rar_jax.generation import any_order
 from rar_jax.generation.any_order import Subject
-from rar_jax.training import loop
-from rar_jax.training.run import prepare
 
 # Number of held-out images that are read.
 HELDOUT = 24
@@ -27,8 +25,7 @@ def test_a_model_is_measured_in_any_order(small_config, tmp_path, monkeypatch):
         return types.SimpleNamespace(num_records=HELDOUT, read=opened(config, tokenizer).read)
 
     monkeypatch.setattr(datasets, "open_heldout", few_heldout)
-    train = {"stop_step": 2, "log_every": 1}
-    loop.train(prepare(small_config(model={"depth": 1}, train=train, checkpoint={"every": 1}), run))
+    write_run(run, small_config(model={"depth": 1}), steps=(1, 2))
     options = [f"--checkpoint={run}", f"--raster={run / 'checkpoints' / '1'}", f"--out={out}", "--num=16", "--seeds=2"]
     options += ["--steps=64,32", "--scan_orders=random", "--guidance=none"]
     first = call("evaluate_orders", *options)
@@ -72,6 +69,11 @@ def _check_held_out(report, generator):
     completed = {row["masked"]: row for row in report["inpainting"]}
     whole = generator.log_likelihood(DigitsTokenizer().encode(images), labels, orders=1).mean
     assert completed["all"]["masked_loss"]["values"][0] == pytest.approx(-whole.mean() / 64, rel=1e-5)
+    tokens, mask = DigitsTokenizer().encode(images), np.arange(64) >= 32
+    drawn = generator.sampler.orders(np.arange(HELDOUT), 0, generator.options(scan_order="random"))
+    known_first = np.array([[*order[~mask[order]], *order[mask[order]]] for order in drawn], np.int32)
+    loss = -np.asarray(generator.sampler.log_likelihoods(labels, tokens, known_first))[:, mask].mean()
+    assert completed["lower_half"]["masked_loss"]["values"][0] == pytest.approx(loss, rel=1e-5)
     # Half of a real image is nearer to real images than a sample of an untrained model.
     assert completed["all"]["ratio"] == 1 > completed["lower_half"]["ratio"] > 0
     lower = np.arange(64).reshape(8, 8) >= 32

@@ -2,7 +2,7 @@ import json
 
 import numpy as np
 import pytest
-from running import call, refusal, run
+from running import call, refusal
 
 from rar_jax.data.digits import digits_split
 from rar_jax.data.glyphs import glyph_images
@@ -11,7 +11,7 @@ from rar_jax.evaluation import glyph_classifier
 
 def test_a_tokenizer_is_scored(scenes, vqgan_file, tmp_path):
     options = [f"--images={scenes}", f"--tokenizer={vqgan_file}", "--image_size=16", "--num=20"]
-    scored = run("rar_jax", "evaluate_tokenizer", *options, "--features=pixels", f"--out={tmp_path}")
+    scored = call("evaluate_tokenizer", *options, "--features=pixels", f"--out={tmp_path}")
     assert scored.returncode == 0, scored.stderr
     report = json.loads((tmp_path / "report.json").read_text())
     names = ["frechet_pixels", "psnr", "ssim", "codebook_use", "codebook_perplexity"]

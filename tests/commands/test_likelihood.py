@@ -5,14 +5,12 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
-from running import call, refusal
+from running import call, refusal, write_run
 
 from rar_jax.data import decoding, token_batches
 from rar_jax.data.digits import digits_split
 from rar_jax.data.records import TokenRecords
 from rar_jax.generate import load
-from rar_jax.training import loop
-from rar_jax.training.run import prepare
 
 BATCH = 8
 
@@ -20,8 +18,7 @@ BATCH = 8
 @pytest.fixture(scope="module")
 def run(small_config, tmp_path_factory):
     folder = tmp_path_factory.mktemp("likelihood") / "run"
-    train = {"stop_step": 1, "log_every": 1}
-    loop.train(prepare(small_config(model={"depth": 1}, train=train, checkpoint={"every": 1}), folder))
+    write_run(folder, small_config(model={"depth": 1}))
     return folder
 
 

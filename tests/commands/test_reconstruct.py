@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 from PIL import Image
-from running import refusal, run
+from running import call, refusal
 
 from rar_jax.data.pictures import center_square, read_picture
 
@@ -9,7 +9,7 @@ from rar_jax.data.pictures import center_square, read_picture
 def test_reconstructions_are_drawn_below_their_images(scenes, vqgan_file, tmp_path):
     picture = tmp_path / "grid.png"
     options = [f"--images={scenes}", f"--tokenizer={vqgan_file}", "--image_size=64", "--num=10", "--workers=1"]
-    drawn = run("rar_jax", "reconstruct", f"--output={picture}", *options)
+    drawn = call("reconstruct", f"--output={picture}", *options)
     assert drawn.returncode == 0, drawn.stderr
     assert drawn.stdout.startswith(f"{picture}: 10 images, below each its reconstruction (mean PSNR ")
     cells = np.asarray(Image.open(picture))

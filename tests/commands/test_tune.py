@@ -2,22 +2,20 @@ import json
 
 import numpy as np
 import pytest
-from running import call, refusal, run
+from running import call, refusal, write_run
 
 from rar_jax.data.digits import DigitsTokenizer, digits_split
 from rar_jax.evaluation.statistics import frechet_distance
 from rar_jax.generate import load
-from rar_jax.training import loop
-from rar_jax.training.run import prepare
 
 
 def test_a_model_is_tuned(small_config, tmp_path):
     folder, reference = tmp_path / "run", tmp_path / "train.npz"
     np.savez(reference, arr_0=digits_split("train")[0])
-    loop.train(prepare(small_config(train={"stop_step": 2, "log_every": 1}, checkpoint={"every": 2}), folder))
+    write_run(folder, small_config(), steps=(2,))
     options = [f"--checkpoint={folder}", f"--reference={reference}", "--features=pixels"]
     options += ["--num=20", "--guidance_scales=1,2", "--guidance_powers=1", f"--out={tmp_path / 'tuned'}"]
-    tuned = run("rar_jax", "tune", *options)
+    tuned = call("tune", *options)
     assert tuned.returncode == 0, tuned.stderr
     lines = [json.loads(line) for line in (tmp_path / "tuned" / "tuning.jsonl").read_text().splitlines()]
     assert len(lines) == 3

@@ -1,5 +1,3 @@
-import shutil
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -103,4 +101,3 @@ def test_a_folder_without_images_is_refused(tmp_path):
     (tmp_path / "cats").mkdir()
     with pytest.raises(UserError, match=r"no \.jpg"):
         class_folders(tmp_path)
-    shutil.rmtree(tmp_path / "cats")

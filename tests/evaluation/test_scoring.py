@@ -4,9 +4,12 @@ from conftest import DATA
 
 from rar_jax.data.digits import digits_split
 from rar_jax.errors import UserError
+from rar_jax.evaluation.evaluate import evaluate_samples
 from rar_jax.evaluation.features import Features, InceptionExtractor, PixelExtractor
 from rar_jax.evaluation.image_sets import open_images
+from rar_jax.evaluation.neighbours import precision_recall
 from rar_jax.evaluation.references import write_statistics
+from rar_jax.evaluation.sample_scores import ReferenceScorer
 from rar_jax.evaluation.scoring import (
     Accumulator,
     Reference,
@@ -17,7 +20,7 @@ from rar_jax.evaluation.scoring import (
     spread_places,
     summarise,
 )
-from rar_jax.evaluation.statistics import Gaussian, frechet_distance, gaussian
+from rar_jax.evaluation.statistics import Gaussian, frechet_distance, gaussian, inception_score
 
 PIXELS = PixelExtractor()
 
@@ -67,6 +70,38 @@ def test_each_score_has_its_own_features(tmp_path):
     samples = Summary(gaussians, np.zeros((0, 2)), 100 * np.eye(5), np.zeros((0, 8, 8, 3)), np.zeros((0, 2)))
     scores, _ = score(samples, Reference(tmp_path / "a.npz", None), Inception())
     assert scores == pytest.approx({"fid": 9, "sfid": 12, "inception_score": 5})
+
+
+class SmallInception(Inception):
+    """Stands in for the network with features of few numbers."""
+
+    fingerprint, batch_size = "inception-small", 7
+
+    def extract(self, images):
+        flat = images.reshape(len(images), -1) / np.float32(64)
+        return Features(flat[:, :6], flat[:, 6:10], flat[:, 10:15])
+
+
+def test_images_are_scored_by_their_features(tmp_path):
+    rng = np.random.default_rng(0)
+    samples, real = (rng.integers(high, size=(60, 4, 4, 3), dtype=np.uint8) for high in (200, 256))
+    for name, images in (("samples", samples), ("real", real)):
+        np.savez(tmp_path / f"{name}.npz", images)
+    extractor = SmallInception()
+    ours, theirs = extractor.extract(samples), extractor.extract(real)
+    fid, inception = frechet_distance(ours.pool, theirs.pool), inception_score(ours.logits)
+    precision, recall = precision_recall(theirs.pool, ours.pool)
+    report = evaluate_samples(
+        open_images(tmp_path / "samples.npz"), Reference(tmp_path / "real.npz", None), extractor, tmp_path / "out"
+    )
+    spatial = frechet_distance(ours.spatial, theirs.spatial)
+    expected = {"fid": fid, "sfid": spatial, "inception_score": inception, "precision": precision, "recall": recall}
+    assert report.scores == pytest.approx(expected)
+    # The scores during training.
+    scorer = ReferenceScorer(extractor, Reference(tmp_path / "real.npz", None), 4)
+    scorer.prepare()
+    scores = scorer.score(iter(np.split(samples, 4)), np.zeros(60, int))
+    assert scores == pytest.approx({"fid": fid, "inception_score": inception})
 
 
 def test_a_set_matches_itself_and_distances_are_symmetric(tmp_path):

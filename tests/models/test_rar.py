@@ -143,26 +143,7 @@ def test_target_awareness(random_case, seed):
     np.testing.assert_array_equal(last_logits(unaware, params, order), last_logits(unaware, params, other))
 
 
-def test_without_target_awareness_there_is_no_table():
-    model = RAR(
-        ModelConfig(
-            grid_side=2,
-            codebook_size=3,
-            num_classes=2,
-            width=8,
-            depth=1,
-            num_heads=2,
-            mlp_width=8,
-            target_aware=False,
-            dropout=0.0,
-            attention_dropout=0.0,
-        )
-    )
-    params = init(model)
-    assert "target_aware_embedding" not in params
-
-
-def test_initialisation(random_case):
+def test_initialisation():
     """Kernels, embeddings and tables are normal(0.02); biases, the cls token and modulations are zero."""
     model = RAR(
         ModelConfig(

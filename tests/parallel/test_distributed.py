@@ -94,7 +94,7 @@ def saved(folder):
 
 def test_interrupted_runs_of_two_and_four_processes_log_the_losses_of_one_process(tmp_path):
     run = tmp_path / "run"
-    two = Processes(run, 2)
+    two = Processes(run, 2, "--config.eval.score_every=0")
     two.until(10)
     two.processes[1].send_signal(signal.SIGTERM)
     assert two.wait() == [75, 75], two.log_texts()
@@ -105,7 +105,7 @@ def test_interrupted_runs_of_two_and_four_processes_log_the_losses_of_one_proces
     assert len(events(run)) == 1
     assert "Parameters" in two.log_texts()[0] and "Parameters" not in two.log_texts()[1]
 
-    four = Processes(run, 4, "--config.mesh.fsdp=2")
+    four = Processes(run, 4, "--config.mesh.fsdp=2", "--config.eval.score_every=0")
     four.until(step + 5)
     four.processes[2].kill()
     codes = four.wait(SOON)

@@ -72,8 +72,8 @@ def test_an_unknown_topology_is_refused():
         next(table.rows(["h200:3"]))
 
 
-@pytest.mark.parametrize("text", ["{}", "not JSON"])
-def test_a_file_with_other_results_is_refused(compiled, tmp_path, text):
+@pytest.mark.parametrize("text", ["{}", "not JSON", '[{"size": "rar_b", "chips": "h200:8", "fits": true}]'])
+def test_a_file_with_other_results_is_refused(tmp_path, text):
     (tmp_path / "analysis.json").write_text(text)
     with pytest.raises(UserError, match="does not hold variants of this table: name another file"):
         next(table.rows(["h200:8"], str(tmp_path / "analysis.json")))

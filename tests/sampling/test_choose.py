@@ -5,7 +5,7 @@ import pytest
 import scipy.special
 import scipy.stats
 
-from rar_jax.sampling.choose import Choice, choose_token
+from rar_jax.sampling.choose import Choice, choose_token, token_probabilities
 
 LOGITS = np.array([0.3, -1.0, 1.2, 0.0, -0.4, 2.0])
 
@@ -45,6 +45,8 @@ def test_frequencies_follow_the_softmax(temperature, top_k, top_p):
     keys = jax.random.split(jax.random.key(0), count)
     choice = Choice(*(None if value is None else jnp.asarray(value) for value in (temperature, top_k, top_p)))
     tokens = jax.jit(choose_token)(keys, jnp.tile(jnp.float32(LOGITS), (count, 1)), choice)
+    probabilities = token_probabilities(jnp.float32(LOGITS)[None], choice)[0]
+    np.testing.assert_allclose(probabilities, truncated_softmax(temperature, top_k, top_p), atol=1e-6)
     expected = truncated_softmax(temperature, top_k, top_p) * count
     observed = np.bincount(np.asarray(tokens), minlength=6)
     possible = expected > 0

@@ -50,6 +50,17 @@ def test_golden(golden, golden_model, few_rows, num_stages, monkeypatch):
         np.testing.assert_allclose(guided, golden["decode/logits"], atol=2e-5, rtol=0)
 
 
+@pytest.mark.parametrize("few_rows", [True, False])
+def test_bfloat16_decodes_like_float32(golden, golden_model, few_rows):
+    labels = np.concatenate([golden["class_labels"], np.full(4, golden.config["classes"])]).astype(np.int32)
+    tokens = np.tile(golden["tokens"], (2, 1)).astype(np.int32)
+    orders = np.tile(np.arange(16, dtype=np.int32), (8, 1))
+    model, exact = golden_model.clone(dtype=jnp.bfloat16), golden["decode/logits"]
+    logits = forced_logits(model, PREPARE(model, golden.params, few_rows), tokens, labels, orders)
+    assert logits.dtype == jnp.float32
+    assert 0 < np.abs(logits - exact).max() < 0.02 * np.abs(exact).max()
+
+
 def test_stages_cover_every_token_once():
     """RAR-B uses more stages if the cache is a larger share of the bytes that a step reads: at batch 1, 8 and 128."""
     model = RAR(RAR_SIZES["rar_b"][0])
@@ -68,14 +79,14 @@ def test_stages_cover_every_token_once():
 @pytest.mark.parametrize(
     "sizes", [(1,) * 16, (4,) * 4, (16,), (1, 2, 3, 4, 6), (3, 2, 3, 3, 2, 3), group_sizes("cosine", 16, 7)], ids=str
 )
-@pytest.mark.parametrize("guided", [False, True])
-def test_a_branch_is_the_full_forward_of_the_swapped_order(golden, golden_model, sizes, guided):
+@pytest.mark.parametrize(("guided", "few_rows"), [(False, True), (True, False)])
+def test_a_branch_is_the_full_forward_of_the_swapped_order(golden, golden_model, sizes, guided, few_rows):
     """After k tokens, branch j predicts what a full forward pass predicts next if pi_(k+j) is the next position."""
     rng = np.random.default_rng(2)
     tokens = rng.integers(24, size=(3, 16)).astype(np.int32)
     labels = rng.integers(8, size=3).astype(np.int32)
     orders = np.stack([rng.permutation(16) for _ in range(3)]).astype(np.int32)
-    prepared = PREPARE(golden_model, golden.params, True)
+    prepared = PREPARE(golden_model, golden.params, few_rows)
     branches = forced_logits(golden_model, prepared, tokens, labels, orders, guided, sizes)
     labels = np.concatenate([labels, np.full(3, golden_model.config.null_class)]) if guided else labels
     starts = np.repeat(np.cumsum(sizes) - sizes, sizes)

@@ -48,6 +48,11 @@ def test_verified_greedy_tokens_are_those_of_one_token_a_pass(draw, sizes, order
     np.testing.assert_array_equal(tokens, expected)
     assert (pace.passes >= -(-16 // sizes[0])).all() and (pace.passes <= 2 * 16).all()
     assert (pace.accepted <= pace.examined).all() and not pace.examined[:, 0].any()
+    # Each pass gives its first token and those that were accepted; the last pass may only verify.
+    total = pace.passes + pace.accepted.sum(axis=1)
+    assert ((total == 16) | (total == 17)).all()
+    # A token is examined only after the one before it was accepted.
+    assert (pace.examined[:, 2:] <= pace.accepted[:, 1:-1]).all()
 
 
 @functools.cache

@@ -109,31 +109,14 @@ def test_a_flipped_bit_is_detected_and_the_checkpoint_before_is_used(small_confi
     config = config_of(small_config)
     assert not loop.train(prepare(config, tmp_path), AskedAt(12))
     flip_a_bit(tmp_path / "checkpoints" / "12" / "state")
+    # A process that is killed during a save leaves such a folder.
+    shutil.copytree(tmp_path / "checkpoints" / "10", tmp_path / "checkpoints" / "15.orbax-checkpoint-tmp")
     assert loop.train(prepare(config, tmp_path))
     messages = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
     assert "12 cannot be read" in messages[0] and "is damaged" in messages[0]
     assert messages[1].startswith("went back to the checkpoint of step 10")
     assert (tmp_path / "damaged_checkpoints" / "12").exists()
     assert "/12 cannot be read" in (tmp_path / "damaged_checkpoints" / "12.txt").read_text()
-    assert_undisturbed(tmp_path, small_config, undisturbed)
-
-
-def test_incomplete_checkpoints_are_skipped(small_config, undisturbed, tmp_path):
-    config = config_of(small_config)
-    assert not loop.train(prepare(config, tmp_path), AskedAt(12))
-    shutil.rmtree(tmp_path / "checkpoints" / "12" / "state")
-    # A process that is killed during a save leaves such a folder.
-    shutil.copytree(tmp_path / "checkpoints" / "10", tmp_path / "checkpoints" / "15.orbax-checkpoint-tmp")
-    assert loop.train(prepare(config, tmp_path))
-    assert_undisturbed(tmp_path, small_config, undisturbed)
-
-
-def test_a_checkpoint_without_its_manifest_is_used(small_config, undisturbed, tmp_path, caplog):
-    config = config_of(small_config)
-    assert not loop.train(prepare(config, tmp_path), AskedAt(12))
-    (tmp_path / "checkpoints" / "12" / "manifest.json").unlink()
-    assert loop.train(prepare(config, tmp_path))
-    assert any("is restored unverified" in record.getMessage() for record in caplog.records)
     assert_undisturbed(tmp_path, small_config, undisturbed)
 
 

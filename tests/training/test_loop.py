@@ -93,17 +93,6 @@ def test_the_loaded_generator_has_the_trained_weights(whole_run, small_config):
     np.testing.assert_array_equal(images, generator.generate([3, 1, 4], seed=5))
 
 
-def test_samples_use_the_moving_average(small_config, tmp_path):
-    config = small_config(train={"stop_step": 3, "ema_decay": 0.5}, checkpoint={"every": 3})
-    train(config, tmp_path)
-    run = prepare(config, tmp_path)
-    state, _ = run.begin()
-    run.close()
-    sampler = Sampler(run.program.model, state.ema, run.mesh)
-    jax.tree.map(np.testing.assert_array_equal, load(tmp_path).sampler.params, sampler.params)
-    assert not np.array_equal(state.ema["lm_head"]["kernel"], state.params["lm_head"]["kernel"])
-
-
 def test_synthetic_data_needs_no_data_set_and_no_pictures(small_config, tmp_path, caplog):
     """A run whose pictures cannot be written is complete, with a warning for each."""
     (tmp_path / "figures").write_text("a file where a folder should be")

@@ -159,11 +159,13 @@ def test_drop_labels():
 
 
 @pytest.mark.parametrize("rate", [0.0, 1.0])
-def test_examples_have_dropped_labels(rate):
+def test_examples_are_visited_in_their_orders_and_have_dropped_labels(rate):
     batch = batches(1)[0]
     step_config = dataclasses.replace(STEP_CONFIG, label_dropout=rate)
     examples, _ = draw_examples(MODEL, step_config, jnp.int32(0), batch)
     np.testing.assert_array_equal(examples["label"], np.full(BATCH, 5) if rate else batch["label"])
+    visited = np.take_along_axis(batch["tokens"], np.asarray(examples["order"]), axis=1)
+    np.testing.assert_array_equal(examples["visited"], visited)
 
 
 def test_eval_step_counts_each_image_once_in_both_orders(one_device):
