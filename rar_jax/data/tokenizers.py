@@ -16,7 +16,9 @@ from rar_jax.errors import UserError
 from rar_jax.models.vqgan import VQGAN
 from rar_jax.parallel.mesh import batch_sharding, local_mesh, replicated
 
-_IMAGES_A_DEVICE = 16
+# On one CPU core, 1, 2 and 4 take the same time for each image, and 16 up to a fifth more.
+_IMAGES_A_DEVICE = {"cpu": 2}
+_IMAGES_AN_ACCELERATOR = 16
 
 
 class Tokenizer(Protocol):
@@ -66,7 +68,8 @@ class VQGANTokenizer:
             )
         mesh = local_mesh()
         self.fingerprint = _vqgan_fingerprint(params)
-        self.batch_size = _IMAGES_A_DEVICE * mesh.size
+        platform = mesh.devices.flat[0].platform
+        self.batch_size = mesh.size * _IMAGES_A_DEVICE.get(platform, _IMAGES_AN_ACCELERATOR)
         self.grid_side = image_size // self.downsampling
         self.codebook_size = model.config.codebook_size
         self._params = jax.device_put(params, replicated(mesh))

@@ -22,7 +22,7 @@ def tokenizer(vqgan_file):
 
 def test_a_file_of_weights_is_a_tokenizer(tokenizer):
     assert (tokenizer.grid_side, tokenizer.codebook_size, tokenizer.downsampling) == (8, 24, 2)
-    assert tokenizer.batch_size == 16 * 8
+    assert tokenizer.batch_size == 2 * 8
 
 
 def test_images_go_to_codes_and_back(tokenizer, golden):
