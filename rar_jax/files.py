@@ -116,11 +116,14 @@ class JsonLinesFile:
     """A file of JSON lines that grows. On gs://, where files cannot grow, a thread writes the whole file each time.
 
     Lines that could not be written, for example because the disk is full, are written by the next call that can.
+
+    Attributes:
+      path: the file.
     """
 
     def __init__(self, path: epath.Path, entries: list[dict[str, Any]]):
         """Replaces the file by one with these lines."""
-        self._path, self._text = path, "".join(json.dumps(entry) + "\n" for entry in entries)
+        self.path, self._text = path, "".join(json.dumps(entry) + "\n" for entry in entries)
         write_atomically(path, self._text)
         self._written = self._text
         self._file = self._thread = None
@@ -153,7 +156,7 @@ class JsonLinesFile:
         """Writes all lines so far. If lines arrive faster than they are written, several new ones share a write."""
         text = self._text
         if text != self._written:
-            write_atomically(self._path, text)
+            write_atomically(self.path, text)
             self._written = text
 
     def flush(self) -> None:
@@ -181,7 +184,7 @@ def warn_of_write_errors(path: epath.PathLike) -> Iterator[None]:
     """Turns an error of writing a file, such as that of a full disk, into a warning.
 
     Args:
-      path: the file that the block writes, or its folder.
+      path: the file that the block writes, or the folder of its files.
     """
     try:
         yield

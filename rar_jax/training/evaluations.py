@@ -78,25 +78,26 @@ class Evaluations:
 
     def _record(self, name: str, result: Result) -> None:
         for picture_name, picture in result.pictures.items():
-            with warn_of_write_errors(self._folder):
-                write_png(self._folder / picture_name / f"step_{self._step:08d}.png", picture)
+            path = self._folder / picture_name / f"step_{self._step:08d}.png"
+            with warn_of_write_errors(path):
+                write_png(path, picture)
             self._log.write_image(self._step, picture_name, picture)
         if result.values:
             self._log.write(self._step, result.values)
         self._measured |= result.values
         self._done.add(name)
         if is_first():
-            with warn_of_write_errors(self._folder):
+            with warn_of_write_errors(self._lines.path):
                 self._lines.add({"step": self._step, "evaluator": name})
 
     def flush(self) -> None:
         """Waits until the record is on the disk, or cannot be written; a warning says so."""
         if is_first():
-            with warn_of_write_errors(self._folder):
+            with warn_of_write_errors(self._lines.path):
                 self._lines.flush()
 
     def close(self) -> None:
         """Flushes and closes the record."""
         if is_first():
-            with warn_of_write_errors(self._folder):
+            with warn_of_write_errors(self._lines.path):
                 self._lines.close()

@@ -84,7 +84,7 @@ class MetricsLog:
         self._writes = is_first()
         if not self._writes:
             return
-        self._folder = folder = epath.Path(run_folder)
+        folder = epath.Path(run_folder)
         kept = [entry for entry in read_metrics(folder) if entry["step"] <= step]
         self._lines = JsonLinesFile(folder / FILE, kept)
         self._speed = JsonLinesFile(folder / SPEED_FILE, read_json_lines(folder / SPEED_FILE))
@@ -94,7 +94,7 @@ class MetricsLog:
         """Adds a line of scalars."""
         if not self._writes:
             return
-        with warn_of_write_errors(self._folder):
+        with warn_of_write_errors(self._lines.path):
             self._lines.add({"step": step, **values})
         self._events.add(step, [summary.scalar(name, value) for name, value in values.items()])
 
@@ -102,7 +102,7 @@ class MetricsLog:
         """Adds a line with the speed of the steps since the last such line."""
         if not self._writes:
             return
-        with warn_of_write_errors(self._folder):
+        with warn_of_write_errors(self._speed.path):
             self._speed.add({"step": step, **values})
         self._events.add(step, [summary.scalar(f"speed/{name}", value) for name, value in values.items()])
 
@@ -115,7 +115,7 @@ class MetricsLog:
     def flush(self) -> None:
         """Waits until the metrics that a resumed run reads are on the disk, or cannot be written; a warning says so."""
         if self._writes:
-            with warn_of_write_errors(self._folder):
+            with warn_of_write_errors(self._lines.path):
                 self._lines.flush()
             self._events.flush()
 
@@ -125,7 +125,7 @@ class MetricsLog:
             return
         self._events.close()
         for file in (self._lines, self._speed):
-            with warn_of_write_errors(self._folder):
+            with warn_of_write_errors(file.path):
                 file.close()
 
 

@@ -17,7 +17,7 @@ def test_the_report_is_printed_and_problems_end_the_command(scenes, vqgan_file):
 def test_mistakes():
     assert "name the images with --images=FOLDER" in refusal("check_images")
     assert "name the images" in refusal("split_images", "--images=nowhere")
-    assert "there is no such folder" in refusal("split_images", "--images=nowhere", "--output=nowhere/split")
+    assert "there is no such folder" in refusal("split_images", "--images=nowhere", "--output=split")
     assert "--holdout=nan must be" in refusal("split_images", "--images=a", "--output=b", "--holdout=nan")
 
 
