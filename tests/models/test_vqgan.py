@@ -1,5 +1,6 @@
 import functools
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +36,15 @@ def test_sizes_are_inferred_from_the_shapes(tiny, network):
     assert (sizes.width, sizes.multipliers) == (config["hidden"], tuple(config["channel_mult"]))
     assert (sizes.num_blocks, sizes.latent_width) == (config["num_res_blocks"], config["z_channels"])
     assert (sizes.codebook_size, sizes.downsampling) == (config["codebook"], 2)
+
+
+@pytest.mark.parametrize(("method", "precision"), [("encode", "HIGHEST"), ("decode_pixels", "HIGH")])
+def test_the_precision_on_accelerators(tiny, network, method, precision):
+    """Codes need float32 products; for pixels, TF32 on GPUs and three passes of bfloat16 on TPUs are enough."""
+    model, params = network
+    inputs = nhwc(tiny["images_nchw"]) if method == "encode" else tiny["tokens"].reshape(-1, 8, 8)
+    program = str(jax.make_jaxpr(functools.partial(model.apply, method=method))({"params": params}, inputs))
+    assert set(re.findall(r"Precision\.(\w+)", program)) == {precision}
 
 
 def test_encoding_gives_the_published_codes(tiny, network):
