@@ -187,7 +187,9 @@ class ShardWriter:
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self.discard()
+        with contextlib.suppress(RuntimeError):
+            self._writer.close()
+        self._aside.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Completes the shard and gives it its final name.
@@ -204,12 +206,6 @@ class ShardWriter:
                 raise
             raise OSError(number, os.strerror(number), str(self._path)) from None
         self._aside.replace(self._path)
-
-    def discard(self) -> None:
-        """Removes the temporary file of a shard that is not complete."""
-        with contextlib.suppress(RuntimeError):
-            self._writer.close()
-        self._aside.unlink(missing_ok=True)
 
 
 def write_records(

@@ -85,7 +85,7 @@ class Studio:
         self.generator = generator
         self.max_images = max_images
         self.working, self.stopped = threading.Lock(), False
-        # The tokenizer decodes whole batches; an image that is watched must not wait for fifteen others.
+        # The tokenizer decodes whole batches; an image that is watched must not wait for others.
         generator.tokenizer.batch_size = jax.local_device_count()
         self._compiled: set[Any] = set()
 
